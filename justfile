@@ -1,0 +1,44 @@
+# Verbs for daily work. `make install-dev` puts `just` into .venv/bin; `just install` does the rest.
+
+python := ".venv/bin/python"
+
+# list the recipes
+default:
+    @just --list
+
+# make .venv with the package, the embedded model and the development tools
+install:
+    make install-dev
+
+# commands to copy, each of which works as written
+examples:
+    @{{python}} -m innerpo examples
+
+# train a method and score it: just run innerpo --method.transform=none
+run method *args:
+    {{python}} cli.py train {{method}} {{args}}
+
+# a few steps of a method on embedded data with configs/dev.yaml
+dev method *args:
+    {{python}} cli.py train {{method}} --config=configs/dev.yaml {{args}}
+
+# does a method train at all: two steps, no scores
+test method *args:
+    {{python}} cli.py train {{method}} --config=configs/dev.yaml --training.max_steps=2 --eval.skip --output_dir=outputs/test {{args}}
+
+# score a saved run beside its base model: just eval outputs/dpo_math_seed1
+eval run *args:
+    {{python}} cli.py eval {{run}} {{args}}
+
+# base, DPO and InnerPO on an embedded shift
+demo:
+    make demo
+
+# format, lint, types, import contract, fast tests
+check:
+    make check
+
+# put the code into the house's format
+format:
+    .venv/bin/ruff format .
+    .venv/bin/ruff check --fix .

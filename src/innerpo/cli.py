@@ -1,0 +1,231 @@
+"""The command line: verbs only. Nothing heavy is imported before the flags have been read."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import tyro
+from tyro.conf import arg
+
+from innerpo.config import DataConfig, EvalConfig, ModelConfig, RunConfig, default_run
+from innerpo.config_files import overlay, preset_path, read_yaml
+from innerpo.console import error_line, say, stdout
+from innerpo.errors import MachineError, UserError
+from innerpo.registry import METHODS
+
+C = TypeVar("C")
+
+
+@dataclass(frozen=True)
+class TrainCommand:
+    """Train a method on a data set, save the adapter, and score it: train, test, oos, rnd."""
+
+    run: Annotated[RunConfig, arg(name="")] = field(default_factory=RunConfig)
+    config: Path | None = None
+    """YAML file with any of these options, as sections (training: {lr: 1e-5})."""
+    preset: str | None = None
+    """Named YAML of the package's configs folder; a --config file overrides it."""
+
+
+@dataclass(frozen=True)
+class EvalCommand:
+    """Score a run's adapter (or any peft adapter) beside its base model."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Folder of a run or of a peft adapter."""
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+
+
+@dataclass(frozen=True)
+class DataCommand:
+    """Show a data set: sizes, lengths, three rows; and the shifts that lead from it."""
+
+    name: Annotated[str, tyro.conf.Positional]
+    """GENIES name, ethics:justice, embedded:NAME, owner/name or a file."""
+    data: DataConfig = field(default_factory=DataConfig)
+
+
+@dataclass(frozen=True)
+class DemoCommand:
+    """Train DPO and InnerPO on an embedded shift, and print base, DPO and InnerPO side by side."""
+
+    output_dir: Path = Path("outputs/demo")
+    """Where the two runs land; an earlier demo there is replaced."""
+    seed: int = 1
+    """Training seed."""
+
+
+@dataclass(frozen=True)
+class ExamplesCommand:
+    """Print commands to copy, each of which works as written."""
+
+
+EXAMPLES = {
+    "innerpo demo": "base, DPO and InnerPO on an embedded shift: a few minutes on a CPU, nothing to download",
+    "innerpo data embedded:compare": "sizes, lengths and three rows of a data set",
+    "innerpo train dpo --preset=dev": "a few steps, to see that all is well",
+    "innerpo train dpo --data.dataset=truthful_qa": "DPO on GENIES (INNERPO_GENIES_DIR, or the Hub)",
+    "innerpo train innerpo --method.transform=none --data.dataset=truthful_qa": "InnerPO on the same pairs",
+    "innerpo train innerpo --method.direction=random": "control: a random direction instead of the preference's",
+    "innerpo train innerpo --method.layers='range(.3,-1)' --method.gamma=1.0": "other layers, a stronger anchor",
+    "innerpo train dpo --config=configs/dev.yaml --training.lr=1e-4": "a YAML file, and a flag that overrides it",
+    "innerpo eval outputs/dpo_truthful_qa_seed1": "score a saved run again, beside its base model",
+    "innerpo eval outputs/dpo_truthful_qa_seed1 --eval.oos_dataset=arc_easy": "the same on another shift",
+}
+
+
+def train(args: list[str]) -> None:
+    """Train a method and score it: train dpo, train innerpo --method.transform=none."""
+    if not args or args[0] not in METHODS:
+        choices = {name: _nothing(f"Train {name}; its options: innerpo train {name} --help") for name in METHODS}
+        tyro.extras.subcommand_cli_from_dict(choices, prog="innerpo train", description=train.__doc__, args=args)
+        return
+    name, rest = args[0], args[1:]
+    config = default_run(name)
+    for flag, path_of in (("preset", preset_path), ("config", Path)):
+        value = _peek(rest, flag)
+        if value is not None:
+            path = path_of(value)
+            config = overlay(config, read_yaml(path), str(path))
+    if config.method.name != name:
+        raise UserError(f"the config is of the method {config.method.name!r}, the command is train {name}")
+    command = _parse(TrainCommand, rest, f"innerpo train {name}", TrainCommand(run=config))
+    from innerpo.run import train_and_score
+
+    result = train_and_score(command.run)
+    _show(result)
+
+
+def evaluate(args: list[str]) -> None:
+    """Score a saved run, or any peft adapter, beside its base model: eval outputs/dpo_math_seed1."""
+    folder = next((Path(a) for a in args if not a.startswith("-")), None)
+    config = _config_of_folder(folder) if folder is not None and folder.is_dir() else RunConfig()
+    default = EvalCommand(run=folder or Path(), eval=config.eval, data=config.data, model=config.model)
+    command = _parse(EvalCommand, args, "innerpo eval", default if folder is not None else None)
+    if not command.run.is_dir():
+        raise UserError(f"there is no folder {command.run}; give the folder of a run or of a peft adapter")
+    model = replace(command.model, base_model=command.eval.ref_model or command.model.base_model)
+    from innerpo.run import evaluate as run_evaluation
+
+    result = run_evaluation(command.run, replace(config, eval=command.eval, data=command.data, model=model))
+    _show(result)
+
+
+def data(args: list[str]) -> None:
+    """Show a data set: sizes, lengths, three rows: data math."""
+    command = _parse(DataCommand, args, "innerpo data")
+    from innerpo.data.describe import describe, render
+
+    stdout.print(render(command.name, describe(command.name, command.data)))
+
+
+def demo(args: list[str]) -> None:
+    """Train DPO and InnerPO on an embedded shift and compare them with the base: a few minutes on a CPU."""
+    command = _parse(DemoCommand, args, "innerpo demo")
+    from innerpo.demo import run_demo
+
+    _show(run_demo(command.output_dir, command.seed))
+
+
+def examples(args: list[str]) -> None:
+    """Print commands to copy, each of which works as written."""
+    _parse(ExamplesCommand, args, "innerpo examples")
+    for command, meaning in EXAMPLES.items():
+        stdout.print(f"# {meaning}", style="dim", markup=False, soft_wrap=True)
+        stdout.print(command, markup=False, soft_wrap=True)
+
+
+VERBS: dict[str, Callable[[list[str]], None]] = {
+    "train": train,
+    "eval": evaluate,
+    "data": data,
+    "demo": demo,
+    "examples": examples,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; return the exit code: 0, 2 for a fault in what was asked, 3 for a fault of the machine."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if args and args[0] in VERBS:
+            VERBS[args[0]](args[1:])
+        else:
+            choices = {verb: _nothing(function.__doc__ or "") for verb, function in VERBS.items()}
+            tyro.extras.subcommand_cli_from_dict(
+                choices,
+                prog="innerpo",
+                description="Preference optimisation on hidden states, and a measure of whether it generalises.",
+                args=args,
+            )
+    except UserError as error:
+        error_line(str(error))
+        return error.exit_code
+    except MemoryError:
+        error_line("out of memory; a smaller --data.batch-size needs less")
+        return MachineError.exit_code
+    except KeyboardInterrupt:
+        error_line("interrupted; the same command with --training.resume goes on from the last checkpoint")
+        return 130
+    return 0
+
+
+def _parse(kind: type[C], args: list[str], prog: str, default: C | None = None) -> C:
+    if default is None:
+        return tyro.cli(kind, args=args, prog=prog)
+    return tyro.cli(kind, args=args, prog=prog, default=default)
+
+
+def _peek(args: list[str], flag: str) -> str | None:
+    """Return the value of a flag before the parser runs, since it sets the parser's defaults."""
+    for i, word in enumerate(args):
+        if word == f"--{flag}" and i + 1 < len(args):
+            return args[i + 1]
+        if word.startswith(f"--{flag}="):
+            return word.split("=", 1)[1]
+    return None
+
+
+def _config_of_folder(folder: Path) -> RunConfig:
+    """The config that a run was made with; for a foreign peft adapter, the defaults with the base model it names."""
+    if (folder / "config.yaml").is_file():
+        values = read_yaml(folder / "config.yaml")
+        values.pop("run_id", None)
+        name = values.get("method", {}).get("name", "innerpo")
+        return overlay(default_run(name), values, str(folder / "config.yaml"))
+    adapter = folder / "adapter_config.json"
+    if not adapter.is_file():
+        return RunConfig()
+    named = read_yaml(adapter).get("base_model_name_or_path")  # JSON is YAML
+    config = default_run("dpo")
+    return replace(config, model=replace(config.model, base_model=named)) if named else config
+
+
+def _show(result: Any) -> None:
+    from innerpo.evaluation.tables import as_rich
+
+    tables = list((result.tables or {}).values())
+    for table in tables:
+        stdout.print(as_rich(table))
+    for line in tables[0].lines() if tables else ():
+        stdout.print(line, markup=False, soft_wrap=True)
+    say(f"written to {result.folder}")
+
+
+def _nothing(help_text: str) -> Callable[[], None]:
+    def verb() -> None: ...
+
+    verb.__doc__ = help_text
+    return verb
+
+
+def entry() -> None:
+    """Exit with main's code (the installed command)."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    sys.exit(main())

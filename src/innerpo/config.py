@@ -1,0 +1,309 @@
+"""What a run is: typed, frozen records. The docstring under a field is its help on the command line."""
+
+import dataclasses
+import hashlib
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from innerpo.errors import UserError
+from innerpo.registry import METHODS, TERMS, TRANSFORMS
+
+if TYPE_CHECKING:
+    TransformName = str
+else:
+    TransformName = Literal[tuple(TRANSFORMS)]
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """How preferences are taught. ``innerpo`` = output + alpha * inner + gamma * drift (docs/methods.md)."""
+
+    name: str = "innerpo"
+    """Name of the method (set by the subcommand)."""
+    transform: TransformName = "none"
+    """Linear map with orthonormal rows, applied to pooled states before directions and margins."""
+    layers: str = "0.4,0.6,0.8"
+    """Decoder blocks read: indices (3), negative (-2,-1), fractions (0.5), ranges (range(.3,-1), range(3,10,2))."""
+    pool: Literal["mean", "last", "first_divergence"] = "mean"
+    """Completion tokens averaged: all, the last (EOS), or those from the first in which the responses differ."""
+    direction: Literal["shared", "pair", "mix", "random"] = "shared"
+    """Preference direction: the mean over training pairs, the pair's own, a mix of both, or a seeded random one."""
+    mix: float = 0.5
+    """Weight of the pair's own direction in direction=mix (0 = shared, 1 = pair)."""
+    layer_weights: Literal["accuracy", "uniform"] = "accuracy"
+    """Layers weighted by the leave-one-out accuracy of their direction above chance, or all alike."""
+    output: Literal["dpo", "none"] = "dpo"
+    """Loss on output log-probabilities."""
+    beta: float = 0.1
+    """DPO's beta: nats of log-ratio margin per unit of logit."""
+    inner: Literal["hinge", "logistic", "linear"] = "hinge"
+    """Form of the inner term on the margin m: relu(tau - m)^2, softplus(-beta_h m), or -min(m, tau)."""
+    alpha: float = 0.3
+    """Weight of the inner term."""
+    tau: float = 1.0
+    """Margin (standard deviations of the reference's own) at which hinge and linear stop pulling."""
+    beta_h: float = 1.0
+    """Slope of the logistic inner term."""
+    gamma: float = 0.1
+    """Weight of the drift term: movement of states orthogonal to the preference direction."""
+    angle: float = 0.0
+    """Weight of 1 - cos(policy difference, direction)."""
+    separation: float = 0.0
+    """Weight of |policy difference| / |reference difference| - 1, which sees no label (a control)."""
+    coherence: float = 0.0
+    """Weight of the rise of the chosen response's loss above the reference, nats per token."""
+    extra: dict[str, float] = field(default_factory=dict)
+    """Weights of terms added from outside the package: name weight ..."""
+
+    def __post_init__(self) -> None:
+        _finite(self, "method")
+
+    def weights(self) -> dict[str, float]:
+        """Return the weight of every term that is switched on, in a fixed order."""
+        named = {
+            "output": 0.0 if self.output == "none" else 1.0,
+            "inner": self.alpha,
+            "drift": self.gamma,
+            "angle": self.angle,
+            "separation": self.separation,
+            "coherence": self.coherence,
+        }
+        unknown = set(self.extra) - set(TERMS)
+        if unknown:
+            raise UserError(f"method.extra names unknown terms {sorted(unknown)}; known: {', '.join(TERMS)}")
+        return {k: v for k, v in (named | self.extra).items() if v != 0.0}
+
+    @property
+    def reads_states(self) -> bool:
+        """Whether any term that is switched on may look at hidden states."""
+        return bool(set(self.weights()) - {"output", "coherence"})
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The base model and its adapter."""
+
+    base_model: str = "smollm2-135m"
+    """A Hub name, a local folder, or smollm2-135m (the embedded SmolLM2-135M-Instruct)."""
+    revision: str | None = None
+    """Hub revision of the base model."""
+    lora_r: int = 16
+    """Rank of the LoRA adapter; 0 = full fine-tuning."""
+    lora_alpha: float = 32.0
+    """LoRA scale: updates are multiplied by lora_alpha / lora_r."""
+    lora_dropout: float = 0.0
+    """Dropout on the adapter's input. All other dropout is switched off."""
+    target_modules: str = "all-linear"
+    """Modules that get an adapter: all-linear, or names separated by commas (q_proj,v_proj)."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Type of the base weights; auto = bfloat16 where the hardware multiplies it natively, else float32."""
+    attention: Literal["auto", "sdpa", "eager"] = "auto"
+    """Attention implementation."""
+    load_in_4bit: bool = False
+    """Load the base weights in 4 bits (needs bitsandbytes and a CUDA device)."""
+    trust_remote_code: bool = False
+    """Run code that comes with the model. Off unless you have read that code."""
+
+    def __post_init__(self) -> None:
+        _finite(self, "model")
+        if self.lora_r < 0:
+            raise UserError(f"model.lora_r must be 0 (full fine-tuning) or more, got {self.lora_r}")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which pairs, and how they become tokens and batches."""
+
+    dataset: str = "math"
+    """GENIES name (math), ethics:justice, embedded:NAME, a Hub data set (owner/name), or a local file."""
+    genies_dir: Path | None = None
+    """Folder with GENIES data; else INNERPO_GENIES_DIR; else the Hub's wassname/genies_preferences."""
+    ethics_dir: Path | None = None
+    """Folder with ETHICS CSVs; else INNERPO_ETHICS_DIR; else `ethics` beside the GENIES folder; else the Hub."""
+    batch_size: int = 8
+    """Pairs per step on each device (before accumulation)."""
+    max_prompt_tokens: int = 512
+    """Longer prompts are cut on the left."""
+    max_response_tokens: int = 512
+    """Longer responses are cut on the right and keep no EOS; never to nothing."""
+    negatives: Literal["one", "all"] = "one"
+    """Rejected responses per prompt in training: one (seeded choice) or all. Scoring always uses all."""
+    max_train_prompts: int = 0
+    """Train on this many randomly chosen prompts; 0 = all."""
+    shuffled_labels: float = 0.0
+    """Swap chosen and rejected in training with this probability (control: 0.5 leaves no signal)."""
+    on_bad_row: Literal["error", "skip"] = "error"
+    """A row that cannot be used: stop, or leave it out, count it and say so."""
+    layout: Literal["auto", "one_row", "concatenated"] = "auto"
+    """One row a prompt with its responses behind it, or one row a response; auto = compare one batch."""
+    seed: int = 0
+    """Seed of the choice of negatives and prompts. Not the training seed: seeds share their pairs and cache."""
+    token_cache_gb: float = 4.0
+    """Largest file of reference token states (drift reads it); above, the reference is run at each step."""
+    cache_dir: Path | None = None
+    """Where reference outputs and converted models are kept; else INNERPO_CACHE; else ~/.cache/innerpo."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "max_prompt_tokens", "max_response_tokens"):
+            if getattr(self, name) < 1:
+                raise UserError(f"data.{name} must be at least 1, got {getattr(self, name)}")
+        if not 0.0 <= self.shuffled_labels <= 1.0:
+            raise UserError(f"data.shuffled_labels must lie between 0 and 1, got {self.shuffled_labels}")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Optimisation, checkpoints and logs (transformers' Trainer beneath)."""
+
+    lr: float = 2e-4
+    """Peak learning rate."""
+    epochs: float = 1.0
+    """Passes over the training pairs."""
+    max_steps: int = 0
+    """Stop after this many optimiser steps; 0 = by epochs."""
+    gradient_accumulation: int = 1
+    """Batches per optimiser step."""
+    warmup: float = 0.1
+    """Fraction of the steps in which the learning rate rises linearly."""
+    scheduler: Literal["linear", "cosine", "constant"] = "cosine"
+    """How the learning rate falls after warm-up."""
+    optim: str = "adamw_torch"
+    """Optimiser, by its transformers name."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay."""
+    max_grad_norm: float = 1.0
+    """Gradients are clipped to this norm."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    seed: int = 1
+    """Seed of the adapter's initial weights, the order of pairs and random directions."""
+    resume: bool = False
+    """Go on from the run's last checkpoint, if it has one."""
+    overwrite: bool = False
+    """Delete what the run's folder holds and start again."""
+    save_steps: int = 50
+    """Steps between checkpoints; 0 = none."""
+    log_steps: int = 5
+    """Steps between log lines."""
+    grad_share_steps: int = 25
+    """Steps between measurements of each term's share of the gradient norm; 0 = never."""
+    report_to: tuple[str, ...] = ()
+    """Trackers besides the run's own metrics.jsonl: tensorboard, wandb, trackio."""
+    fsdp: str = ""
+    """FSDP options as transformers takes them, e.g. "full_shard auto_wrap"; else as accelerate is configured."""
+    deepspeed: str | None = None
+    """DeepSpeed configuration file."""
+
+    def __post_init__(self) -> None:
+        _finite(self, "training")
+        if self.lr < 0:
+            raise UserError(f"training.lr must not be negative, got {self.lr}")
+        for name in ("gradient_accumulation", "log_steps"):
+            if getattr(self, name) < 1:
+                raise UserError(f"training.{name} must be at least 1, got {getattr(self, name)}")
+        if self.epochs <= 0 and self.max_steps <= 0:
+            raise UserError(f"training.epochs must be above 0, got {self.epochs} (and max_steps is 0)")
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """What is scored: the headline columns train, test, oos and rnd."""
+
+    train_dataset: str | None = None
+    """Data set of the train and test columns; else the one the run was trained on."""
+    oos_dataset: str | None = None
+    """Out-of-distribution column; else the training set's first listed shift (innerpo data NAME shows it)."""
+    rnd_dataset: str | None = None
+    """Unrelated control column; else ethics:justice (embedded:control for embedded data)."""
+    ref_model: str | None = None
+    """Base model to score beside the adapter; else the one the adapter names."""
+    max_prompts: int = 250
+    """Prompts scored per column, a seeded choice; 0 = all."""
+    batch_size: int = 16
+    """Prompts per forward pass, each with all its responses."""
+    bootstrap: int = 2000
+    """Bootstrap resamples (of prompts) behind each 95 % interval."""
+    format: Literal["parquet", "jsonl"] = "parquet"
+    """File format of the score rows."""
+    skip: bool = False
+    """Train only: do not score afterwards."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "bootstrap"):
+            if getattr(self, name) < 1:
+                raise UserError(f"eval.{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One training run and its scores: a pure function of this record."""
+
+    method: MethodConfig = field(default_factory=MethodConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    output_dir: Path = Path("outputs")
+    """Folder of runs; this one lands in <method>-<transform>_<dataset>_seed<seed> beneath it."""
+
+    @property
+    def method_label(self) -> str:
+        """``innerpo-none``; ``dpo`` for a method that reads no states."""
+        name = self.method.name
+        return f"{name}-{self.method.transform}" if MethodConfig(**METHODS.get(name, {})).reads_states else name
+
+    @property
+    def run_name(self) -> str:
+        """``innerpo-none_math_seed1``."""
+        path = Path(self.data.dataset)
+        name = path.stem if path.suffix in (".jsonl", ".json", ".parquet", ".csv") else path.name
+        dataset = "".join(c if c.isalnum() or c in "._-" else "-" for c in name)
+        return f"{self.method_label}_{dataset}_seed{self.training.seed}"
+
+    @property
+    def run_dir(self) -> Path:
+        """Folder in which the run lands."""
+        return self.output_dir / self.run_name
+
+    def run_id(self) -> str:
+        """Hash of all that determines the result (not where it lands, nor how it is logged or resumed)."""
+        plain = to_dict(self)
+        plain.pop("output_dir")
+        plain.pop("eval")
+        for key in ("resume", "overwrite", "report_to", "log_steps", "save_steps"):
+            plain["training"].pop(key)
+        for key in ("genies_dir", "ethics_dir", "cache_dir"):
+            plain["data"].pop(key)
+        return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def default_run(method: str) -> RunConfig:
+    """Return the defaults of a method of the table."""
+    return RunConfig(method=MethodConfig(name=method, **METHODS[method]))
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Return a config as plain JSON types, whole, so that a saved run does not depend on later defaults."""
+
+    def plain(value: Any) -> Any:
+        if dataclasses.is_dataclass(value):
+            return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        if isinstance(value, Path):
+            return str(value)
+        return list(value) if isinstance(value, tuple) else value
+
+    result: dict[str, Any] = plain(config)
+    return result
+
+
+def _finite(record: Any, prefix: str) -> None:
+    """Refuse nan and inf in any number of a record, naming the field."""
+    for f in dataclasses.fields(record):
+        value = getattr(record, f.name)
+        values = value.values() if isinstance(value, dict) else [value]
+        for v in values:
+            if isinstance(v, float) and not math.isfinite(v):
+                raise UserError(f"{prefix}.{f.name} must be a finite number, got {v}")

@@ -1,0 +1,1 @@
+"""Pairs, tokens and batches: everything up to the model's input."""

@@ -1,0 +1,78 @@
+"""The preference pair, and what is done to lists of them before tokens."""
+
+import hashlib
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+Message = Mapping[str, str]
+"""One chat message, ``{"role": ..., "content": ...}``."""
+
+Text = str | tuple[Message, ...]
+"""A prompt or a response: plain text, or chat messages."""
+
+
+@dataclass(frozen=True)
+class PreferencePair:
+    """A prompt with a better and a worse response.
+
+    ``id`` is unique within its source and names the row it came from; ``cluster`` is the prompt's identity:
+    pairs that share a prompt share it, and every interval is bootstrapped over clusters.
+    """
+
+    prompt: Text
+    chosen: Text
+    rejected: Text
+    id: str
+    source: str
+    split: str
+    cluster: str
+
+
+@dataclass
+class BadRows:
+    """Rows that were left out, each with its reason, so that nothing disappears in silence."""
+
+    reasons: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.reasons)
+
+
+def cluster_of(prompt: Text) -> str:
+    """Return a short stable identity of a prompt (the first 16 hex digits of its SHA-256)."""
+    text = prompt if isinstance(prompt, str) else "\x1e".join(f"{m['role']}\x1f{m['content']}" for m in prompt)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def choose_negatives(
+    pairs: Sequence[PreferencePair], negatives: Literal["one", "all"], seed: int
+) -> list[PreferencePair]:
+    """Keep one rejected response per (prompt, chosen), or all of them.
+
+    The choice depends on the seed and the prompt only, not on the order or number of the other pairs, so a
+    subset of a data set trains on the same pairs as the whole does.
+    """
+    if negatives == "all":
+        return list(pairs)
+    groups: dict[tuple[str, Text], list[PreferencePair]] = {}
+    for pair in pairs:
+        key = (pair.cluster, pair.chosen if isinstance(pair.chosen, str) else cluster_of(pair.chosen))
+        groups.setdefault(key, []).append(pair)
+    return [random.Random(f"{seed}/{cluster}").choice(group) for (cluster, _), group in groups.items()]
+
+
+def take_prompts(pairs: Sequence[PreferencePair], n: int | None, seed: int) -> list[PreferencePair]:
+    """Keep the pairs of ``n`` randomly chosen prompts, in their original order; None or 0 keeps all."""
+    clusters = list(dict.fromkeys(p.cluster for p in pairs))
+    if not n or n >= len(clusters):
+        return list(pairs)
+    kept = set(random.Random(f"{seed}/take").sample(clusters, n))
+    return [p for p in pairs if p.cluster in kept]
+
+
+def shuffle_labels(pairs: Sequence[PreferencePair], fraction: float, seed: int) -> list[PreferencePair]:
+    """Swap chosen and rejected in each pair with probability ``fraction`` (a control: 0.5 leaves no signal)."""
+    rng = random.Random(f"{seed}/labels")
+    return [replace(p, chosen=p.rejected, rejected=p.chosen) if rng.random() < fraction else p for p in pairs]

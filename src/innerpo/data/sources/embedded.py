@@ -1,0 +1,126 @@
+"""Shifts that the package makes itself, for the demo and for tests: short, endless, the same everywhere.
+
+The skill is to say which of two numbers is larger. SmolLM2-135M-Instruct does not have it at first (its scores are
+in docs/data.md) and gains it within a minute of training, so a shift has something to lose.
+
+==================  ==================================================================================
+``compare``         two digits, at least 10 apart: the first digit decides
+``compare_hard``    three digits, the first the same and the second not (difficulty)
+``compare_format``  ``compare`` as a list to complete (another form of the question)
+``longer``          ``compare`` where the right answer is also the longer one (a spurious cue)
+``shorter``         the same with the right answer the shorter one: the cue of ``longer`` misleads
+``control``         unrelated: does the verb agree with its noun, past a noun of the other number?
+==================  ==================================================================================
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+
+from innerpo.config import DataConfig
+from innerpo.data.pairs import BadRows, PreferencePair
+from innerpo.data.sources.rows import make_pair
+from innerpo.errors import UserError, near_matches
+
+SIZES = {"train": 128, "test": 64}
+"""Pairs in each split."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One drawn question. ``fact`` is what it asks about, whatever the wording; it decides the split."""
+
+    fact: str
+    prompt: str
+    chosen: str
+    rejected: str
+
+
+QUESTION = "Which number is larger, {a} or {b}?\nAnswer:"
+LIST = "Numbers: {a}, {b}\nLargest:"
+
+
+def _compare(question: str, right: str, wrong: str) -> Callable[[Random], Drawn]:
+    """Return a drawer of questions on two-digit numbers; {n} in an answer is the number it gives."""
+
+    def draw(rng: Random) -> Drawn:
+        a, b = rng.sample(range(10, 100), 2)
+        while abs(a - b) < 10:
+            a, b = rng.sample(range(10, 100), 2)
+        return _question(a, b, question, right, wrong)
+
+    return draw
+
+
+def _compare_hard(rng: Random) -> Drawn:
+    hundreds = 100 * rng.randint(1, 9)
+    tens = rng.sample(range(10), 2)  # two different ones, in random order
+    a, b = (hundreds + 10 * ten + rng.randint(0, 9) for ten in tens)
+    return _question(a, b, QUESTION, " {n}.", " {n}.")
+
+
+def _question(a: int, b: int, question: str, right: str, wrong: str) -> Drawn:
+    small, large = sorted((a, b))
+    prompt = question.format(a=a, b=b)
+    return Drawn(f"{small} {large}", prompt, right.format(n=large), wrong.format(n=small))
+
+
+NOUNS = ("key", "picture", "letter", "book", "photo", "coat", "bag", "song", "note", "lamp")
+OWNERS = (
+    "cabinet",
+    "house",
+    "garden",
+    "teacher",
+    "river",
+    "doctor",
+    "student",
+    "neighbour",
+    "bridge",
+    "actor",
+)
+
+
+def _control(rng: Random) -> Drawn:
+    one = rng.random() < 0.5
+    noun, owner = rng.choice(NOUNS), rng.choice(OWNERS)
+    # The nearer noun has the other number, so that agreeing with the last word is wrong.
+    prompt = f"The {noun}{'' if one else 's'} {rng.choice(('near', 'of', 'behind'))} the {owner}{'s' if one else ''}"
+    right, wrong = (" is", " are") if one else (" are", " is")
+    end = rng.choice((" lost.", " old.", " small."))
+    return Drawn(prompt, prompt, right + end, wrong + end)
+
+
+DISTRIBUTIONS: dict[str, Callable[[Random], Drawn]] = {
+    "compare": _compare(QUESTION, " {n}.", " {n}."),
+    "compare_hard": _compare_hard,
+    "compare_format": _compare(LIST, " {n}.", " {n}."),
+    "longer": _compare(QUESTION, " {n} is the larger number.", " {n} is larger."),
+    "shorter": _compare(QUESTION, " {n} is larger.", " {n} is the larger number."),
+    "control": _control,
+}
+
+
+def load(name: str, split: str, data: DataConfig, bad: BadRows) -> list[PreferencePair]:
+    """Return the pairs of an embedded distribution: a function of its name, the split and ``data.seed``."""
+    del bad  # nothing generated is bad
+    if name not in DISTRIBUTIONS:
+        raise UserError(f"unknown embedded data set {name!r}{near_matches(name, DISTRIBUTIONS)}")
+    rng, drawn = Random(f"{data.seed}/{name}/{split}"), dict[str, Drawn]()
+    while len(drawn) < SIZES[split]:
+        question = DISTRIBUTIONS[name](rng)
+        if split_of(question.fact) == split:
+            drawn.setdefault(question.fact, question)
+    source = f"embedded:{name}"
+    return [
+        make_pair(d.prompt, d.chosen, d.rejected, id=f"{source}/{split}/{i}", source=source, split=split)
+        for i, d in enumerate(drawn.values())
+    ]
+
+
+def split_of(fact: str) -> str:
+    """Return the split of a fact, the same in every distribution and for every seed.
+
+    So no test question of one was a training question of another, in another wording or the other order.
+    """
+    return "test" if hashlib.sha256(fact.encode()).digest()[0] % 3 == 0 else "train"

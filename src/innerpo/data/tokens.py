@@ -1,0 +1,170 @@
+"""Pairs to token ids: one prompt that all its responses share, each response closed by EOS, cuts counted."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from innerpo.data.pairs import PreferencePair, Text
+from innerpo.errors import UserError
+
+Ids = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PromptItem:
+    """A prompt with all its responses as token ids.
+
+    ``pairs`` holds (index of the better, index of the worse response, pair id); a training item has the one pair
+    (0, 1). ``characters`` are the responses' lengths as text.
+    """
+
+    prompt: Ids
+    responses: tuple[Ids, ...]
+    characters: tuple[int, ...]
+    pairs: tuple[tuple[int, int, str], ...]
+    cluster: str
+
+    @property
+    def n_tokens(self) -> int:
+        """Length of the item as one row, in tokens."""
+        return len(self.prompt) + sum(len(r) for r in self.responses)
+
+
+@dataclass
+class TokenReport:
+    """What tokenisation cut or dropped, so that it can be printed."""
+
+    prompts: int = 0
+    responses: int = 0
+    prompts_cut: int = 0
+    responses_cut: int = 0
+    boundary_merged: int = 0
+    started: int = 0
+    dropped: int = 0
+
+    def line(self, max_prompt: int, max_response: int) -> str:
+        """Return the counts as one line; nothing is left out in silence."""
+        parts = [f"{self.prompts} prompts, {self.responses} responses"]
+        parts.append(f"{self.prompts_cut} prompts cut on the left to {max_prompt} tokens")
+        parts.append(f"{self.responses_cut} responses cut on the right to {max_response}")
+        if self.boundary_merged:
+            parts.append(f"{self.boundary_merged} prompts end where tokens merge with the response")
+        if self.started:
+            parts.append(f"{self.started} empty prompts given a start token")
+        parts.append(f"{self.dropped} pairs dropped as identical after the cut")
+        return "; ".join(parts)
+
+
+class Tokens:
+    """Turns pairs into items with one tokenizer and one pair of limits, and counts what it cut."""
+
+    def __init__(self, tokenizer: Any, max_prompt_tokens: int, max_response_tokens: int) -> None:
+        self.tokenizer = tokenizer
+        self.max_prompt = max_prompt_tokens
+        self.max_response = max_response_tokens
+        self.report = TokenReport()
+        if tokenizer.eos_token_id is None:
+            raise UserError(f"the tokenizer {tokenizer.name_or_path!r} has no EOS token to close a response with")
+
+    def training_items(self, pairs: Iterable[PreferencePair]) -> list[PromptItem]:
+        """One item a pair: the prompt with its chosen (0) and rejected (1) response."""
+        items = (self._item(p.prompt, [p.chosen, p.rejected], [(0, 1, p.id)], p.cluster) for p in pairs)
+        return [item for item in items if item.pairs]
+
+    def scoring_items(self, pairs: Iterable[PreferencePair]) -> list[PromptItem]:
+        """One item a prompt: each distinct response once, and all the pairs between them."""
+        groups: dict[str, list[PreferencePair]] = {}
+        for pair in pairs:
+            groups.setdefault(pair.cluster, []).append(pair)
+        items = []
+        for cluster, group in groups.items():
+            responses: list[Text] = []
+            for text in (t for p in group for t in (p.chosen, p.rejected)):
+                if text not in responses:
+                    responses.append(text)
+            indexed = [(responses.index(p.chosen), responses.index(p.rejected), p.id) for p in group]
+            items.append(self._item(group[0].prompt, responses, indexed, cluster))
+        return [item for item in items if item.pairs]
+
+    def _item(
+        self, prompt: Text, responses: Sequence[Text], pairs: Sequence[tuple[int, int, str]], cluster: str
+    ) -> PromptItem:
+        prompt_ids, response_ids = self._shared_prompt(prompt, responses)
+        report = self.report
+        report.prompts += 1
+        report.responses += len(responses)
+        if len(prompt_ids) > self.max_prompt:
+            report.prompts_cut += 1
+            prompt_ids = self._cut_left(prompt_ids)
+        cut = [r[: self.max_response] for r in response_ids]
+        report.responses_cut += sum(len(c) < len(r) for c, r in zip(cut, response_ids, strict=True))
+        kept = tuple((c, r, i) for c, r, i in pairs if cut[c] != cut[r])
+        report.dropped += len(pairs) - len(kept)
+        return PromptItem(
+            prompt=tuple(prompt_ids),
+            responses=tuple(tuple(r) for r in cut),
+            characters=tuple(_characters(r) for r in responses),
+            pairs=kept,
+            cluster=cluster,
+        )
+
+    def _shared_prompt(self, prompt: Text, responses: Sequence[Text]) -> tuple[list[int], list[list[int]]]:
+        """Prompt ids that are the same for every response, and each response's own ids.
+
+        Prompt and response are tokenised together, as the model would meet them, and cut at the longest common
+        prefix with the prompt alone (what TRL's DPOTrainer does): where a merge crosses the boundary, the merged
+        token belongs to the response.
+        """
+        alone = self._encode(prompt)
+        together = [self._encode(prompt, r) for r in responses]
+        n = min(_common_prefix(alone, ids) for ids in together)
+        self.report.boundary_merged += n < len(alone)
+        prompt_ids, response_ids = alone[:n], [self._close(ids[n:]) for ids in together]
+        if not prompt_ids:  # the first response token needs something to be predicted from
+            self.report.started += 1
+            start = self.tokenizer.bos_token_id
+            prompt_ids = [self.tokenizer.eos_token_id if start is None else start]
+        return prompt_ids, response_ids
+
+    def _encode(self, prompt: Text, response: Text | None = None) -> list[int]:
+        if isinstance(prompt, str) and isinstance(response, str | None):
+            ids = list(self.tokenizer(prompt + (response or ""))["input_ids"])
+            if response is None and ids and ids[-1] == self.tokenizer.eos_token_id and ids[:-1]:
+                ids.pop()  # tokenizers that close every text would close the prompt
+            return ids
+        if isinstance(prompt, str) or isinstance(response, str):
+            raise UserError("a pair mixes plain text with chat messages; prompt and responses must be alike")
+        if not self.tokenizer.chat_template:
+            raise UserError(
+                f"the data are chat messages, but the tokenizer {self.tokenizer.name_or_path!r} has no chat template; "
+                "give prompt, chosen and rejected as plain text, or choose an instruction-tuned model"
+            )
+        messages = [dict(m) for m in (*prompt, *(response or ()))]
+        encoded = self.tokenizer.apply_chat_template(
+            messages, add_generation_prompt=response is None, tokenize=True, return_dict=True
+        )
+        return list(encoded["input_ids"])
+
+    def _close(self, ids: list[int]) -> list[int]:
+        """End a response at its EOS: append one where there is none, drop template white space behind one."""
+        eos = self.tokenizer.eos_token_id
+        if eos in ids:
+            last = len(ids) - 1 - ids[::-1].index(eos)
+            if not self.tokenizer.decode(ids[last + 1 :]).strip():
+                return ids[: last + 1]
+        return [*ids, eos]
+
+    def _cut_left(self, ids: list[int]) -> list[int]:
+        """Keep the end of a prompt, and its BOS where it has one."""
+        bos = self.tokenizer.bos_token_id
+        if bos is not None and ids[0] == bos and self.max_prompt > 1:
+            return [bos, *ids[-(self.max_prompt - 1) :]]
+        return ids[-self.max_prompt :]
+
+
+def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def _characters(text: Text) -> int:
+    return len(text) if isinstance(text, str) else sum(len(m["content"]) for m in text)

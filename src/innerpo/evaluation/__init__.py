@@ -1,0 +1,1 @@
+"""Scores: rows kept, aggregated late, with intervals clustered by prompt."""

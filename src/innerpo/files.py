@@ -1,0 +1,69 @@
+"""Files that appear whole or not at all, and the machine's refusals as one clear line."""
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from innerpo.errors import MachineError
+
+
+@contextmanager
+def machine_errors(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusal to write beneath ``path`` into a MachineError naming it."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if error.errno == errno.ENOSPC:
+            reason = "no space left on the device"
+        raise MachineError(f"cannot write {error.filename or path}: {reason}") from error
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Call ``write`` with a temporary path beside ``path``, then rename: a reader never sees half a file."""
+    with machine_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            write(temporary)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    write_atomically(path, lambda p: p.write_text(text))
+
+
+@contextmanager
+def staged_directory(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder beside ``folder``; on success it takes that name, on failure it is removed."""
+    with machine_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        try:
+            yield staging
+            staging.chmod(0o755)
+            if folder.exists():
+                shutil.rmtree(folder)
+            staging.replace(folder)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def cache_root(configured: Path | None) -> Path:
+    """Return the folder for caches: the configured one, else INNERPO_CACHE, else ~/.cache/innerpo."""
+    if configured is not None:
+        return configured
+    from_environment = os.environ.get("INNERPO_CACHE")
+    return Path(from_environment) if from_environment else Path.home() / ".cache" / "innerpo"

@@ -1,0 +1,1 @@
+"""Loss terms, one a file; ``innerpo.registry.TERMS`` names them."""

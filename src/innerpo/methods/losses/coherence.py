@@ -1,0 +1,15 @@
+"""The coherence term: the chosen response should stay at least as likely as the reference has it."""
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from innerpo.methods.records import Term, TermInputs
+
+
+def _coherence(x: TermInputs) -> Float[Tensor, " pair"]:
+    """relu(nll_policy(y_c) - nll_ref(y_c)), nats per token."""
+    return F.relu((x.reference.chosen_logps - x.policy.chosen_logps) / x.policy.chosen_tokens)
+
+
+coherence = Term(_coherence, needs="logps")

@@ -1,0 +1,95 @@
+"""A method: loss terms with weights, a transform, directions, and an optional edit of gradients."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from innerpo.config import MethodConfig
+from innerpo.errors import UserError
+from innerpo.methods.directions import estimate_directions
+from innerpo.methods.losses.inner import margin_of
+from innerpo.methods.losses.output import log_ratio_margin
+from innerpo.methods.records import Directions, PairOutputs, Term, TermInputs
+from innerpo.methods.transforms.transform import IDENTITY, FitInputs, Transform
+from innerpo.model.outputs import StateRequest
+from innerpo.model.reference import Reference
+from innerpo.registry import TERMS, TRANSFORMS, resolve
+
+GradientEdit = Callable[[nn.Module], None]
+
+
+@dataclass(frozen=True)
+class LossOutput:
+    """The loss of each pair, and each term's unweighted value of each pair, by name."""
+
+    per_pair: Float[Tensor, " pair"]
+    terms: dict[str, Float[Tensor, " pair"]]
+    metrics: dict[str, Float[Tensor, " pair"]]
+
+
+@dataclass(frozen=True)
+class Method:
+    """Loss x transform x gradient edit. ``directions`` is None until fitted, and stays None where no term needs it."""
+
+    config: MethodConfig
+    weights: dict[str, float]
+    terms: dict[str, Term]
+    layers: tuple[int, ...]
+    transform: Transform = IDENTITY
+    directions: Directions | None = None
+    gradient_edit: GradientEdit | None = None
+
+    @property
+    def request(self) -> StateRequest | None:
+        """The hidden states that a forward pass must return for this method; None where log-probs are enough."""
+        needs = {term.needs for term in self.terms.values()}
+        if needs <= {"logps"}:
+            return None
+        return StateRequest(self.layers, self.config.pool, tokens="tokens" in needs)
+
+    def with_directions(self, directions: Directions | None) -> "Method":
+        """Return the method with its directions on another device."""
+        return replace(self, directions=directions)
+
+    def loss(self, policy: PairOutputs, reference: PairOutputs) -> LossOutput:
+        """Return weighted sum and parts, one value per pair; a pure function of the two outputs."""
+        inputs = TermInputs(policy, reference, self.directions, self.transform, self.config)
+        values = {name: term.function(inputs) for name, term in self.terms.items()}
+        per_pair: Any = sum(self.weights[name] * value for name, value in values.items())
+        with torch.no_grad():
+            log_ratio = log_ratio_margin(policy, reference)
+            metrics = {
+                "reward_margin": self.config.beta * log_ratio,
+                "reward_accuracy": (log_ratio.sign() + 1) / 2,
+                "chosen_logps": policy.chosen_logps / policy.chosen_tokens,
+                "rejected_logps": policy.rejected_logps / policy.rejected_tokens,
+            }
+            if self.directions is not None:
+                metrics["inner_margin"] = margin_of(inputs)
+        return LossOutput(per_pair, values, metrics)
+
+
+def build_method(config: MethodConfig, layers: tuple[int, ...]) -> Method:
+    """Look up the terms that are switched on. Raises UserError where none is."""
+    weights = config.weights()
+    terms: dict[str, Any] = {name: resolve(TERMS, name, "loss term") for name in weights}
+    if not terms:
+        raise UserError("every term of the method has weight 0: nothing would be trained")
+    return Method(config, weights, terms, layers)
+
+
+def fit_method(method: Method, reference: Reference, model: Any, seed: int) -> Method:
+    """Fit transform and directions on the reference states of the training pairs, and freeze them."""
+    if method.request is None:
+        return method
+    assert reference.pooled is not None
+    assert reference.token_spread is not None
+    fit = resolve(TRANSFORMS, method.config.transform, "transform")
+    transform = fit(FitInputs(reference.pooled, method.layers, model, seed), method.config)
+    states = transform(reference.pooled)
+    directions = estimate_directions(states[:, 0::2] - states[:, 1::2], reference.token_spread, method.config, seed)
+    return replace(method, transform=transform, directions=directions)

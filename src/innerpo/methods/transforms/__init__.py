@@ -1,0 +1,1 @@
+"""Transforms of pooled states, one a file; ``innerpo.registry.TRANSFORMS`` names them."""

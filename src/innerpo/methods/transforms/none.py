@@ -1,0 +1,9 @@
+"""No transform: Q = I. The default, and the control for every other one."""
+
+from innerpo.config import MethodConfig
+from innerpo.methods.transforms.transform import IDENTITY, FitInputs, Transform
+
+
+def fit(inputs: FitInputs, method: MethodConfig) -> Transform:  # noqa: ARG001 - the interface of all transforms
+    """Return the identity."""
+    return IDENTITY

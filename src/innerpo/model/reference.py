@@ -1,0 +1,155 @@
+"""The reference: the base model's outputs on a list of items, computed once and kept on disk.
+
+Three files, so that later runs share what they have in common: log-probabilities (any method), pooled states (any
+method with the same layers and pooling), token states (drift).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from innerpo.console import say, track
+from innerpo.data.batch import Layout, length_batches, make_batch
+from innerpo.data.tokens import PromptItem
+from innerpo.model.cache import content_key, load_tensors, save_tensors
+from innerpo.model.load import LoadedModel, reference_mode
+from innerpo.model.outputs import SequenceOutputs, StateRequest, sequence_outputs
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Reference outputs of a list of items, in the items' order; responses (seq) of an item are neighbours.
+
+    ``token_spread`` is E |u - mean u|^2 per layer over all completion tokens: the unit in which drift is measured.
+    ``tokens`` is None where it was not asked for or is larger than the limit; drift then runs the reference itself.
+    """
+
+    items: Sequence[PromptItem]
+    logps: Float[Tensor, " seq"]
+    n_tokens: Int[Tensor, " seq"]
+    pooled: Float[Tensor, "layer seq hidden"] | None = None
+    token_spread: Float[Tensor, " layer"] | None = None
+    tokens: Float[Tensor, "token layer hidden"] | None = None
+    computed: bool = False
+
+    @cached_property
+    def _starts(self) -> tuple[list[int], list[int]]:
+        sequences = [0, *accumulate(len(i.responses) for i in self.items)]
+        tokens = [0, *accumulate(sum(map(len, i.responses)) for i in self.items)]
+        return sequences, tokens
+
+    def select(self, indices: Sequence[int]) -> SequenceOutputs:
+        """Return the outputs of some items, laid out as a batch of those items is."""
+        sequences, tokens = self._starts
+        seq = [s for i in indices for s in range(sequences[i], sequences[i + 1])]
+        kept = None
+        if self.tokens is not None:
+            parts = [self.tokens[tokens[i] : tokens[i + 1]] for i in indices]
+            kept = torch.cat(parts).transpose(0, 1).float()
+        return SequenceOutputs(
+            logps=self.logps[seq],
+            n_tokens=self.n_tokens[seq],
+            pooled=None if self.pooled is None else self.pooled[:, seq],
+            tokens=kept,
+        )
+
+
+def compute_reference(
+    base: LoadedModel,
+    items: Sequence[PromptItem],
+    layout: Layout,
+    request: StateRequest | None,
+    *,
+    batch_size: int,
+    cache_dir: Path,
+    what: str,
+    token_limit_bytes: float = 4e9,
+) -> Reference:
+    """Return the reference outputs from the cache, running the model only for what is not there yet."""
+    request = request or StateRequest(())
+    key = content_key(
+        format=FORMAT,
+        weights=base.identity,
+        attention=base.model.config._attn_implementation,
+        layout=layout,
+        items=[(i.prompt, i.responses) for i in items],
+    )
+    n_tokens = sum(len(r) for i in items for r in i.responses)
+    width = base.model.get_input_embeddings().embedding_dim
+    size = n_tokens * len(request.layers) * width * base.model.dtype.itemsize
+    if request.tokens and size > token_limit_bytes:
+        say(
+            f"reference: token states of {what} would take {size / 1e9:.1f} GB (limit {token_limit_bytes / 1e9:.1f}); "
+            "not kept, drift runs the reference at each step instead"
+        )
+        request = StateRequest(request.layers, request.pool)
+    folder = cache_dir / "reference" / key
+    paths = {"logps": folder / "logps.safetensors"}
+    if request.layers:
+        name = content_key(layers=request.layers, pool=request.pool)
+        paths["states"] = folder / f"states-{name}.safetensors"
+    if request.tokens:
+        paths["tokens"] = folder / f"tokens-{content_key(layers=request.layers)}.safetensors"
+    with PartialState().main_process_first():
+        missing = [kind for kind, path in paths.items() if not path.is_file()]
+        if missing:
+            _compute(base, items, layout, request, batch_size, {k: paths[k] for k in missing}, what)
+        else:
+            say(f"reference: {what} from the cache ({len(items)} prompts)")
+        found = {k: v for path in paths.values() for k, v in (load_tensors(path) or {}).items()}
+    return Reference(items, computed=bool(missing), **found)
+
+
+def _compute(
+    base: LoadedModel,
+    items: Sequence[PromptItem],
+    layout: Layout,
+    request: StateRequest,
+    batch_size: int,
+    paths: dict[str, Path],
+    what: str,
+) -> None:
+    """One pass over the items, longest first; writes the files asked for, each whole."""
+    model, device = base.model, next(base.model.parameters()).device
+    n_seq = [len(i.responses) for i in items]
+    n_tok = [sum(map(len, i.responses)) for i in items]
+    seq_start, tok_start = [0, *accumulate(n_seq)], [0, *accumulate(n_tok)]
+    width, n_layers = model.get_input_embeddings().embedding_dim, len(request.layers)
+    logps, counts = torch.zeros(seq_start[-1]), torch.zeros(seq_start[-1], dtype=torch.long)
+    pooled = torch.zeros(n_layers, seq_start[-1], width)
+    tokens = torch.zeros(tok_start[-1] if "tokens" in paths else 0, n_layers, width, dtype=model.dtype)
+    total = torch.zeros(n_layers, width, dtype=torch.float64)
+    square = torch.zeros(n_layers, dtype=torch.float64)
+    wanted = StateRequest(request.layers, request.pool, tokens=True)
+    batches = length_batches([i.n_tokens for i in items], batch_size)
+    for indices in track(batches, f"reference on {what}"):
+        batch = make_batch([items[i] for i in indices], layout, base.pad_id).to(device)
+        with reference_mode(model):
+            out = sequence_outputs(model, batch, wanted)
+        seq = [s for i in indices for s in range(seq_start[i], seq_start[i + 1])]
+        logps[seq], counts[seq] = out.logps.cpu(), out.n_tokens.cpu()
+        if out.pooled is None or out.tokens is None:
+            continue
+        pooled[:, seq] = out.pooled.cpu()
+        total += out.tokens.sum(1).double().cpu()
+        square += out.tokens.square().sum((1, 2)).double().cpu()
+        if "tokens" in paths:
+            rows = [t for i in indices for t in range(tok_start[i], tok_start[i + 1])]
+            tokens[rows] = out.tokens.transpose(0, 1).to("cpu", model.dtype)
+    spread = square / tok_start[-1] - (total / tok_start[-1]).square().sum(1)
+    contents = {
+        "logps": {"logps": logps, "n_tokens": counts},
+        "states": {"pooled": pooled, "token_spread": spread.float()},
+        "tokens": {"tokens": tokens},
+    }
+    for kind, path in paths.items():
+        save_tensors(path, contents[kind])

@@ -1,0 +1,46 @@
+"""Every name that a command line can say, and where the code behind it lives: grep here first.
+
+The values are ``module:attribute`` strings, so that reading this table (for ``--help``, say) imports neither torch
+nor transformers. A program that adds its own puts the object itself in the table: ``TERMS["mine"] = my_term``.
+"""
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from innerpo.errors import UserError, near_matches
+
+Entry = str | Callable[..., Any]
+
+METHODS: dict[str, dict[str, Any]] = {
+    # name -> the MethodConfig fields in which it differs from the defaults
+    "dpo": {"alpha": 0.0, "gamma": 0.0},
+    "innerpo": {},
+}
+
+TERMS: dict[str, Entry] = {
+    # name -> (policy, reference, directions, method config) -> one loss per pair
+    "output": "innerpo.methods.losses.output:output",
+    "inner": "innerpo.methods.losses.inner:inner",
+    "drift": "innerpo.methods.losses.drift:drift",
+    "angle": "innerpo.methods.losses.angle:angle",
+    "separation": "innerpo.methods.losses.separation:separation",
+    "coherence": "innerpo.methods.losses.coherence:coherence",
+}
+
+TRANSFORMS: dict[str, Entry] = {
+    # name -> (reference states, method config) -> Transform with orthonormal rows
+    "none": "innerpo.methods.transforms.none:fit",
+}
+
+
+def resolve(table: dict[str, Entry], name: str, kind: str) -> Callable[..., Any]:
+    """Return the object behind a name; a wrong name fails with the near matches."""
+    if name not in table:
+        raise UserError(f"unknown {kind} {name!r}{near_matches(name, table)}")
+    entry = table[name]
+    if not isinstance(entry, str):
+        return entry
+    module, attribute = entry.split(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
+    return found

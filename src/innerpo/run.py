@@ -1,0 +1,125 @@
+"""What `innerpo train` and `innerpo eval` do, top to bottom. READ THIS FIRST.
+
+pairs -> tokens -> reference (cached) -> directions -> training -> scores -> table
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from innerpo.config import RunConfig
+from innerpo.console import say
+from innerpo.data.pairs import PreferencePair, choose_negatives, shuffle_labels
+from innerpo.data.tokens import PromptItem, Tokens
+from innerpo.errors import UserError
+from innerpo.evaluation.columns import Column, load_columns, training_pairs
+from innerpo.evaluation.score import InnerScorer, PairScore
+from innerpo.evaluation.suite import prepare_suite, score_policy, write_scores
+from innerpo.evaluation.tables import Headline
+from innerpo.files import cache_root
+from innerpo.methods.method import Method, build_method, fit_method
+from innerpo.model.layers import decoder_blocks, resolve_layers
+from innerpo.model.layout import LayoutChoice, choose_layout
+from innerpo.model.load import LoadedModel, add_adapter, load_base
+from innerpo.model.reference import compute_reference
+from innerpo.training import artifacts
+from innerpo.training.card import model_card
+from innerpo.training.train import train_policy
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Where a run landed, what was scored, its rows (base and policy) and its tables by aggregate."""
+
+    folder: Path
+    columns: tuple[Column, ...] = ()
+    rows: tuple[PairScore, ...] = ()
+    tables: dict[str, Headline] | None = None
+
+
+def train_and_score(config: RunConfig) -> RunResult:
+    """Train one method on one data set with one seed, save the adapter, and score it beside its base."""
+    started = time.time()
+    artifacts.check_run_dir(config)
+    pairs = choose_negatives(training_pairs(config), config.data.negatives, config.data.seed)
+    pairs = shuffle_labels(pairs, config.data.shuffled_labels, config.data.seed)
+    columns = [] if config.eval.skip else load_columns(config)
+
+    base = load_base(config.model, cache_root(config.data.cache_dir))
+    method = build_method(config.method, resolve_layers(config.method.layers, len(decoder_blocks(base.model))))
+    items = _training_items(pairs, base, config)
+    layout = _layout(base, items, config)
+
+    reference = compute_reference(
+        base,
+        items,
+        layout.layout,
+        method.request,
+        batch_size=config.data.batch_size,
+        cache_dir=cache_root(config.data.cache_dir),
+        what=f"{config.data.dataset} (train)",
+        token_limit_bytes=config.data.token_cache_gb * 1e9,
+    )
+    method = fit_method(method, reference, base.model, config.training.seed)
+    inner = _inner_scorer(method)
+    suite = prepare_suite(columns, base, config, layout, inner)
+
+    with artifacts.run_folder(config) as checkpoint:
+        policy = add_adapter(base, config.model, config.training.seed)
+        summary = train_policy(policy, method, items, reference, layout.layout, base.pad_id, config, checkpoint)
+        record = artifacts.run_record(config, items, method, layout) | summary | {"seconds": time.time() - started}
+        artifacts.save_run(config.run_dir, policy, method, record, model_card(config, record))
+    say(f"saved {config.run_dir}")
+    if config.eval.skip:
+        return RunResult(config.run_dir)
+    rows = [*suite.base_rows, *score_policy(suite, policy, config.method_label, base.pad_id)]
+    tables = write_scores(config.run_dir, rows, columns, config)
+    return RunResult(config.run_dir, tuple(columns), tuple(rows), tables)
+
+
+def evaluate(folder: Path, config: RunConfig) -> RunResult:
+    """Score a saved run, or any peft adapter, beside its base model."""
+    artifacts.check_adapter(folder)
+    columns = load_columns(config)
+    base = load_base(config.model, cache_root(config.data.cache_dir))
+    found = artifacts.load_directions(folder)
+    inner = None if found is None else InnerScorer(*found)
+    tokens = Tokens(base.tokenizer, config.data.max_prompt_tokens, config.data.max_response_tokens)
+    layout = _layout(base, tokens.scoring_items(columns[0].pairs[:8]), config)
+    suite = prepare_suite(columns, base, config, layout, inner)
+    policy = artifacts.load_policy(base, folder)
+    rows = [*suite.base_rows, *score_policy(suite, policy, config.method_label, base.pad_id)]
+    return RunResult(folder, tuple(columns), tuple(rows), write_scores(folder, rows, columns, config))
+
+
+def _training_items(pairs: Sequence[PreferencePair], base: LoadedModel, config: RunConfig) -> list[PromptItem]:
+    data = config.data
+    tokens = Tokens(base.tokenizer, data.max_prompt_tokens, data.max_response_tokens)
+    items = tokens.training_items(pairs)
+    counts = tokens.report.line(data.max_prompt_tokens, data.max_response_tokens)
+    say(f"training on {data.dataset}: {len(items)} pairs; {counts}")
+    if not items:
+        raise UserError(f"{data.dataset} has no pair left to train on")
+    return items
+
+
+def _layout(base: LoadedModel, items: Sequence[PromptItem], config: RunConfig) -> LayoutChoice:
+    choice = choose_layout(base.model, items, base.pad_id, config.data.layout)
+    say(f"layout: {choice.layout} ({choice.reason})")
+    return choice
+
+
+def _inner_scorer(method: Method) -> InnerScorer | None:
+    """Say what the directions are worth, and return the scorer along them."""
+    directions = method.directions
+    if directions is None:
+        return None
+    shown = (
+        f"{layer} (accuracy {accuracy:.2f}, weight {weight:.2f})"
+        for layer, accuracy, weight in zip(
+            method.layers, directions.accuracy.tolist(), directions.layer_weights.tolist(), strict=True
+        )
+    )
+    say(f"directions: {method.config.direction}, at blocks {', '.join(shown)}")
+    return InnerScorer(method.layers, method.transform, directions, method.config.pool)

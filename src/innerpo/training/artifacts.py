@@ -1,0 +1,230 @@
+"""What a run's folder holds: the adapter, directions, config, provenance, metrics and a model card."""
+
+import hashlib
+import json
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+import innerpo
+from innerpo.config import RunConfig, default_run, to_dict
+from innerpo.config_files import overlay, read_yaml
+from innerpo.data.tokens import PromptItem
+from innerpo.errors import UserError
+from innerpo.files import machine_errors, staged_directory, write_atomically, write_text
+from innerpo.methods.method import Method
+from innerpo.methods.records import Directions
+from innerpo.methods.transforms.transform import Transform
+from innerpo.model.layout import LayoutChoice
+from innerpo.model.load import LoadedModel
+
+CONFIG, RECORD, DIRECTIONS, METRICS, CHECKPOINTS = (
+    "config.yaml",
+    "run.json",
+    "directions.safetensors",
+    "metrics.jsonl",
+    "checkpoints",
+)
+
+
+def check_run_dir(config: RunConfig) -> None:
+    """Fail early, before anything is loaded, where the run could not land.
+
+    Raises UserError where the folder holds another run, or this one and neither resume nor overwrite is asked for;
+    MachineError where it cannot be written.
+    """
+    folder = config.run_dir
+    with machine_errors(folder):
+        made = [p for p in (folder, *folder.parents) if not p.exists()]
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+            occupied = any(folder.iterdir())
+        finally:
+            for path in made:
+                with suppress(OSError):
+                    path.rmdir()
+    if occupied and not config.training.overwrite:
+        _check_same_run(folder, config)
+
+
+@contextmanager
+def run_folder(config: RunConfig) -> Iterator[Path | None]:
+    """Make the run's folder; yield the checkpoint to resume from, or None to start.
+
+    Where the body fails before the first checkpoint, a folder that was made here is removed again.
+    """
+    folder, training = config.run_dir, config.training
+    fresh = training.overwrite or not folder.exists()
+    with machine_errors(folder):
+        if training.overwrite:
+            shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / CONFIG).exists():
+        write_text(folder / CONFIG, yaml.safe_dump(to_dict(config) | {"run_id": config.run_id()}, sort_keys=False))
+    try:
+        yield last_checkpoint(folder) if training.resume else None
+    except BaseException:
+        if fresh and last_checkpoint(folder) is None:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _check_same_run(folder: Path, config: RunConfig) -> None:
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"{folder} exists and is not a run of innerpo; choose another --output-dir")
+    if not config.training.resume:
+        raise UserError(
+            f"{folder} already holds a run; add --training.resume to go on with it, "
+            "or --training.overwrite to replace it"
+        )
+    found = read_yaml(folder / CONFIG).get("run_id")
+    if found != config.run_id():
+        raise UserError(
+            f"{folder} holds a run with another config (id {found}, this one is {config.run_id()}); it cannot be "
+            "resumed: use the same options, another --output-dir, or --training.overwrite"
+        )
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """Return the newest whole checkpoint of a run (they appear by rename, so each one is whole)."""
+    found = sorted((folder / CHECKPOINTS).glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
+    return found[-1] if found else None
+
+
+def cut_metrics(folder: Path, step: int) -> None:
+    """Drop the log lines of steps that a resumed run will do again."""
+    path = folder / METRICS
+    if path.is_file():
+        lines = path.read_text().splitlines()
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+        write_text(path, "".join(line + "\n" for line in kept))
+
+
+def save_run(folder: Path, model: Any, method: Method, record: dict[str, Any], card: str) -> None:
+    """Save the adapter as peft saves it, and beside it directions, record and card. The record comes last."""
+    with staged_directory(folder / ".adapter") as staging:
+        model.save_pretrained(staging, safe_serialization=True)
+        if method.directions is not None:
+            save_directions(staging / DIRECTIONS, method)
+        (staging / "README.md").write_text(card)
+    with machine_errors(folder):
+        for path in sorted((folder / ".adapter").iterdir()):
+            path.replace(folder / path.name)
+        (folder / ".adapter").rmdir()
+    write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+
+
+def run_record(config: RunConfig, items: Sequence[PromptItem], method: Method, layout: LayoutChoice) -> dict[str, Any]:
+    """Return what a reader needs to trust or repeat the run."""
+    return {
+        "run_id": config.run_id(),
+        "name": config.run_name,
+        "method": config.method_label,
+        "base_model": config.model.base_model,
+        "dataset": config.data.dataset,
+        "n_pairs": len(items),
+        "data_hash": data_hash(items),
+        "layout": layout.layout,
+        "layers": list(method.layers) if method.request is not None else [],
+        "versions": versions(),
+    }
+
+
+def check_adapter(folder: Path) -> None:
+    """Raise UserError where a folder holds neither an adapter nor a fine-tuned model."""
+    if not (folder / "adapter_config.json").is_file() and not list(folder.glob("model*.safetensors")):
+        raise UserError(
+            f"{folder} holds no adapter_config.json and no model.safetensors; give the folder of a finished run or "
+            "of a peft adapter"
+        )
+
+
+def load_policy(base: LoadedModel, folder: Path) -> Any:
+    """Return the trained model of a run: its adapter on the base, or the fully fine-tuned weights."""
+    if (folder / "adapter_config.json").is_file():
+        from peft import PeftModel
+
+        try:
+            return PeftModel.from_pretrained(base.model, str(folder))
+        except (RuntimeError, ValueError, SafetensorError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"the adapter in {folder} does not fit the base model {base.name!r}: {reason}") from error
+    policy = type(base.model).from_pretrained(folder, dtype=base.model.dtype)
+    return policy.to(base.model.device)
+
+
+def save_directions(path: Path, method: Method) -> None:
+    """Write directions and transform as safetensors."""
+    directions = method.directions
+    assert directions is not None
+    tensors = {
+        "w": directions.w,
+        "scale": directions.scale,
+        "layer_weights": directions.layer_weights,
+        "accuracy": directions.accuracy,
+        "token_spread": directions.token_spread,
+        "layers": torch.tensor(method.layers),
+    }
+    if method.transform.rows is not None:
+        tensors["transform_rows"] = method.transform.rows
+    header = {"transform": method.transform.name, "pool": method.config.pool, "own": repr(directions.own)}
+    write_atomically(path, lambda p: save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, p, header))
+
+
+def load_directions(folder: Path) -> tuple[tuple[int, ...], Transform, Directions, str] | None:
+    """Return (layers, transform, directions, pool) of a run, or None where it has none."""
+    path = folder / DIRECTIONS
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata()
+            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        directions = Directions(
+            found["w"],
+            found["scale"],
+            found["layer_weights"],
+            found["accuracy"],
+            found["token_spread"],
+            float(header["own"]),
+        )
+        layers = tuple(int(i) for i in found["layers"])
+        return layers, Transform(header["transform"], found.get("transform_rows")), directions, header["pool"]
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise UserError(f"{path} is not a directions file of innerpo: {error}") from error
+
+
+def load_config(folder: Path) -> RunConfig | None:
+    """Return the config a run was made with, or None for an adapter that innerpo did not train."""
+    path = folder / CONFIG
+    if not path.is_file():
+        return None
+    values = read_yaml(path)
+    values.pop("run_id", None)
+    name = values.get("method", {}).get("name", "innerpo")
+    return overlay(default_run(name), values, str(path))
+
+
+def data_hash(items: Sequence[PromptItem]) -> str:
+    """Hash of the token ids that were trained on."""
+    return hashlib.sha256(json.dumps([(i.prompt, i.responses) for i in items]).encode()).hexdigest()[:16]
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that can change a result."""
+    names = ("torch", "transformers", "peft", "accelerate", "safetensors", "tokenizers", "numpy")
+    return {"innerpo": innerpo.__version__, "python": platform.python_version()} | {
+        n: metadata.version(n) for n in names
+    }

@@ -1,0 +1,41 @@
+"""The model card that is saved beside an adapter."""
+
+from typing import Any
+
+from innerpo.config import RunConfig
+
+
+def model_card(config: RunConfig, record: dict[str, Any]) -> str:
+    """Return a README.md with the metadata block that the Hub reads."""
+    method, data, training = config.method, config.data, config.training
+    weights = ", ".join(f"{name} {value:g}" for name, value in method.weights().items())
+    hub_id = config.model.base_model
+    return f"""---
+library_name: peft
+base_model: {hub_id}
+tags: [innerpo, preference-optimisation, {method.name}]
+---
+
+# {config.run_name}
+
+A {"LoRA adapter" if config.model.lora_r else "full fine-tune"} of `{hub_id}`, trained by
+InnerPO on {record["n_pairs"]} preference pairs of `{data.dataset}`
+with the method `{config.method_label}` (loss terms and weights: {weights}).
+
+| | |
+| --- | --- |
+| pairs a step | {data.batch_size * training.gradient_accumulation} |
+| steps | {record["steps"]} |
+| learning rate | {training.lr:g} ({training.scheduler}) |
+| seed | {training.seed} |
+| LoRA rank, alpha | {config.model.lora_r}, {config.model.lora_alpha:g} |
+| run id | {record["run_id"]} |
+| data hash | {record["data_hash"]} |
+
+Files: `adapter_model.safetensors` (ordinary peft), `directions.safetensors` (preference directions and transform, where
+the method has them), `config.yaml` (the whole configuration), `run.json` (versions, hashes), `metrics.jsonl` (log),
+`scores.parquet` and `headline.md` (scores).
+
+Score it: `innerpo eval FOLDER`. The adapter inherits the limits and the licence of its base model; it was trained for
+research on generalisation, not for deployment.
+"""

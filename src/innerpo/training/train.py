@@ -1,0 +1,128 @@
+"""Train a policy: a run's config to the Trainer's arguments, with progress on the terminal."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from innerpo.config import RunConfig
+from innerpo.console import progress, say
+from innerpo.data.batch import Layout
+from innerpo.data.tokens import PromptItem
+from innerpo.errors import MachineError
+from innerpo.methods.method import Method
+from innerpo.model.load import has_native_bfloat16
+from innerpo.model.reference import Reference
+from innerpo.training.artifacts import CHECKPOINTS, METRICS, cut_metrics
+from innerpo.training.trainer import PairCollator, PairTrainer
+
+
+class _Progress(TrainerCallback):
+    """A bar of optimiser steps with the running loss."""
+
+    def __init__(self) -> None:
+        self._context = progress()
+        self._loss = ""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._display = self._context.__enter__()
+        self._task = self._display.add_task("training", total=state.max_steps, completed=state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._display.update(self._task, completed=state.global_step, description=f"training{self._loss}")
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if logs and "loss" in logs:
+            self._loss = f" (loss {logs['loss']:.3f})"
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._context.__exit__(None, None, None)
+
+
+def training_arguments(config: RunConfig) -> TrainingArguments:
+    """Translate the run's config into transformers' TrainingArguments."""
+    t = config.training
+    known = TrainingArguments.__dataclass_fields__  # transformers renames the option in 5.23
+    checkpointing = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
+    return TrainingArguments(
+        output_dir=str(config.run_dir / CHECKPOINTS),
+        per_device_train_batch_size=config.data.batch_size,
+        gradient_accumulation_steps=t.gradient_accumulation,
+        learning_rate=t.lr,
+        num_train_epochs=t.epochs,
+        max_steps=t.max_steps or -1,
+        warmup_steps=t.warmup,
+        lr_scheduler_type=t.scheduler,
+        optim=t.optim,
+        weight_decay=t.weight_decay,
+        max_grad_norm=t.max_grad_norm,
+        seed=t.seed,
+        save_strategy="steps" if t.save_steps else "no",
+        save_steps=t.save_steps or 500,
+        logging_steps=t.log_steps,
+        logging_first_step=True,
+        logging_nan_inf_filter=False,
+        report_to=list(t.report_to) or "none",
+        bf16=config.model.lora_r == 0 and config.model.dtype == "auto" and has_native_bfloat16(),
+        fsdp=t.fsdp or None,
+        deepspeed=t.deepspeed,
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        ddp_find_unused_parameters=False,
+        disable_tqdm=True,
+        **{checkpointing: t.gradient_checkpointing, f"{checkpointing}_kwargs": {"use_reentrant": False}},
+    )
+
+
+def train_policy(
+    policy: nn.Module,
+    method: Method,
+    items: Sequence[PromptItem],
+    reference: Reference,
+    layout: Layout,
+    pad_id: int,
+    config: RunConfig,
+    checkpoint: Path | None,
+) -> dict[str, Any]:
+    """Train the policy in place; return what the run's record should say of it."""
+    if checkpoint is not None:
+        step = int(checkpoint.name.split("-")[1])
+        say(f"resuming from step {step}")
+        cut_metrics(config.run_dir, step)
+    elif config.training.resume:
+        say("nothing to resume from; starting at step 0")
+    bar = _Progress()
+    trainer = PairTrainer(
+        policy,
+        training_arguments(config),
+        method,
+        PairCollator(items, reference, layout, pad_id),
+        grad_share_steps=config.training.grad_share_steps,
+        metrics_path=config.run_dir / METRICS,
+        callbacks=[bar],
+    )
+    for noisy in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(noisy)
+    started = time.time()
+    try:
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    except torch.OutOfMemoryError as error:
+        raise MachineError(
+            f"out of memory with {config.data.batch_size} pairs a batch; a smaller --data.batch-size with "
+            "--training.gradient-accumulation, or --training.gradient-checkpointing, needs less"
+        ) from error
+    finally:
+        bar.close()
+    seconds = time.time() - started
+    steps = trainer.state.global_step
+    say(f"trained {steps} steps on {len(items)} pairs in {seconds:.0f} s ({seconds / max(steps, 1):.2f} s a step)")
+    losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+    return {"steps": steps, "train_seconds": seconds, "first_loss": losses[0], "last_loss": losses[-1]}

@@ -1,0 +1,234 @@
+"""PairTrainer: transformers' Trainer with a loss on pairs, exact accumulation and checkpoints that appear whole."""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from innerpo.data.batch import Layout, TokenBatch, make_batch
+from innerpo.data.tokens import PromptItem
+from innerpo.errors import UserError
+from innerpo.files import machine_errors
+from innerpo.methods.method import LossOutput, Method
+from innerpo.methods.records import PairOutputs
+from innerpo.model.load import reference_mode
+from innerpo.model.outputs import SequenceOutputs, sequence_outputs
+from innerpo.model.reference import Reference
+from innerpo.training.sampler import PairSampler
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """Some pairs as tokens, with the reference's outputs on them and their ids for error messages."""
+
+    tokens: TokenBatch
+    reference: SequenceOutputs
+    ids: list[str]
+
+
+@dataclass(frozen=True)
+class PairCollator:
+    """Turns indices of pairs into a PairBatch."""
+
+    items: Sequence[PromptItem]
+    reference: Reference
+    layout: Layout
+    pad_id: int
+
+    def __call__(self, indices: Sequence[int]) -> dict[str, PairBatch]:
+        """Return ``{"pairs": batch}``: the Trainer wants a mapping."""
+        items = [self.items[i] for i in indices]
+        batch = PairBatch(
+            tokens=make_batch(items, self.layout, self.pad_id),
+            reference=self.reference.select(indices),
+            ids=[item.pairs[0][2] for item in items],
+        )
+        return {"pairs": batch}
+
+
+class _Indices(Dataset[int]):
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+
+class _SetEpoch(TrainerCallback):
+    """Tells the sampler the epoch, also after resuming, when the Trainer starts in the middle of one."""
+
+    def __init__(self, sampler: PairSampler) -> None:
+        self.sampler = sampler
+
+    def on_epoch_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.sampler.set_epoch(int((state.epoch or 0.0) + 1e-6))
+
+
+class PairTrainer(Trainer):
+    """Trains a policy with a Method. Everything else (optimiser, schedule, distribution, resuming) is the Trainer's."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: TrainingArguments,
+        method: Method,
+        collator: PairCollator,
+        *,
+        grad_share_steps: int = 0,
+        metrics_path: Path | None = None,
+        callbacks: Sequence[TrainerCallback] = (),
+    ) -> None:
+        per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps * max(1, args.world_size)
+        self.sampler = PairSampler([i.n_tokens for i in collator.items], per_step, args.seed)
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=collator,
+            train_dataset=_Indices(len(collator.items)),
+            callbacks=[_SetEpoch(self.sampler), *callbacks],
+        )
+        # The loss is divided by the pairs of the whole step below, not by the number of accumulated batches.
+        self.model_accepts_loss_kwargs = True
+        directions = method.directions
+        self.method = method
+        self._directions = None if directions is None else directions.to(self.accelerator.device)
+        self.grad_share_steps = grad_share_steps
+        self.metrics_path = metrics_path
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
+        self._staging: Path | None = None
+
+    # -- the loss ----------------------------------------------------------------------------------------------------
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: Mapping[str, PairBatch],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Return the batch's share of the mean loss over all pairs of the optimiser step."""
+        pairs = inputs["pairs"]
+        out = self.loss_on(model, pairs)
+        if not torch.isfinite(out.per_pair).all():
+            bad = [i for i, ok in zip(pairs.ids, torch.isfinite(out.per_pair).tolist(), strict=True) if not ok]
+            raise UserError(
+                f"the loss is not finite at step {self.state.global_step + 1} for {len(bad)} of {len(pairs.ids)} "
+                f"pairs: {', '.join(bad)}; a lower --training.lr (now {self.args.learning_rate:g}) may help"
+            )
+        self._measure_gradient_shares(out)
+        self._record(out)
+        n_pairs = len(pairs.ids) if num_items_in_batch is None else num_items_in_batch
+        loss = out.per_pair.sum() / n_pairs
+        if num_items_in_batch is not None:
+            loss = loss * self.accelerator.num_processes  # DDP and FSDP average gradients over processes
+        return (loss, out) if return_outputs else loss
+
+    def loss_on(self, model: nn.Module, pairs: PairBatch) -> LossOutput:
+        """Run policy (and, where its token states are not cached, reference) on a batch of pairs."""
+        device = self.accelerator.device
+        tokens, request, transform = pairs.tokens.to(device), self.method.request, self.method.transform
+        cached = pairs.reference.to(device)
+        if request is not None and request.tokens and cached.tokens is None:
+            with reference_mode(self.accelerator.unwrap_model(model)):
+                cached = sequence_outputs(model, tokens, request)
+        policy = sequence_outputs(model, tokens, request)
+        method = self.method.with_directions(self._directions)
+        return method.loss(PairOutputs.of(policy, tokens, transform), PairOutputs.of(cached, tokens, transform))
+
+    def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        """One batch; the method's gradient edit follows the last one of a step, before clipping."""
+        loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
+        if self.method.gradient_edit is not None and self.accelerator.sync_gradients:
+            self.method.gradient_edit(model)
+        return loss
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
+        """Pairs in the whole optimiser step, over all batches and processes."""
+        n = torch.tensor(sum(len(b["pairs"].ids) for b in batch_samples), device=device)
+        if self.args.world_size > 1:
+            n = self.accelerator.gather(n).sum()
+        return n
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> PairSampler:
+        return self.sampler
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Not estimated: the Trainer's estimate counts padded (row, time) cells of one sequence a row."""
+        return 0
+
+    # -- logs --------------------------------------------------------------------------------------------------------
+
+    def _record(self, out: LossOutput) -> None:
+        values = {f"loss/{k}": v for k, v in out.terms.items()} | out.metrics
+        for name, value in values.items():
+            total = value.detach().sum()
+            self._sums[name] = self._sums[name] + total if name in self._sums else total
+        self._count += len(out.per_pair)
+
+    def _measure_gradient_shares(self, out: LossOutput) -> None:
+        """Now and then: the norm of each weighted term's own gradient over the sum of the norms."""
+        step = self.state.global_step
+        due = self.grad_share_steps and step % self.grad_share_steps == 0 and self._shares_at != step
+        if not due or self.args.world_size > 1:
+            return
+        self._shares_at = step
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        norms = {}
+        for name, value in out.terms.items():
+            loss = self.method.weights[name] * value.mean()
+            gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+            squares = [g.float().square().sum() for g in gradients if g is not None]
+            norms[name] = torch.stack(squares).sum().sqrt() if squares else torch.zeros(())
+        total = torch.stack(list(norms.values())).sum().clamp(min=1e-30)
+        self._shares = {f"grad_share/{name}": (value / total).item() for name, value in norms.items()}
+
+    _shares_at = -1
+    _shares: dict[str, float] = {}  # noqa: RUF012 - replaced, never changed
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the mean of every term and metric since the last line, and append the line to metrics.jsonl."""
+        if "loss" in logs and self._count:
+            logs |= {name: (total / self._count).item() for name, total in self._sums.items()} | self._shares
+            self._sums, self._count, self._shares = {}, 0, {}
+        super().log(logs, start_time)
+        if self.metrics_path is not None and self.is_world_process_zero():
+            line = json.dumps({"step": self.state.global_step, **logs})
+            with machine_errors(self.metrics_path), self.metrics_path.open("a") as file:
+                file.write(line + "\n")
+
+    # -- checkpoints -------------------------------------------------------------------------------------------------
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self._staging or self.args.output_dir)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Write a checkpoint aside and rename it, then drop the older ones: a kill leaves the last whole one."""
+        root = Path(str(self.args.output_dir))
+        self._staging = root / ".partial"
+        try:
+            with machine_errors(root):
+                if self.is_world_process_zero():
+                    shutil.rmtree(self._staging, ignore_errors=True)
+                self.accelerator.wait_for_everyone()
+                super()._save_checkpoint(model, trial)
+                self.accelerator.wait_for_everyone()
+                if self.is_world_process_zero():
+                    name = f"checkpoint-{self.state.global_step}"
+                    shutil.rmtree(root / name, ignore_errors=True)
+                    (self._staging / name).replace(root / name)
+                    for older in root.glob("checkpoint-*"):
+                        if older.name != name:
+                            shutil.rmtree(older, ignore_errors=True)
+        finally:
+            self._staging = None

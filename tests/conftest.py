@@ -1,0 +1,141 @@
+"""Toy models and tokenizers, built here, so that every fast test runs the real code on something small."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from innerpo.data.pairs import PreferencePair, cluster_of
+from innerpo.data.tokens import Tokens
+from innerpo.model.load import LoadedModel
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<eos>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def pytest_configure(config):
+    torch.set_num_threads(1)  # toy matrices: threads would only wait for one another
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return build_tokenizer()
+
+
+def build_tokenizer():
+    tok = Tokenizer(models.BPE())
+    tok.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tok.decoder = decoders.ByteLevel()
+    corpus = ["Question: which is larger, 3 or 7?\nAnswer: the larger one is 7.", "the cat sat on the mat and ran"] * 4
+    tok.train_from_iterator(
+        corpus,
+        trainers.BpeTrainer(
+            vocab_size=320,
+            special_tokens=["<pad>", "<eos>"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    fast = PreTrainedTokenizerFast(tokenizer_object=tok, eos_token="<eos>", pad_token="<pad>")
+    fast.chat_template = CHAT_TEMPLATE
+    return fast
+
+
+def build_model(family="llama", **changes):
+    torch.manual_seed(0)
+    small = {
+        "vocab_size": 320,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": 512,
+        "pad_token_id": 0,
+        "bos_token_id": None,
+        "eos_token_id": 1,
+        "initializer_range": 0.3,
+    } | changes
+    if family == "llama":
+        return LlamaForCausalLM(LlamaConfig(**small)).eval()
+    if family == "qwen":
+        return Qwen3ForCausalLM(Qwen3Config(**small)).eval()
+    if family == "gemma":
+        kinds = ["sliding_attention", "full_attention"] * 2
+        return Gemma3ForCausalLM(Gemma3TextConfig(**small, sliding_window=6, layer_types=kinds)).eval()
+    raise ValueError(family)
+
+
+@pytest.fixture(params=["llama", "qwen", "gemma"])
+def family(request):
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def toy_folder(tmp_path_factory):
+    """A toy Llama with its tokenizer as a local folder, as a Hub snapshot would be."""
+    folder = tmp_path_factory.mktemp("toy") / "toy-llama"
+    build_model().save_pretrained(folder)
+    build_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def make_pairs(n=12):
+    """Pairs of unequal lengths in which the better response names the larger number."""
+    pairs = []
+    for i in range(n):
+        a, b = (i * 37) % 100, (i * 53 + 11) % 100
+        b += a == b
+        prompt = f"Question: which is larger, {a} or {b}?" + " Think well." * (i % 3) + "\nAnswer:"
+        big, little = max(a, b), min(a, b)
+        pairs.append(
+            PreferencePair(
+                prompt,
+                f" {big}" + " is it" * (i % 2),
+                f" {little} I think",
+                f"toy/{i}",
+                "toy",
+                "train",
+                cluster_of(prompt),
+            )
+        )
+    return pairs
+
+
+@pytest.fixture
+def pairs():
+    return make_pairs()
+
+
+@pytest.fixture
+def items(tokenizer, pairs):
+    return Tokens(tokenizer, 64, 64).training_items(pairs)
+
+
+@pytest.fixture
+def toy(tokenizer):
+    model = build_model().requires_grad_(False)
+    return LoadedModel(model, tokenizer, "toy", "toy-identity")
+
+
+@pytest.fixture
+def genies_dir():
+    folder = SHARED / "genies"
+    if not folder.is_dir():
+        pytest.skip("GENIES data is not at ../shared/data/genies")
+    return folder

@@ -1,0 +1,69 @@
+"""Data set names: what each means, and what a wrong one says."""
+
+import pytest
+
+from innerpo.config import DataConfig
+from innerpo.data.sources import SOURCES, hub, load_pairs, parse_name
+from source_helpers import GOOD, one_line_error, pair
+
+
+@pytest.fixture(autouse=True)
+def _no_folders_from_outside(monkeypatch):
+    monkeypatch.delenv("INNERPO_GENIES_DIR", raising=False)
+    monkeypatch.delenv("INNERPO_ETHICS_DIR", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "meaning"),
+    [
+        ("math", ("genies", "math")),
+        ("genies:math", ("genies", "math")),
+        ("no_such_name", ("genies", "no_such_name")),
+        ("ethics:justice", ("ethics", "justice")),
+        ("embedded:compare", ("embedded", "compare")),
+        ("pairs.jsonl", ("files", "pairs.jsonl")),
+        ("./pairs", ("files", "./pairs")),
+        ("files:odd/name", ("files", "odd/name")),
+        ("a/b", ("hub", "a/b")),
+        ("a/b:c:d", ("hub", "a/b:c:d")),
+        ("hub:a/b", ("hub", "a/b")),
+    ],
+)
+def test_a_name_says_its_source(name, meaning):
+    assert parse_name(name) == meaning
+
+
+def test_a_genies_name_comes_before_a_folder_of_that_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("code", "my_pairs"):
+        (tmp_path / name).mkdir()
+    assert parse_name("code") == ("genies", "code")
+    assert parse_name("my_pairs") == ("files", "my_pairs")
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("maht_easy", "'math_easy'"),
+        ("genies:truthfulqa", "'truthful_qa'"),
+        ("ethics:justise", "'justice'"),
+        ("embedded:comprae", "'compare'"),
+        ("embeded:compare", "'embedded'"),
+        ("", "no name"),
+    ],
+)
+def test_a_wrong_name_fails_with_the_near_matches_and_no_network(name, near, monkeypatch):
+    monkeypatch.setattr(hub, "load_from", lambda *a, **k: pytest.fail("went to the network"))
+    one_line_error(lambda: load_pairs(name, "train", DataConfig()), near)
+
+
+def test_an_outsider_adds_a_source_by_putting_a_function_in_the_table(monkeypatch):
+    found = [pair(GOOD)]
+    monkeypatch.setitem(SOURCES, "mine", lambda name, split, data, bad: found)
+    assert load_pairs("mine:x", "train", DataConfig()) == found
+
+
+def test_a_wrong_split_and_an_empty_result_are_errors(monkeypatch):
+    one_line_error(lambda: load_pairs("embedded:compare", "dev", DataConfig()), "'dev'", "train")
+    monkeypatch.setitem(SOURCES, "mine", lambda name, split, data, bad: [])
+    one_line_error(lambda: load_pairs("mine:x", "test", DataConfig()), "mine:x", "no usable pair")
