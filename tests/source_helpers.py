@@ -42,7 +42,7 @@ def write_jsonl(path, rows):
     return str(path)
 
 
-def genies_dir(tmp_path, items, name="math"):
+def make_genies(tmp_path, items, name="math"):
     folder = tmp_path / "distributions" / name
     folder.mkdir(parents=True)
     for split in ("train", "test"):
@@ -50,7 +50,7 @@ def genies_dir(tmp_path, items, name="math"):
     return tmp_path
 
 
-def ethics_dir(tmp_path, name, text):
+def make_ethics(tmp_path, name, text):
     path = tmp_path / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)

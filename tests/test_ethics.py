@@ -5,7 +5,7 @@ import pytest
 from innerpo.config import DataConfig
 from innerpo.data.pairs import BadRows
 from innerpo.data.sources import ethics, load_pairs
-from source_helpers import ITEMS, SHARED, ethics_dir, genies_dir, needs_ethics, one_line_error
+from source_helpers import ITEMS, SHARED, make_ethics, make_genies, needs_ethics, one_line_error
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +24,7 @@ JUSTICE = """label,scenario
 
 
 def test_justice_pairs_neighbours_with_a_common_root_and_keeps_the_text(tmp_path):
-    data, bad = ethics_dir(tmp_path, "justice/justice_train.csv", JUSTICE), BadRows()
+    data, bad = make_ethics(tmp_path, "justice/justice_train.csv", JUSTICE), BadRows()
     first, second = load_pairs("ethics:justice", "train", data, bad)
     assert (first.prompt, first.chosen) == ("I deserve to be paid by", " her because I work.")
     assert first.rejected == " him because I sleep."
@@ -80,17 +80,17 @@ def test_the_longest_shared_beginnings_win_over_the_first_that_fit():
     ],
 )
 def test_the_other_subsets(tmp_path, file, text, prompt, chosen, rejected):
-    data, name = ethics_dir(tmp_path, file, text), file.split("/")[0]
+    data, name = make_ethics(tmp_path, file, text), file.split("/")[0]
     (found,) = load_pairs(f"ethics:{name}", "test", data)
     assert (found.prompt, found.chosen, found.rejected) == (prompt, chosen, rejected)
     one_line_error(lambda: load_pairs(f"ethics:{name}", "train", data), "not at hand", file.split("/")[1])
 
 
 def test_ethics_lies_beside_genies_and_bad_lines_are_named(tmp_path):
-    ethics_dir(tmp_path / "ethics", "justice/justice_train.csv", JUSTICE)
-    root = genies_dir(tmp_path / "genies", ITEMS)
+    make_ethics(tmp_path / "ethics", "justice/justice_train.csv", JUSTICE)
+    root = make_genies(tmp_path / "genies", ITEMS)
     assert len(load_pairs("ethics:justice", "train", DataConfig(genies_dir=root))) == 2
-    data = ethics_dir(tmp_path / "e", "justice/justice_train.csv", JUSTICE + "1\n")
+    data = make_ethics(tmp_path / "e", "justice/justice_train.csv", JUSTICE + "1\n")
     one_line_error(lambda: load_pairs("ethics:justice", "train", data), "line 7: has not the columns")
 
 

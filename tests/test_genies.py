@@ -6,7 +6,7 @@ from innerpo.config import DataConfig
 from innerpo.data.pairs import BadRows
 from innerpo.data.shifts import genies_names
 from innerpo.data.sources import ethics, genies, hub, load_pairs
-from source_helpers import GOOD, ITEMS, SHARED, genies_dir, needs_genies, one_line_error, pair
+from source_helpers import GOOD, ITEMS, SHARED, make_genies, needs_genies, one_line_error, pair
 
 
 @pytest.fixture(autouse=True)
@@ -16,7 +16,7 @@ def _no_folders_from_outside(monkeypatch):
 
 
 def test_genies_pairs_the_best_with_every_strictly_worse_response(tmp_path):
-    root, bad = genies_dir(tmp_path, ITEMS), BadRows()
+    root, bad = make_genies(tmp_path, ITEMS), BadRows()
     for folder in (root, root / "distributions"):
         bad = BadRows()
         pairs = load_pairs("math", "train", DataConfig(genies_dir=folder), bad)
@@ -31,7 +31,7 @@ def test_genies_pairs_the_best_with_every_strictly_worse_response(tmp_path):
 
 
 def test_genies_folder_by_environment_and_its_faults(tmp_path, monkeypatch):
-    monkeypatch.setenv("INNERPO_GENIES_DIR", str(genies_dir(tmp_path, ITEMS)))
+    monkeypatch.setenv("INNERPO_GENIES_DIR", str(make_genies(tmp_path, ITEMS)))
     assert load_pairs("math", "test", DataConfig())[0].split == "test"
     one_line_error(lambda: load_pairs("meth", "train", DataConfig()), "'math'")
     one_line_error(lambda: load_pairs("code", "train", DataConfig()), "GENIES has it, but")
@@ -49,7 +49,7 @@ def test_genies_folder_by_environment_and_its_faults(tmp_path, monkeypatch):
     ],
 )
 def test_a_bad_genies_item_is_named(tmp_path, item, reason):
-    root = genies_dir(tmp_path, [ITEMS[0], item])
+    root = make_genies(tmp_path, [ITEMS[0], item])
     one_line_error(lambda: load_pairs("math", "train", DataConfig(genies_dir=root)), "item 1", reason)
     bad = BadRows()
     assert len(load_pairs("math", "train", DataConfig(genies_dir=root, on_bad_row="skip"), bad)) == 2

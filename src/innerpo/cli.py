@@ -1,8 +1,12 @@
 """The command line: verbs only. Nothing heavy is imported before the flags have been read."""
 
+import io
 import os
+import re
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -83,7 +87,8 @@ def train(args: list[str]) -> None:
     """Train a method and score it: train dpo, train innerpo --method.transform=none."""
     if not args or args[0] not in METHODS:
         choices = {name: _nothing(f"Train {name}; its options: innerpo train {name} --help") for name in METHODS}
-        tyro.extras.subcommand_cli_from_dict(choices, prog="innerpo train", description=train.__doc__, args=args)
+        with _usage_in_one_line():
+            tyro.extras.subcommand_cli_from_dict(choices, prog="innerpo train", description=train.__doc__, args=args)
         return
     name, rest = args[0], args[1:]
     config = default_run(name)
@@ -92,9 +97,9 @@ def train(args: list[str]) -> None:
         if value is not None:
             path = path_of(value)
             config = overlay(config, read_yaml(path), str(path))
-    if config.method.name != name:
-        raise UserError(f"the config is of the method {config.method.name!r}, the command is train {name}")
     command = _parse(TrainCommand, rest, f"innerpo train {name}", TrainCommand(run=config))
+    if command.run.method.name != name:
+        raise UserError(f"the config is of the method {command.run.method.name!r}, the command is train {name}")
     from innerpo.run import train_and_score
 
     result = train_and_score(command.run)
@@ -103,12 +108,12 @@ def train(args: list[str]) -> None:
 
 def evaluate(args: list[str]) -> None:
     """Score a saved run, or any peft adapter, beside its base model: eval outputs/dpo_math_seed1."""
-    folder = next((Path(a) for a in args if not a.startswith("-")), None)
-    config = _config_of_folder(folder) if folder is not None and folder.is_dir() else RunConfig()
-    default = EvalCommand(run=folder or Path(), eval=config.eval, data=config.data, model=config.model)
-    command = _parse(EvalCommand, args, "innerpo eval", default if folder is not None else None)
-    if not command.run.is_dir():
-        raise UserError(f"there is no folder {command.run}; give the folder of a run or of a peft adapter")
+    folder = _parse(EvalCommand, args, "innerpo eval").run  # first for the folder, whose config holds the defaults
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}; give the folder of a run or of a peft adapter")
+    config = _config_of_folder(folder)
+    default = EvalCommand(run=folder, eval=config.eval, data=config.data, model=config.model)
+    command = _parse(EvalCommand, args, "innerpo eval", default)
     model = replace(command.model, base_model=command.eval.ref_model or command.model.base_model)
     from innerpo.run import evaluate as run_evaluation
 
@@ -157,12 +162,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             VERBS[args[0]](args[1:])
         else:
             choices = {verb: _nothing(function.__doc__ or "") for verb, function in VERBS.items()}
-            tyro.extras.subcommand_cli_from_dict(
-                choices,
-                prog="innerpo",
-                description="Preference optimisation on hidden states, and a measure of whether it generalises.",
-                args=args,
-            )
+            with _usage_in_one_line():
+                tyro.extras.subcommand_cli_from_dict(
+                    choices,
+                    prog="innerpo",
+                    description="Preference optimisation on hidden states, and a measure of whether it generalises.",
+                    args=args,
+                )
     except UserError as error:
         error_line(str(error))
         return error.exit_code
@@ -176,9 +182,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(kind: type[C], args: list[str], prog: str, default: C | None = None) -> C:
-    if default is None:
-        return tyro.cli(kind, args=args, prog=prog)
-    return tyro.cli(kind, args=args, prog=prog, default=default)
+    with _usage_in_one_line():
+        if default is None:
+            return tyro.cli(kind, args=args, prog=prog)
+        return tyro.cli(kind, args=args, prog=prog, default=default)
+
+
+@contextmanager
+def _usage_in_one_line() -> Iterator[None]:
+    """Turn the box that the parser draws around a wrong flag into an error of one line."""
+    box = io.StringIO()
+    try:
+        with redirect_stderr(box):
+            yield
+    except SystemExit as stop:
+        if not stop.code:
+            raise  # --help
+        lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip("│ ") for line in box.getvalue().splitlines()]
+        said = [line for line in lines if line and line[0] not in "╭╰─"]
+        raise UserError(" ".join(said) or "the flags could not be read") from None
 
 
 def _peek(args: list[str], flag: str) -> str | None:
@@ -226,6 +248,8 @@ def _nothing(help_text: str) -> Callable[[], None]:
 
 def entry() -> None:
     """Exit with main's code (the installed command)."""
+    # peft 0.21 asks transformers 5.23 by a name that it renamed; nothing that a person here could mend.
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     sys.exit(main())

@@ -19,11 +19,16 @@ class _Loader(yaml.SafeLoader):
     """YAML 1.1 reads ``1e-5`` (no dot) as a string; here it is the number that it looks like."""
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:[0-9][0-9_]*)(?:\.[0-9_]*)?[eE][-+]?[0-9]+$|^[-+]?\.[0-9_]+[eE][-+]?[0-9]+$"),
-    list("-+0123456789."),
-)
+class _Dumper(yaml.SafeDumper):
+    """Quotes the text ``1e-5`` (a revision may look so), so that it is read back as text."""
+
+
+for _kind in (_Loader, _Dumper):
+    _kind.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?(?:[0-9][0-9_]*)(?:\.[0-9_]*)?[eE][-+]?[0-9]+$|^[-+]?\.[0-9_]+[eE][-+]?[0-9]+$"),
+        list("-+0123456789."),
+    )
 
 
 def preset_dir() -> Path:
@@ -53,6 +58,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise UserError(f"{path} must hold a mapping (section: {{field: value}}), found {type(found).__name__}")
     return found
+
+
+def as_yaml(values: dict[str, Any]) -> str:
+    """Return YAML that ``read_yaml`` reads back as the same values, in the order given."""
+    return str(yaml.dump(values, Dumper=_Dumper, sort_keys=False))
 
 
 def overlay(base: T, values: dict[str, Any], where: str) -> T:

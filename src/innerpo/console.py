@@ -41,7 +41,7 @@ def progress() -> Iterator[Progress]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=stderr, transient=True) as display:
+    with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as display:
         yield display
 
 

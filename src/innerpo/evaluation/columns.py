@@ -30,29 +30,34 @@ class Column:
 def load_columns(config: RunConfig) -> list[Column]:
     """Load the pairs of train, test, oos and rnd.
 
-    Raises UserError where a data set that was named, or the training set's own, cannot be had. Without a control data
-    set at hand the rnd column stays empty and says so; unknown is not zero.
+    Raises UserError where a data set that was named, or the training set's own, cannot be had. A default target or
+    control that is not at hand leaves its column empty and says so; unknown is not zero.
     """
     source = config.eval.train_dataset or config.data.dataset
     control = "embedded:control" if source.startswith("embedded:") else "ethics:justice"
-    columns = [_column("train", source, "train", config), _column("test", source, "test", config)]
-    target = config.eval.oos_dataset or default_target(source)
-    if target is None:
-        columns.append(
-            Column("oos", "none", "", (), f"oos: no shift is listed for {source}; name one: --eval.oos-dataset")
-        )
-    else:
-        columns.append(_column("oos", target, "test", config))
-    try:
-        columns.append(_column("rnd", config.eval.rnd_dataset or control, "test", config))
-    except UserError as error:
-        if config.eval.rnd_dataset is not None:
-            raise
-        columns.append(Column("rnd", control, "test", (), f"rnd: not scored, {error}"))
+    columns = [
+        _column("train", source, "train", config),
+        _column("test", source, "test", config),
+        _optional("oos", config.eval.oos_dataset, default_target(source), config),
+        _optional("rnd", config.eval.rnd_dataset, control, config),
+    ]
     for column in columns:
         if column.note:
             say(column.note)
     return columns
+
+
+def _optional(name: str, named: str | None, default: str | None, config: RunConfig) -> Column:
+    """The column of a data set that was named (its absence is an error) or of a default (its absence is a note)."""
+    if named is not None:
+        return _column(name, named, "test", config)
+    if default is None:
+        source = config.eval.train_dataset or config.data.dataset
+        return Column(name, "", "", (), f"{name}: no shift is listed for {source}; name one with --eval.{name}_dataset")
+    try:
+        return _column(name, default, "test", config)
+    except UserError as error:
+        return Column(name, default, "test", (), f"{name}: {default} not scored: {error}")
 
 
 def training_pairs(config: RunConfig) -> list[PreferencePair]:

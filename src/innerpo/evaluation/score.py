@@ -130,11 +130,12 @@ def score_rows(
 
 def write_rows(path: Path, rows: Iterable[PairScore]) -> None:
     """Write score rows to parquet or jsonl, by the path's suffix."""
-    table = pa.Table.from_pylist([asdict(r) for r in rows])
+    found = [asdict(r) for r in rows]
     if path.suffix == ".jsonl":
-        write_atomically(path, lambda p: table.to_pandas().to_json(p, orient="records", lines=True))
+        lines = (json.dumps({k: None if v != v else v for k, v in row.items()}) + "\n" for row in found)
+        write_atomically(path, lambda p: p.write_text("".join(lines)))
     else:
-        write_atomically(path, lambda p: pq.write_table(table, p))
+        write_atomically(path, lambda p: pq.write_table(pa.Table.from_pylist(found), p))
 
 
 def read_rows(path: Path) -> list[PairScore]:

@@ -23,7 +23,7 @@ class Headline:
 
     def lines(self) -> list[str]:
         """The notes beneath the table."""
-        named = [f"{column}: {self.sources.get(column, 'not scored')}" for column in COLUMNS]
+        named = [f"{column}: {self.sources[column]}" for column in COLUMNS if column in self.sources]
         return [*named, *self.notes]
 
 

@@ -48,8 +48,10 @@ def _convert(gguf: Path, folder: Path) -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    # The weights are plain now. With the quantisation config, saving is refused and loading would look for GGUF.
     if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config  # the weights are plain now; with it, loading would look for GGUF
+        del model.config.quantization_config
+    model.hf_quantizer = None
     with staged_directory(folder) as staging:
         model.save_pretrained(staging)
         tokenizer.save_pretrained(staging)

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 import innerpo
 from innerpo.config import RunConfig, default_run, to_dict
-from innerpo.config_files import overlay, read_yaml
+from innerpo.config_files import as_yaml, overlay, read_yaml
 from innerpo.data.tokens import PromptItem
 from innerpo.errors import UserError
 from innerpo.files import machine_errors, staged_directory, write_atomically, write_text
@@ -71,7 +70,7 @@ def run_folder(config: RunConfig) -> Iterator[Path | None]:
             shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
     if not (folder / CONFIG).exists():
-        write_text(folder / CONFIG, yaml.safe_dump(to_dict(config) | {"run_id": config.run_id()}, sort_keys=False))
+        write_text(folder / CONFIG, as_yaml(to_dict(config) | {"run_id": config.run_id()}))
     try:
         yield last_checkpoint(folder) if training.resume else None
     except BaseException:

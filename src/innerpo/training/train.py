@@ -99,6 +99,7 @@ def train_policy(
         cut_metrics(config.run_dir, step)
     elif config.training.resume:
         say("nothing to resume from; starting at step 0")
+        cut_metrics(config.run_dir, 0)
     bar = _Progress()
     trainer = PairTrainer(
         policy,

@@ -1,7 +1,19 @@
 """Shifts that the package makes itself, for the demo and for tests: short, endless, the same everywhere.
 
-The skill is to say which of two numbers is larger. SmolLM2-135M-Instruct does not have it at first (its scores are
-in docs/data.md) and gains it within a minute of training, so a shift has something to lose.
+The skill is to say which of two numbers is larger. SmolLM2-135M-Instruct has it at chance and gains it in one pass over
+128 pairs, so a shift has something to lose. Accuracy by mean log-probability on the 64 test pairs, base and after DPO
+(lr 5e-4, beta 0.1, one seed):
+
+==================  =====  ==================  =================
+scored on           base   DPO on ``compare``  DPO on ``longer``
+==================  =====  ==================  =================
+``compare``         .453   .922                .906
+``compare_hard``    .688   .734                -
+``compare_format``  .625   .922                -
+``longer``          .656   1.0                 1.0
+``shorter``         .219   .828                .000
+``control``         .891   .828                .891
+==================  =====  ==================  =================
 
 ==================  ==================================================================================
 ``compare``         two digits, at least 10 apart: the first digit decides

@@ -95,9 +95,10 @@ def _pairs(rows: Any, read: str, source: str, split: str, data: DataConfig, bad:
 def _one_line(tried: str, hint: str) -> Iterator[None]:
     """Say in one line what was tried: no network, no such repository and no such config all end here."""
     # Its retries without a network would otherwise stand as eleven lines before the one that matters.
-    client = logging.getLogger("huggingface_hub")
-    level = client.level
-    client.setLevel(logging.ERROR)
+    from huggingface_hub.utils import logging as hub_logging
+
+    level = hub_logging.get_verbosity()
+    hub_logging.set_verbosity(logging.ERROR)
     try:
         yield
     except Exception as e:
@@ -106,4 +107,4 @@ def _one_line(tried: str, hint: str) -> Iterator[None]:
             f"the Hub data set {tried} could not be loaded ({said}); check its name and the network, {hint}"
         ) from e
     finally:
-        client.setLevel(level)
+        hub_logging.set_verbosity(level)

@@ -1,0 +1,294 @@
+"""Configs: YAML to typed records, what wins over what, run names and ids."""
+
+from dataclasses import replace
+
+import pytest
+
+import innerpo.run
+from innerpo.cli import main
+from innerpo.config import DataConfig, MethodConfig, ModelConfig, RunConfig, TrainingConfig, default_run, to_dict
+from innerpo.config_files import as_yaml, overlay, preset_dir, preset_path, read_yaml
+from innerpo.errors import UserError
+from innerpo.registry import METHODS
+
+
+def read(tmp_path, text):
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    return read_yaml(path)
+
+
+def with_yaml(tmp_path, text):
+    return overlay(RunConfig(), read(tmp_path, text), "c.yaml")
+
+
+@pytest.mark.parametrize(
+    ("written", "number"),
+    [("1e-5", 1e-5), ("5e-4", 5e-4), ("1E+2", 100.0), ("-1.5e3", -1500.0), (".5e-1", 0.05), ("3", 3), ("0.5", 0.5)],
+)
+def test_what_looks_like_a_number_is_one(tmp_path, written, number):
+    found = read(tmp_path, f"x: {written}")["x"]
+    assert found == number
+    assert type(found) is type(number)
+
+
+@pytest.mark.parametrize("written", ["e5", "1e", "1-2", "range(.3,-1)", "0.4,0.6", "1e-5x"])
+def test_what_only_resembles_a_number_stays_text(tmp_path, written):
+    assert read(tmp_path, f"x: {written}")["x"] == written
+
+
+def test_yaml_reaches_typed_fields(tmp_path):
+    config = with_yaml(
+        tmp_path,
+        "training: {lr: 1e-5, epochs: 2, max_steps: 1e2, report_to: [tensorboard, trackio], overwrite: true}\n"
+        "method: {layers: 3, extra: {inner: 1}}\n"
+        "model: {revision: null}\n"
+        "output_dir: runs\n",
+    )
+    t = config.training
+    assert (t.lr, t.epochs, t.max_steps, t.report_to, t.overwrite) == (1e-5, 2.0, 100, ("tensorboard", "trackio"), True)
+    assert [type(v) for v in (t.epochs, t.max_steps)] == [float, int]
+    assert (config.method.layers, config.method.extra, config.model.revision) == ("3", {"inner": 1.0}, None)
+    assert config.output_dir.name == "runs"
+    assert config.data == DataConfig()
+    assert read(tmp_path, "# nothing but a comment\n") == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("trainig: {lr: 1}", ["unknown key 'trainig'", "did you mean 'training'"]),
+        ("training: {learn: 1}", ["c.yaml.training", "unknown key 'learn'"]),
+        ("training: {warmpu: 1}", ["c.yaml.training", "did you mean 'warmup'"]),
+        ("training: {lr: fast}", ["c.yaml.training.lr", "'fast' is not a float"]),
+        ("training: {lr: true}", ["c.yaml.training.lr", "True is not a float"]),
+        ("training: {max_steps: 1.5}", ["c.yaml.training.max_steps", "1.5 is not a int"]),
+        ("training: {resume: 1}", ["c.yaml.training.resume", "1 is not a bool"]),
+        ("training: 3", ["c.yaml.training must be a mapping", "3"]),
+        ("model: {base_model: [a]}", ["c.yaml.model.base_model", "is not a str"]),
+        ("method: {pool: men}", ["c.yaml.method.pool", "'men' is not one of mean, last, first_divergence"]),
+        ("method: {extra: {inner: high}}", ["c.yaml.method.extra.inner", "'high' is not a float"]),
+        ("training: {lr: .nan}", ["training.lr must be a finite number, got nan"]),
+        ("- 1", ["must hold a mapping", "list"]),
+        ("a: [", ["c.yaml is not valid YAML", "line"]),
+    ],
+)
+def test_a_fault_in_a_file_is_one_line_that_names_it(tmp_path, text, parts):
+    with pytest.raises(UserError) as caught:
+        with_yaml(tmp_path, text)
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message, message
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"cannot read config file .*none\.yaml: No such file"):
+        read_yaml(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize(
+    ("record", "field"),
+    [(MethodConfig, "beta"), (MethodConfig, "gamma"), (TrainingConfig, "lr"), (ModelConfig, "lora_alpha")],
+)
+def test_numbers_must_be_finite(record, field, value):
+    with pytest.raises(UserError, match=rf"{field} must be a finite number, got {value}"):
+        record(**{field: value})
+
+
+def test_a_weight_of_an_added_term_must_be_finite_too():
+    with pytest.raises(UserError, match=r"method\.extra must be a finite number"):
+        MethodConfig(extra={"inner": float("nan")})
+
+
+@pytest.mark.parametrize(
+    ("record", "field", "value"),
+    [
+        (TrainingConfig, "lr", -1.0),
+        (TrainingConfig, "epochs", 0.0),
+        (TrainingConfig, "gradient_accumulation", 0),
+        (DataConfig, "batch_size", 0),
+        (DataConfig, "shuffled_labels", 1.5),
+        (ModelConfig, "lora_r", -1),
+    ],
+)
+def test_values_out_of_range_are_refused_by_name(record, field, value):
+    with pytest.raises(UserError, match=rf"{field} .*{value}"):
+        record(**{field: value})
+
+
+def test_steps_may_stand_in_for_epochs():
+    assert TrainingConfig(epochs=0.0, max_steps=3).max_steps == 3
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("preset", sorted(p.stem for p in preset_dir().glob("*.yaml")))
+def test_every_preset_loads_for_every_method(method, preset):
+    config = overlay(default_run(method), read_yaml(preset_path(preset)), preset)
+    assert config.method == default_run(method).method
+    assert config != default_run(method)
+
+
+def test_the_presets_that_the_readme_names_are_there():
+    assert {"demo", "dev", "gpu"} <= {p.stem for p in preset_dir().glob("*.yaml")}
+    with pytest.raises(UserError, match="unknown preset 'dmeo'; did you mean 'demo'"):
+        preset_path("dmeo")
+
+
+# -- precedence, through the real command line ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def captured(monkeypatch, tmp_path):
+    """Run `innerpo train ...` up to the point where training would start; return the config it would train."""
+
+    def run(*args):
+        seen = []
+
+        def stop_here(config):
+            seen.append(config)
+            return innerpo.run.RunResult(tmp_path)
+
+        monkeypatch.setattr(innerpo.run, "train_and_score", stop_here)
+        assert main(["train", *args]) == 0
+        return seen[0]
+
+    return run
+
+
+def test_command_line_over_file_over_preset_over_default(captured, tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("training: {lr: 1e-3, warmup: 0.25}\ndata: {batch_size: 3}\n")
+    config = captured("dpo", "--preset=dev", f"--config={path}", "--training.lr=7e-5", "--eval.max-prompts", "9")
+    dev = overlay(default_run("dpo"), read_yaml(preset_path("dev")), "dev")
+    assert config.training.lr == 7e-5  # in preset, file and flag: the flag
+    assert config.data.batch_size == 3  # in preset (4) and file
+    assert config.training.warmup == 0.25  # in the file only
+    assert config.training.max_steps == dev.training.max_steps == 4  # in the preset only
+    assert config.eval.max_prompts == 9  # in preset (8) and flag
+    assert config.training.scheduler == "cosine"  # nowhere: the default
+    assert config.method == default_run("dpo").method
+
+
+def test_the_order_of_the_flags_does_not_matter(captured, tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("training: {lr: 1e-3}")
+    first = captured("dpo", "--training.lr=7e-5", "--config", str(path), "--preset", "dev")
+    last = captured("dpo", "--preset", "dev", "--config", str(path), "--training.lr=7e-5")
+    assert first == last
+
+
+def test_each_method_starts_from_its_own_defaults(captured):
+    assert captured("dpo").method.weights() == {"output": 1.0}
+    assert captured("innerpo").method.weights() == {"output": 1.0, "inner": 0.3, "drift": 0.1}
+    assert captured("innerpo", "--method.alpha=0", "--method.gamma=0").method.weights() == {"output": 1.0}
+
+
+def test_underscores_and_hyphens_are_the_same_flag(captured):
+    assert captured("dpo", "--training.max_steps=2").training.max_steps == 2
+    assert captured("dpo", "--training.max-steps=2").training.max_steps == 2
+
+
+def test_a_config_of_another_method_is_refused(tmp_path, capsys):
+    path = tmp_path / "c.yaml"
+    path.write_text("method: {name: innerpo}")
+    assert main(["train", "dpo", f"--config={path}"]) == 2
+    assert capsys.readouterr().err == "error: the config is of the method 'innerpo', the command is train dpo\n"
+    assert main(["train", "dpo", "--method.name=innerpo"]) == 2
+    assert "command is train dpo" in capsys.readouterr().err
+
+
+# -- names, ids, round trip ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "dataset", "seed", "name"),
+    [
+        ("dpo", "math", 1, "dpo_math_seed1"),
+        ("innerpo", "math", 1, "innerpo-none_math_seed1"),
+        ("dpo", "some/where/my pairs.jsonl", 2, "dpo_my-pairs_seed2"),
+        ("dpo", "owner/name:config:split", 1, "dpo_name-config-split_seed1"),
+        ("innerpo", "embedded:compare", 0, "innerpo-none_embedded-compare_seed0"),
+    ],
+)
+def test_a_run_is_named_by_method_data_and_seed(method, dataset, seed, name):
+    config = default_run(method)
+    config = replace(config, data=replace(config.data, dataset=dataset), training=replace(config.training, seed=seed))
+    assert config.run_name == name
+    assert config.run_dir == config.output_dir / name
+
+
+def test_the_name_says_the_method_even_with_every_inner_weight_at_zero():
+    config = default_run("innerpo")
+    assert replace(config, method=replace(config.method, alpha=0.0, gamma=0.0)).run_name == "innerpo-none_math_seed1"
+
+
+def changed(section, **values):
+    config = default_run("innerpo")
+    return replace(config, **{section: replace(getattr(config, section), **values)})
+
+
+MATTERS = [
+    ("method", {"alpha": 0.4}),
+    ("method", {"layers": "2"}),
+    ("method", {"extra": {"inner": 1.0}}),
+    ("model", {"base_model": "other"}),
+    ("model", {"lora_r": 8}),
+    ("model", {"dtype": "bfloat16"}),
+    ("data", {"dataset": "code"}),
+    ("data", {"batch_size": 4}),
+    ("data", {"seed": 1}),
+    ("data", {"max_train_prompts": 5}),
+    ("data", {"shuffled_labels": 0.5}),
+    ("data", {"on_bad_row": "skip"}),
+    ("training", {"lr": 1e-5}),
+    ("training", {"seed": 2}),
+    ("training", {"max_steps": 3}),
+    ("training", {"gradient_accumulation": 2}),
+    ("training", {"scheduler": "linear"}),
+]
+DOES_NOT = [
+    ("training", {"resume": True}),
+    ("training", {"overwrite": True}),
+    ("training", {"log_steps": 1}),
+    ("training", {"save_steps": 7}),
+    ("training", {"report_to": ("tensorboard",)}),
+    ("eval", {"max_prompts": 3}),
+    ("eval", {"skip": True}),
+]
+
+
+@pytest.mark.parametrize(("section", "values"), MATTERS)
+def test_the_id_changes_with_what_changes_results(section, values):
+    assert changed(section, **values).run_id() != default_run("innerpo").run_id()
+
+
+@pytest.mark.parametrize(("section", "values"), DOES_NOT)
+def test_the_id_stays_with_what_does_not(section, values):
+    assert changed(section, **values) != default_run("innerpo")
+    assert changed(section, **values).run_id() == default_run("innerpo").run_id()
+
+
+def test_the_id_does_not_know_where_things_lie(tmp_path):
+    config = changed("data", genies_dir=tmp_path, ethics_dir=tmp_path, cache_dir=tmp_path)
+    assert replace(config, output_dir=tmp_path).run_id() == default_run("innerpo").run_id()
+
+
+def test_ids_are_unlike_one_another():
+    ids = {changed(section, **values).run_id() for section, values in MATTERS}
+    assert len(ids) == len(MATTERS)
+
+
+def test_a_config_survives_yaml(tmp_path):
+    config = default_run("dpo")
+    config = replace(
+        config,
+        method=replace(config.method, extra={"inner": 0.5}, layers="range(.3,-1)"),
+        data=replace(config.data, cache_dir=tmp_path / "cache", dataset="1e-5"),
+        training=replace(config.training, lr=1e-5, report_to=("wandb", "trackio")),
+        output_dir=tmp_path,
+    )
+    back = overlay(default_run("innerpo"), read(tmp_path, as_yaml(to_dict(config))), "saved")
+    assert back == config
+    assert back.run_id() == config.run_id()

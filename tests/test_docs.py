@@ -1,0 +1,306 @@
+"""The documentation says what is: every command parses, every Python block runs, every name and link exists."""
+
+import ast
+import dataclasses
+import importlib
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import typing
+from pathlib import Path
+
+import pytest
+
+import innerpo.data.describe
+import innerpo.demo
+import innerpo.run
+from innerpo import cli, registry
+from innerpo.config import MethodConfig, RunConfig, default_run
+from innerpo.config_files import overlay, preset_dir, read_yaml
+from innerpo.data import sources
+from innerpo.data.shifts import suites
+from innerpo.data.sources import embedded, ethics, files
+from innerpo.evaluation.metrics import AGGREGATES
+from innerpo.evaluation.score import PairScore
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+LINKING = [*PAGES, ROOT / "CHANGELOG.md", ROOT / "LOG.md"]
+FENCE = re.compile(r"^```([^\n`]*)\n(.*?)^```\s*$", re.M | re.S)
+OTHER_PROGRAMS = {"pip", ".venv/bin/pytest"}
+"""Programs that the pages name and this test does not look into, beyond the paths in their arguments."""
+
+
+def name_of(page):
+    return str(page.relative_to(ROOT))
+
+
+def blocks(page, *kinds):
+    """(first line number, info string, text) of the fenced blocks of some kinds."""
+    text = page.read_text(encoding="utf-8")
+    for found in FENCE.finditer(text):
+        info = found[1].strip()
+        if info.split(" ")[0] in kinds:
+            yield text[: found.start()].count("\n") + 2, info, found[2]
+
+
+def prose(page):
+    return FENCE.sub("", page.read_text(encoding="utf-8"))
+
+
+def commands():
+    """Every distinct command line of the pages, and of ``innerpo examples``, with where it stands first."""
+    found = {}
+    for page in PAGES:
+        for line, _, text in blocks(page, "sh", "bash"):
+            for i, command in enumerate(text.replace("\\\n", "  ").splitlines()):
+                if command.strip() and not command.lstrip().startswith("#"):
+                    found.setdefault(command.strip(), f"{name_of(page)}:{line + i}")
+    for command in cli.EXAMPLES:
+        found.setdefault(command, "innerpo examples")
+    return found
+
+
+def words_of(command):
+    """A command line as a shell reads it, without the variables set before it."""
+    words = shlex.split(command, comments=True)
+    while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+        words = words[1:]
+    return words
+
+
+def cli_arguments(words):
+    """The arguments that reach ``innerpo``, or None for another program."""
+    if words[0] in ("innerpo", ".venv/bin/innerpo"):
+        return words[1:]
+    if Path(words[0]).name == "python" and words[1:2] == ["cli.py"]:
+        return words[2:]
+    if Path(words[0]).name == "python" and words[1:3] == ["-m", "innerpo"]:
+        return words[3:]
+    return None
+
+
+class Recorder:
+    """Takes the place of everything behind the flags, and keeps what it was called with."""
+
+    def __init__(self, monkeypatch, folder):
+        self.calls = []
+        for module, function in (
+            (innerpo.run, "train_and_score"),
+            (innerpo.run, "evaluate"),
+            (innerpo.data.describe, "describe"),
+            (innerpo.data.describe, "render"),
+            (innerpo.demo, "run_demo"),
+        ):
+            monkeypatch.setattr(module, function, self._instead_of(function))
+        monkeypatch.setattr(cli, "_show", lambda result: None)
+        monkeypatch.chdir(folder)
+        (folder / "configs").symlink_to(ROOT / "configs")
+
+    def _instead_of(self, function):
+        def record(*args):
+            self.calls.append((function, args))
+            return ""
+
+        return record
+
+    def parse(self, args):
+        """Run the command line; return its exit code, --help's included."""
+        self.calls.clear()
+        if args[0] == "eval" and len(args) > 1 and args[1].lstrip("./").startswith("outputs/"):
+            Path(args[1]).mkdir(parents=True, exist_ok=True)
+            (Path(args[1]) / "adapter_config.json").write_text('{"base_model_name_or_path": "smollm2-135m"}')
+        try:
+            return cli.main(args)
+        except SystemExit as stop:
+            return stop.code or 0
+
+
+@pytest.fixture
+def recorder(monkeypatch, tmp_path):
+    return Recorder(monkeypatch, tmp_path)
+
+
+def check_innerpo(args, recorder, capfd):
+    code = recorder.parse(args)
+    said = capfd.readouterr().err
+    assert code == 0, said
+    assert "examples" in args or "--help" in args or recorder.calls, f"{args} reached nothing"
+
+
+def check_just(words, recorder, capfd):
+    recipes = re.findall(r"^([a-z-]+)[^:=\n]*:(?!=)", (ROOT / "justfile").read_text(), re.M)
+    assert words[1] in recipes
+    just = shutil.which("just", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    if just is None:
+        pytest.skip("just is not installed")
+    dry = [just, "--justfile", str(ROOT / "justfile"), "--dry-run", *words[1:]]
+    done = subprocess.run(dry, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for line in done.stderr.splitlines():
+        if line.strip():
+            check(line, recorder, capfd)
+
+
+def check_make(words):
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M)
+    assert words[1] in targets
+
+
+def check(command, recorder, capfd):
+    words = words_of(command)
+    if (args := cli_arguments(words)) is not None:
+        check_innerpo(args, recorder, capfd)
+    elif words[0] == "just":
+        check_just(words, recorder, capfd)
+    elif words[0] == "make":
+        check_make(words)
+    else:
+        assert words[0] in OTHER_PROGRAMS or (ROOT / words[0]).name in ("ruff", "mypy", "lint-imports")
+        for word in words[1:]:
+            if word.startswith("tests/"):
+                assert (ROOT / word).exists()
+
+
+@pytest.mark.parametrize("command", commands(), ids=lambda c: c[:60])
+def test_command_is_real_and_its_flags_parse(command, recorder, capfd):
+    check(command, recorder, capfd)
+
+
+def test_a_wrong_flag_or_verb_would_be_noticed(recorder, capfd):
+    for wrong in ("innerpo train dpo --training.lrr=1", "innerpo trian dpo", "just rum dpo", "make tset", "nonsense"):
+        with pytest.raises(AssertionError):
+            check(wrong, recorder, capfd)
+    capfd.readouterr()
+
+
+def test_evaluated_folders_are_those_of_documented_runs(recorder):
+    made, scored = {"outputs/dpo_math_seed1", "outputs/model"}, {}
+    for command, where in commands().items():
+        words = words_of(command)
+        words = ["innerpo", "train" if words[1] == "run" else words[1], *words[2:]] if words[0] == "just" else words
+        args = cli_arguments(words) or ["", ""]
+        if args[0] == "eval" and not args[1].startswith("-"):
+            scored[str(Path(args[1]))] = where
+        if args[0] == "train" and "--help" not in args and recorder.parse(args) == 0:
+            made.add(str(recorder.calls[0][1][0].run_dir))
+    assert not {folder: where for folder, where in scored.items() if folder not in made}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_python_blocks_run(page, tmp_path, monkeypatch, toy_folder, capsys):
+    """Blocks of a page share their names, in order; the embedded model is a toy here."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("INNERPO_CACHE", str(tmp_path / "cache"))
+    tables = (registry.TERMS, registry.TRANSFORMS, sources.SOURCES)
+    before = [dict(table) for table in tables]
+    namespace = {"__name__": "documentation"}
+    try:
+        for line, info, text in blocks(page, "python"):
+            small = "\n" * (line - 1) + text.replace("smollm2-135m", str(toy_folder))
+            code = compile(small, str(page), "exec")
+            if info == "python no-run":
+                imported_names_exist(text)
+            else:
+                exec(code, namespace)
+    finally:
+        for table, entries in zip(tables, before, strict=True):
+            table.clear()
+            table.update(entries)
+
+
+def imported_names_exist(text):
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom):
+            module = importlib.import_module(node.module)
+            assert all(hasattr(module, alias.name) for alias in node.names), ast.unparse(node)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_yaml_blocks_are_configs(page, tmp_path):
+    for line, _, text in blocks(page, "yaml"):
+        (tmp_path / "config.yaml").write_text(text)
+        overlay(default_run("innerpo"), read_yaml(tmp_path / "config.yaml"), f"{name_of(page)}:{line}")
+
+
+@pytest.mark.parametrize("page", LINKING, ids=name_of)
+def test_links_and_paths_lead_somewhere(page):
+    text = prose(page)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if not target.startswith(("http://", "https://")):
+            path, _, anchor = target.partition("#")
+            file = page.parent / path if path else page
+            assert file.exists(), target
+            if anchor:
+                titles = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.M)
+                assert anchor in {re.sub(r"[^\w -]", "", t).lower().replace(" ", "-") for t in titles}, target
+    for path in re.findall(r"(?<![\w/.])((?:src|tests|docs|configs)/[\w./-]*[\w/])", text):
+        assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize("page", LINKING, ids=name_of)
+def test_options_exist(page):
+    sections = {f.name: f.default_factory for f in dataclasses.fields(RunConfig) if f.name != "output_dir"}
+    for section, option in re.findall(r"--(\w+)\.([\w-]+)", page.read_text(encoding="utf-8")):
+        known = {f.name for f in dataclasses.fields(sections[section])}
+        assert option.replace("-", "_") in known, f"--{section}.{option}"
+
+
+def test_pages_name_no_machine_and_no_registry():
+    for page in LINKING:
+        text = page.read_text(encoding="utf-8")
+        assert not re.search(r"/work/|/home/|/root/|pypi\.org|index-url|download\.pytorch", text), page
+
+
+def choices(field):
+    return typing.get_args(typing.get_type_hints(MethodConfig)[field])
+
+
+def test_nothing_that_can_be_named_is_left_out():
+    """Every name of the code's tables stands, in backquotes, on the page where a reader would look for it."""
+    environment = {
+        name
+        for path in (ROOT / "src").rglob("*.py")
+        for name in re.findall(r"INNERPO_[A-Z_]+", path.read_text(encoding="utf-8"))
+    }
+    wanted = {
+        "docs/methods.md": [
+            *registry.METHODS,
+            *registry.TERMS,
+            *registry.TRANSFORMS,
+            *(c for f in ("pool", "direction", "inner") for c in choices(f)),
+        ],
+        "docs/data.md": [
+            *(f"embedded:{name}" for name in embedded.DISTRIBUTIONS),
+            *(f"ethics:{name}" for name in ethics.SUBSETS),
+            *suites(),
+        ],
+        "docs/evaluation.md": [*(f.name for f in dataclasses.fields(PairScore)), *AGGREGATES],
+        "docs/configuration.md": [*(p.stem for p in preset_dir().glob("*.yaml")), *environment],
+    }
+    for page, names in wanted.items():
+        text = prose(ROOT / page)
+        assert not [name for name in names if f"`{name}`" not in text], page
+    data = prose(ROOT / "docs/data.md")
+    assert all(f"`{kind}:" in data for kind in sources.SOURCES)
+    assert all(ending.removeprefix(".") in data for ending in files.READERS)
+
+
+def test_every_module_has_its_line_on_the_map():
+    text, package = prose(ROOT / "docs/index.md"), ROOT / "src/innerpo"
+    modules = [p.relative_to(package).as_posix() for p in package.rglob("*.py") if p.name != "__init__.py"]
+    assert not [module for module in modules if f"`{module}`" not in text]
+    named = re.findall(r"`([\w/]+\.(?:py|toml))`", text)
+    assert not [path for path in named if not (package / path).is_file()]
+
+
+def test_readme_names_what_a_run_writes():
+    from innerpo.training import artifacts
+
+    text = prose(ROOT / "README.md")
+    written = (artifacts.CONFIG, artifacts.RECORD, artifacts.DIRECTIONS, artifacts.METRICS)
+    assert all(f"`{name}`" in text for name in written)
+    assert f"`{artifacts.CHECKPOINTS}/`" in text

@@ -1,0 +1,234 @@
+"""Training a toy model: equalities that must hold to the bit, accumulation, logs, what a run leaves behind."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from conftest import build_model, build_tokenizer, make_pairs
+from innerpo.config import MethodConfig, RunConfig, default_run
+from innerpo.data.tokens import Tokens
+from innerpo.errors import UserError
+from innerpo.methods.method import build_method, fit_method
+from innerpo.model.load import LoadedModel, add_adapter
+from innerpo.model.reference import compute_reference
+from innerpo.training.sampler import PairSampler
+from innerpo.training.train import train_policy
+
+
+def train(tmp_path, name="dpo", n_pairs=22, layout="one_row", **changes):
+    """Train in-process; return (adapter weights, log lines, record)."""
+    config = default_run(name)
+    sections = {
+        "method": {"layers": "1,3"},
+        "model": {"lora_r": 4},
+        "data": {"batch_size": 8},
+        "training": {"lr": 5e-3, "save_steps": 0, "log_steps": 1, "grad_share_steps": 2},
+    }
+    for section, values in changes.items():
+        sections[section] = sections.get(section, {}) | values
+    config = replace(config, **{k: replace(getattr(config, k), **v) for k, v in sections.items()}, output_dir=tmp_path)
+    config.run_dir.mkdir(parents=True, exist_ok=True)
+    base = LoadedModel(build_model().requires_grad_(False), build_tokenizer(), "toy", "toy")
+    items = Tokens(base.tokenizer, 64, 64).training_items(make_pairs(n_pairs))
+    fitted = build_method(config.method, (1, 3))
+    cache = {"batch_size": 8, "cache_dir": tmp_path / "cache", "what": "toy"}
+    limit = {"token_limit_bytes": config.data.token_cache_gb * 1e9}
+    reference = compute_reference(base, items, layout, fitted.request, **cache, **limit)
+    fitted = fit_method(fitted, reference, base.model, config.training.seed)
+    policy = add_adapter(base, config.model, config.training.seed)
+    record = train_policy(policy, fitted, items, reference, layout, 0, config, None)
+    weights = {n: p.detach().clone() for n, p in policy.named_parameters() if p.requires_grad}
+    log = [json.loads(line) for line in (config.run_dir / "metrics.jsonl").read_text().splitlines()]
+    return weights, log, record
+
+
+def same_bits(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
+
+
+def far(a, b):
+    return max(((a[n] - b[n]).norm() / b[n].norm()).item() for n in b)
+
+
+def test_innerpo_with_zero_weights_is_dpo_to_the_bit(tmp_path):
+    dpo, _, _ = train(tmp_path / "a", "dpo")
+    innerpo, _, _ = train(tmp_path / "b", "innerpo", method={"alpha": 0.0, "gamma": 0.0})
+    assert same_bits(dpo, innerpo)
+
+
+def test_reading_states_does_not_disturb_dpo(tmp_path):
+    """The same with states read at every step, by a term of negligible but non-zero weight."""
+    dpo, _, _ = train(tmp_path / "a", "dpo")
+    innerpo, _, _ = train(tmp_path / "b", "innerpo", method={"alpha": 1e-12, "gamma": 0.0})
+    assert far(innerpo, dpo) < 1e-4
+    other, _, _ = train(tmp_path / "c", "innerpo")
+    assert far(other, dpo) > 1e-2  # the comparison above could fail
+
+
+def test_seed_decides(tmp_path):
+    a, b = (train(tmp_path / k)[0] for k in "ab")
+    other, _, _ = train(tmp_path / "c", training={"seed": 2})
+    assert same_bits(a, b)
+    assert not same_bits(a, other)
+
+
+@pytest.mark.parametrize("method", ["dpo", "innerpo"])
+@pytest.mark.parametrize("n_pairs", [24, 22])  # 22: the last step holds 6 pairs, as 4 + 2 when accumulated
+def test_accumulation_is_exact(tmp_path, method, n_pairs):
+    whole, _, a = train(tmp_path / "a", method, n_pairs)
+    split, _, b = train(tmp_path / "b", method, n_pairs, data={"batch_size": 4}, training={"gradient_accumulation": 2})
+    assert a["steps"] == b["steps"] == 3
+    assert far(split, whole) < 1e-4
+
+
+def test_layouts_train_the_same_adapter(tmp_path):
+    a, b = (train(tmp_path / layout, "innerpo", layout=layout)[0] for layout in ("one_row", "concatenated"))
+    assert far(a, b) < 1e-3
+
+
+def test_checkpointing_trains_the_same_adapter(tmp_path):
+    a, _, _ = train(tmp_path / "a", "innerpo")
+    b, _, _ = train(tmp_path / "b", "innerpo", training={"gradient_checkpointing": True})
+    assert far(b, a) < 1e-4
+
+
+def test_drift_without_cached_tokens_runs_the_reference_itself(tmp_path):
+    a, _, _ = train(tmp_path / "a", "innerpo")
+    b, _, _ = train(tmp_path / "b", "innerpo", data={"token_cache_gb": 0.0})
+    assert far(b, a) < 1e-4
+
+
+def test_log_names_every_term_and_its_share_of_the_gradient(tmp_path):
+    method = {"angle": 0.1, "separation": -0.1, "coherence": 0.5}
+    _, log, record = train(tmp_path, "innerpo", method=method)
+    terms = ("output", "inner", "drift", "angle", "separation", "coherence")
+    steps = [line for line in log if "loss" in line]
+    assert [line["step"] for line in steps] == [1, 2, 3]
+    first = steps[0]
+    assert first["loss/output"] == pytest.approx(0.6931, abs=1e-3)  # policy = reference
+    assert first["loss/inner"] == pytest.approx(1.0, abs=1e-4)  # (tau - 0)^2
+    assert first["loss/drift"] == pytest.approx(0.0, abs=1e-9)
+    assert first["inner_margin"] == pytest.approx(0.0, abs=1e-5)
+    weights = MethodConfig(**method).weights()
+    assert first["loss"] == pytest.approx(sum(weights[t] * first[f"loss/{t}"] for t in terms), abs=1e-5)
+    shares = [first[f"grad_share/{t}"] for t in terms]
+    assert sum(shares) == pytest.approx(1.0)
+    assert first["grad_share/drift"] < 1e-6  # flat at the reference
+    assert first["grad_share/inner"] > 0.01
+    assert "grad_share/inner" not in steps[1]  # every second step
+    assert record["steps"] == 3
+
+
+@pytest.mark.parametrize("name", ["dpo", "innerpo"])
+def test_training_improves_its_own_objective(tmp_path, name):
+    _, log, _ = train(tmp_path, name, training={"epochs": 8.0})
+    steps = [line for line in log if "loss" in line]
+    assert steps[-1]["loss"] < 0.7 * steps[0]["loss"]
+    assert steps[-1]["reward_accuracy"] > 0.9
+    if name == "innerpo":
+        assert steps[-1]["inner_margin"] > 0.3
+
+
+def test_full_fine_tuning(tmp_path):
+    weights, log, _ = train(tmp_path, "innerpo", model={"lora_r": 0}, training={"lr": 1e-3, "epochs": 3.0})
+    assert any("embed_tokens" in name for name in weights)
+    steps = [line for line in log if "loss" in line]
+    assert steps[-1]["loss"] < steps[0]["loss"]
+
+
+def test_non_finite_loss_stops_and_names_pairs(tmp_path):
+    with pytest.raises(UserError, match=r"not finite at step \d+ for \d of \d pairs: toy/\d+.*lower --training.lr"):
+        train(tmp_path, training={"lr": 1e30, "warmup": 0.0, "max_grad_norm": 0.0, "epochs": 4.0})
+
+
+def test_lora_dropout_and_model_dropout(tmp_path):
+    from innerpo.model.load import switch_off_dropout
+
+    model = build_model(attention_dropout=0.5)
+    switch_off_dropout(model)
+    batch = torch.arange(2, 12)[None]
+    model.train()
+    assert torch.equal(model(batch).logits, model(batch).logits)
+
+
+# -- the order of pairs ------------------------------------------------------------------------------------------------
+
+
+def test_sampler_sees_every_pair_once_an_epoch():
+    sampler = PairSampler([i % 13 + 5 for i in range(101)], pairs_per_step=8, seed=0)
+    first = list(sampler)
+    assert sorted(first) == list(range(101))
+    assert list(sampler) == first
+    sampler.set_epoch(1)
+    assert sorted(sampler) == list(range(101))
+    assert list(sampler) != first
+
+
+def test_sampler_batches_like_lengths():
+    lengths = [(i * 7919) % 400 + 5 for i in range(320)]
+    sampler = PairSampler(lengths, pairs_per_step=8, seed=0)
+    order = list(sampler)
+    steps = [[lengths[i] for i in order[k : k + 8]] for k in range(0, 320, 8)]
+    padded = sum(8 * max(step) for step in steps)
+    assert padded < 1.15 * sum(lengths)
+    plain = sum(8 * max(lengths[k : k + 8]) for k in range(0, 320, 8))
+    assert padded < 0.75 * plain
+
+
+# -- what a run leaves behind --------------------------------------------------------------------------------------------
+
+
+def test_run_folder(tmp_path, toy_folder):
+    """Through the top code: peft alone loads the adapter; directions, record, card and scores are beside it."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from innerpo.model.layers import decoder_blocks
+    from innerpo.run import train_and_score
+    from innerpo.training.artifacts import load_config, load_directions
+
+    config = default_run("innerpo")
+    config = replace(
+        config,
+        method=replace(config.method, layers="1,-1"),
+        model=replace(config.model, base_model=str(toy_folder), lora_r=4),
+        data=replace(config.data, dataset="embedded:longer", max_train_prompts=16, cache_dir=tmp_path / "cache"),
+        training=replace(config.training, lr=1e-3, save_steps=1),
+        eval=replace(config.eval, max_prompts=6, bootstrap=50),
+        output_dir=tmp_path / "outputs",
+    )
+    result = train_and_score(config)
+    folder = tmp_path / "outputs" / "innerpo-none_embedded-longer_seed1"
+    assert result.folder == folder
+    assert {p.name for p in folder.iterdir()} == {
+        "README.md",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "config.yaml",
+        "directions.safetensors",
+        "headline.json",
+        "headline.md",
+        "metrics.jsonl",
+        "run.json",
+        "scores.parquet",
+    }
+    policy = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(toy_folder), folder)
+    saved = load_file(folder / "adapter_model.safetensors")
+    assert any(t.abs().max() > 0 for n, t in saved.items() if "lora_B" in n)
+    assert len(decoder_blocks(policy)) == 4
+    assert load_config(folder) == config
+    layers, transform, directions, pool = load_directions(folder)
+    assert (layers, transform.name, pool) == ((1, 3), "none", "mean")
+    assert directions.w.shape == (2, 32)
+    record = json.loads((folder / "run.json").read_text())
+    assert record["n_pairs"] == 16
+    assert record["versions"]["torch"] == torch.__version__
+    assert {r.model for r in result.rows} == {"base", "innerpo-none"}
+    assert {r.column for r in result.rows} == {"train", "test", "oos", "rnd"}
+
+
+def test_run_config_default_is_a_run():
+    assert RunConfig().run_name == "innerpo-none_math_seed1"
