@@ -1,5 +1,9 @@
 # Verbs for daily work. `make install-dev` puts `just` into .venv/bin; `just install` does the rest.
 
+# arguments keep their quotes: --method.layers='range(.3,-1)'
+set positional-arguments
+set shell := ["bash", "-uc"]
+
 python := ".venv/bin/python"
 
 # list the recipes
@@ -16,19 +20,19 @@ examples:
 
 # train a method and score it: just run innerpo --method.transform=none
 run method *args:
-    {{python}} cli.py train {{method}} {{args}}
+    @{{python}} cli.py train "$@"
 
 # a few steps of a method on embedded data with configs/dev.yaml
 dev method *args:
-    {{python}} cli.py train {{method}} --config=configs/dev.yaml {{args}}
+    @{{python}} cli.py train "$1" --config=configs/dev.yaml "${@:2}"
 
 # does a method train at all: two steps, no scores
 test method *args:
-    {{python}} cli.py train {{method}} --config=configs/dev.yaml --training.max_steps=2 --eval.skip --output_dir=outputs/test {{args}}
+    @{{python}} cli.py train "$1" --config=configs/dev.yaml --training.max_steps=2 --eval.skip --output_dir=outputs/test "${@:2}"
 
 # score a saved run beside its base model: just eval outputs/dpo_math_seed1
 eval run *args:
-    {{python}} cli.py eval {{run}} {{args}}
+    @{{python}} cli.py eval "$@"
 
 # base, DPO and InnerPO on an embedded shift
 demo:

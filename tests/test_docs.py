@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import importlib
+import json
 import os
 import re
 import shlex
@@ -137,12 +138,21 @@ def check_just(words, recorder, capfd):
     just = shutil.which("just", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
     if just is None:
         pytest.skip("just is not installed")
-    dry = [just, "--justfile", str(ROOT / "justfile"), "--dry-run", *words[1:]]
-    done = subprocess.run(dry, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    for line in done.stderr.splitlines():
-        if line.strip():
+    options = ["--justfile", str(ROOT / "justfile")]
+    dry = subprocess.run([just, *options, "--dry-run", *words[1:]], capture_output=True, text=True, check=False)
+    assert dry.returncode == 0, dry.stderr
+    if "cli.py" not in dry.stderr:
+        for line in filter(str.strip, dry.stderr.splitlines()):
             check(line, recorder, capfd)
+        return
+    # Run the recipe with a python that only tells its arguments, so that quotes are seen as the program would.
+    tell = f"{sys.executable} -c 'import sys, json; print(json.dumps(sys.argv[1:]))'"
+    run = subprocess.run(
+        [just, *options, "--set", "python", tell, *words[1:]], capture_output=True, text=True, check=True
+    )
+    script, *args = json.loads(run.stdout)
+    assert script == "cli.py"
+    check_innerpo(args, recorder, capfd)
 
 
 def check_make(words):

@@ -266,7 +266,7 @@ def test_gradients_are_finite_for_zero_differences(name):
         *(getattr(reference, f) for f in ("chosen_logps", "rejected_logps", "chosen_tokens", "rejected_tokens")),
         same,
         same,
-    )  # noqa: E501
+    )
     found = value(name, zero, zero, directions, method)
     assert torch.isfinite(found).all()
     (gradient,) = torch.autograd.grad(found.sum(), same)

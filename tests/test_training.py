@@ -154,7 +154,7 @@ def test_lora_dropout_and_model_dropout(tmp_path):
     assert torch.equal(model(batch).logits, model(batch).logits)
 
 
-# -- the order of pairs ------------------------------------------------------------------------------------------------
+# -- the order of pairs
 
 
 def test_sampler_sees_every_pair_once_an_epoch():
@@ -178,7 +178,7 @@ def test_sampler_batches_like_lengths():
     assert padded < 0.75 * plain
 
 
-# -- what a run leaves behind --------------------------------------------------------------------------------------------
+# -- what a run leaves behind
 
 
 def test_run_folder(tmp_path, toy_folder):
@@ -228,6 +228,31 @@ def test_run_folder(tmp_path, toy_folder):
     assert record["versions"]["torch"] == torch.__version__
     assert {r.model for r in result.rows} == {"base", "innerpo-none"}
     assert {r.column for r in result.rows} == {"train", "test", "oos", "rnd"}
+
+
+def test_full_fine_tune_is_saved_reloaded_and_scored(tmp_path, toy_folder):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from innerpo.run import evaluate, train_and_score
+
+    config = default_run("dpo")
+    config = replace(
+        config,
+        model=replace(config.model, base_model=str(toy_folder), lora_r=0),
+        data=replace(config.data, dataset="embedded:longer", max_train_prompts=16, cache_dir=tmp_path / "cache"),
+        training=replace(config.training, lr=1e-3, save_steps=0, report_to=("tensorboard",)),
+        eval=replace(config.eval, max_prompts=6, bootstrap=50),
+        output_dir=tmp_path / "outputs",
+    )
+    result = train_and_score(config)
+    AutoTokenizer.from_pretrained(result.folder)
+    trained, base = (AutoModelForCausalLM.from_pretrained(f) for f in (result.folder, toy_folder))
+    assert not torch.equal(trained.lm_head.weight, base.lm_head.weight)
+    assert list((result.folder / "tensorboard").glob("events*"))
+    again = evaluate(result.folder, config)
+    assert [r.chosen_logp for r in again.rows] == pytest.approx([r.chosen_logp for r in result.rows], abs=1e-5)
+    policy = [r.chosen_logp for r in again.rows if r.model == "dpo"]
+    assert policy != pytest.approx([r.chosen_logp for r in again.rows if r.model == "base"], abs=1e-2)
 
 
 def test_run_config_default_is_a_run():

@@ -96,7 +96,9 @@ def train(args: list[str]) -> None:
         value = _peek(rest, flag)
         if value is not None:
             path = path_of(value)
-            config = overlay(config, read_yaml(path), str(path))
+            values = read_yaml(path)
+            values.pop("run_id", None)  # a run's own config.yaml is a config file too
+            config = overlay(config, values, str(path))
     command = _parse(TrainCommand, rest, f"innerpo train {name}", TrainCommand(run=config))
     if command.run.method.name != name:
         raise UserError(f"the config is of the method {command.run.method.name!r}, the command is train {name}")

@@ -6,15 +6,15 @@ import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Annotated, Any, Literal
 
-from innerpo.errors import UserError
+from tyro.conf import arg
+
+from innerpo.errors import UserError, near_matches
 from innerpo.registry import METHODS, TERMS, TRANSFORMS
 
-if TYPE_CHECKING:
-    TransformName = str
-else:
-    TransformName = Literal[tuple(TRANSFORMS)]
+# A name of a table that others may add to: no Literal, but the choices are shown and checked.
+TransformName = Annotated[str, arg(metavar="{" + ",".join(TRANSFORMS) + "}")]
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,8 @@ class MethodConfig:
 
     def __post_init__(self) -> None:
         _finite(self, "method")
+        if self.transform not in TRANSFORMS:
+            raise UserError(f"unknown transform {self.transform!r}{near_matches(self.transform, TRANSFORMS)}")
 
     def weights(self) -> dict[str, float]:
         """Return the weight of every term that is switched on, in a fixed order."""

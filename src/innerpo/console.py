@@ -1,5 +1,6 @@
 """What a person sees while work goes on: lines on stderr, progress bars, one error line. Results go to stdout."""
 
+import sys
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import TypeVar
@@ -18,7 +19,8 @@ from rich.progress import (
 T = TypeVar("T")
 
 stderr = Console(stderr=True, highlight=False)
-stdout = Console(highlight=False)
+# A pipe or a file has no width of its own; wide enough that the headline table does not wrap.
+stdout = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
 
 def say(message: str) -> None:

@@ -5,12 +5,12 @@ nor transformers. A program that adds its own puts the object itself in the tabl
 """
 
 import importlib
-from collections.abc import Callable
 from typing import Any
 
 from innerpo.errors import UserError, near_matches
 
-Entry = str | Callable[..., Any]
+Entry = Any
+"""``module:attribute``, or the object itself (a Term, a function)."""
 
 METHODS: dict[str, dict[str, Any]] = {
     # name -> the MethodConfig fields in which it differs from the defaults
@@ -34,7 +34,7 @@ TRANSFORMS: dict[str, Entry] = {
 }
 
 
-def resolve(table: dict[str, Entry], name: str, kind: str) -> Callable[..., Any]:
+def resolve(table: dict[str, Entry], name: str, kind: str) -> Any:
     """Return the object behind a name; a wrong name fails with the near matches."""
     if name not in table:
         raise UserError(f"unknown {kind} {name!r}{near_matches(name, table)}")
@@ -42,5 +42,4 @@ def resolve(table: dict[str, Entry], name: str, kind: str) -> Callable[..., Any]
     if not isinstance(entry, str):
         return entry
     module, attribute = entry.split(":")
-    found: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
-    return found
+    return getattr(importlib.import_module(module), attribute)

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from accelerate import PartialState
+
 from innerpo.config import RunConfig
 from innerpo.console import say
 from innerpo.data.pairs import PreferencePair, choose_negatives, shuffle_labels
@@ -41,7 +43,13 @@ class RunResult:
 def train_and_score(config: RunConfig) -> RunResult:
     """Train one method on one data set with one seed, save the adapter, and score it beside its base."""
     started = time.time()
-    artifacts.check_run_dir(config)
+    process = PartialState()  # one of several under `accelerate launch`; files are the main process's business
+    if process.is_main_process:
+        artifacts.check_run_dir(config)
+    process.wait_for_everyone()
+    if artifacts.is_finished(config):
+        say(f"{config.run_dir} is finished: nothing to resume, scoring it again")
+        return RunResult(config.run_dir) if config.eval.skip else evaluate(config.run_dir, config)
     pairs = choose_negatives(training_pairs(config), config.data.negatives, config.data.seed)
     pairs = shuffle_labels(pairs, config.data.shuffled_labels, config.data.seed)
     columns = [] if config.eval.skip else load_columns(config)
@@ -69,9 +77,10 @@ def train_and_score(config: RunConfig) -> RunResult:
         policy = add_adapter(base, config.model, config.training.seed)
         summary = train_policy(policy, method, items, reference, layout.layout, base.pad_id, config, checkpoint)
         record = artifacts.run_record(config, items, method, layout) | summary | {"seconds": time.time() - started}
-        artifacts.save_run(config.run_dir, policy, method, record, model_card(config, record))
-    say(f"saved {config.run_dir}")
-    if config.eval.skip:
+        if process.is_main_process:
+            artifacts.save_run(config.run_dir, policy, base.tokenizer, method, record, model_card(config, record))
+            say(f"saved {config.run_dir}")
+    if config.eval.skip or not process.is_main_process:
         return RunResult(config.run_dir)
     rows = [*suite.base_rows, *score_policy(suite, policy, config.method_label, base.pad_id)]
     tables = write_scores(config.run_dir, rows, columns, config)
@@ -90,7 +99,8 @@ def evaluate(folder: Path, config: RunConfig) -> RunResult:
     suite = prepare_suite(columns, base, config, layout, inner)
     policy = artifacts.load_policy(base, folder)
     rows = [*suite.base_rows, *score_policy(suite, policy, config.method_label, base.pad_id)]
-    return RunResult(folder, tuple(columns), tuple(rows), write_scores(folder, rows, columns, config))
+    target = artifacts.scores_folder(folder, config)
+    return RunResult(target, tuple(columns), tuple(rows), write_scores(target, rows, columns, config))
 
 
 def _training_items(pairs: Sequence[PreferencePair], base: LoadedModel, config: RunConfig) -> list[PromptItem]:

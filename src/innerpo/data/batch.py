@@ -6,7 +6,7 @@ one item are neighbours, a pair's are chosen then rejected).
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Int
@@ -39,7 +39,7 @@ class TokenBatch:
     divergence: Int[Tensor, " seq"]
     layout: Layout
 
-    def to(self, device: Any, **kwargs: Any) -> Self:
+    def to(self, device: Any, **kwargs: Any) -> "TokenBatch":
         """Return the batch on a device (accelerate calls this)."""
         moved = {f.name: getattr(self, f.name).to(device, **kwargs) for f in fields(self) if f.name != "layout"}
         return replace(self, **moved)

@@ -44,15 +44,15 @@ class TokenReport:
 
     def line(self, max_prompt: int, max_response: int) -> str:
         """Return the counts as one line; nothing is left out in silence."""
-        parts = [f"{self.prompts} prompts, {self.responses} responses"]
-        parts.append(f"{self.prompts_cut} prompts cut on the left to {max_prompt} tokens")
-        parts.append(f"{self.responses_cut} responses cut on the right to {max_response}")
-        if self.boundary_merged:
-            parts.append(f"{self.boundary_merged} prompts end where tokens merge with the response")
-        if self.started:
-            parts.append(f"{self.started} empty prompts given a start token")
-        parts.append(f"{self.dropped} pairs dropped as identical after the cut")
-        return "; ".join(parts)
+        counted = {
+            f"prompts cut on the left to {max_prompt} tokens": self.prompts_cut,
+            f"responses cut on the right to {max_response} tokens": self.responses_cut,
+            "prompts end where tokens merge with the response": self.boundary_merged,
+            "empty prompts given a start token": self.started,
+            "pairs dropped as identical after the cut": self.dropped,
+        }
+        happened = [f"{n} {what}" for what, n in counted.items() if n]
+        return f"{self.prompts} prompts, {self.responses} responses, {'; '.join(happened) or 'nothing cut or dropped'}"
 
 
 class Tokens:

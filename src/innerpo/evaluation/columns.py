@@ -81,4 +81,4 @@ def _column(name: str, dataset: str, split: str, config: RunConfig) -> Column:
 
 def _report(bad: BadRows, dataset: str) -> None:
     if len(bad):
-        say(f"{dataset}: left out {len(bad)} bad rows, the first: {bad.reasons[0]}")
+        say(f"{dataset}: left out {len(bad)} rows that cannot be used, the first: {bad.reasons[0]}")

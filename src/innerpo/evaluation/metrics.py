@@ -69,7 +69,8 @@ def cluster_mean(values: Outcomes, clusters: Sequence[str], *, resamples: int = 
     """Mean of values with a 95 % interval from resampling whole clusters (Cameron et al. 2008, pairs bootstrap).
 
     Pairs of one prompt share a response, so they are not independent: resampling pairs would give intervals that are
-    too narrow. With a single cluster there is no interval: NaN.
+    too narrow. Where all values are 0, or all 1, resampling sees no variance; the interval is then the exact binomial
+    one for that many clusters (Clopper & Pearson 1934), not a point. With a single cluster there is none: NaN.
     """
     if len(values) == 0 or np.isnan(values).any():
         return UNKNOWN
@@ -79,6 +80,10 @@ def cluster_mean(values: Outcomes, clusters: Sequence[str], *, resamples: int = 
     mean = float(sums.sum() / counts.sum())
     if len(names) < 2:
         return Estimate(mean, float("nan"), float("nan"), len(values), len(names))
+
+    if mean in (0.0, 1.0):
+        exact = stats.binomtest(round(mean * len(names)), len(names)).proportion_ci(method="exact")
+        return Estimate(mean, float(exact.low), float(exact.high), len(values), len(names))
 
     def ratio(s: Any, c: Any, axis: int = -1) -> Any:
         return s.sum(axis) / c.sum(axis)

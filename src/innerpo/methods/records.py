@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Literal, Self
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -34,7 +34,7 @@ class PairOutputs:
     sequence: Int[Tensor, " token"] | None = None
 
     @classmethod
-    def of(cls, outputs: SequenceOutputs, batch: TokenBatch, transform: Transform) -> Self:
+    def of(cls, outputs: SequenceOutputs, batch: TokenBatch, transform: Transform) -> "PairOutputs":
         """Split a batch's responses into chosen and rejected, and transform the pooled states."""
         pooled = None if outputs.pooled is None else transform(outputs.pooled)
         return cls(
@@ -79,7 +79,7 @@ class Directions:
         mixed = (1.0 - self.own) * shared + self.own * unit(d)
         return unit(mixed)
 
-    def to(self, device: torch.device) -> Self:
+    def to(self, device: torch.device) -> "Directions":
         """Return the directions on a device."""
         return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "own"})
 

@@ -67,7 +67,9 @@ def choose_dtype(config: ModelConfig) -> torch.dtype:
 def load_base(config: ModelConfig, cache_dir: Path) -> LoadedModel:
     """Load base model and tokenizer. A name that leads nowhere is one clear UserError."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # a bar over tensors already on disk; downloads keep theirs
     dtype = choose_dtype(config)
     source = str(embedded_model_folder(cache_dir)) if config.base_model == EMBEDDED else config.base_model
     common = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 from accelerate.utils import extract_model_from_parallel
@@ -38,7 +38,7 @@ class SequenceOutputs:
     pooled: Float[Tensor, "layer seq hidden"] | None = None
     tokens: Float[Tensor, "layer token hidden"] | None = None
 
-    def to(self, device: torch.device) -> Self:
+    def to(self, device: torch.device) -> "SequenceOutputs":
         """Return the outputs on a device."""
         present: dict[str, Any] = {f.name: t for f in fields(self) if (t := getattr(self, f.name)) is not None}
         return replace(self, **{name: tensor.to(device) for name, tensor in present.items()})

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -44,17 +45,20 @@ def check_run_dir(config: RunConfig) -> None:
     """
     folder = config.run_dir
     with machine_errors(folder):
-        made = [p for p in (folder, *folder.parents) if not p.exists()]
+        missing = _missing_folders(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
             occupied = any(folder.iterdir())
         finally:
-            for path in made:
-                with suppress(OSError):
-                    path.rmdir()
-    if occupied and not config.training.overwrite:
+            _remove_empty(missing)
+    if occupied:
         _check_same_run(folder, config)
+
+
+def is_finished(config: RunConfig) -> bool:
+    """Whether the run is already there, whole (its record is written last)."""
+    return (config.run_dir / RECORD).is_file() and not config.training.overwrite
 
 
 @contextmanager
@@ -65,23 +69,41 @@ def run_folder(config: RunConfig) -> Iterator[Path | None]:
     """
     folder, training = config.run_dir, config.training
     fresh = training.overwrite or not folder.exists()
-    with machine_errors(folder):
-        if training.overwrite:
-            shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / CONFIG).exists():
+    missing = _missing_folders(folder)
+    process = PartialState()
+    if process.is_main_process:
+        with machine_errors(folder):
+            if training.overwrite:
+                shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True, exist_ok=True)
+    process.wait_for_everyone()
+    if process.is_main_process and not (folder / CONFIG).exists():
         write_text(folder / CONFIG, as_yaml(to_dict(config) | {"run_id": config.run_id()}))
     try:
         yield last_checkpoint(folder) if training.resume else None
     except BaseException:
         if fresh and last_checkpoint(folder) is None:
             shutil.rmtree(folder, ignore_errors=True)
+            _remove_empty(missing)
         raise
+
+
+def _missing_folders(folder: Path) -> list[Path]:
+    """Return a folder and those above it that do not exist yet, the deepest first."""
+    return [p for p in (folder, *folder.parents) if not p.exists()]
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    for path in folders:
+        with suppress(OSError):
+            path.rmdir()
 
 
 def _check_same_run(folder: Path, config: RunConfig) -> None:
     if not (folder / CONFIG).is_file():
         raise UserError(f"{folder} exists and is not a run of innerpo; choose another --output-dir")
+    if config.training.overwrite:
+        return
     if not config.training.resume:
         raise UserError(
             f"{folder} already holds a run; add --training.resume to go on with it, "
@@ -110,10 +132,12 @@ def cut_metrics(folder: Path, step: int) -> None:
         write_text(path, "".join(line + "\n" for line in kept))
 
 
-def save_run(folder: Path, model: Any, method: Method, record: dict[str, Any], card: str) -> None:
+def save_run(folder: Path, model: Any, tokenizer: Any, method: Method, record: dict[str, Any], card: str) -> None:
     """Save the adapter as peft saves it, and beside it directions, record and card. The record comes last."""
     with staged_directory(folder / ".adapter") as staging:
-        model.save_pretrained(staging, safe_serialization=True)
+        model.save_pretrained(staging)
+        if not (staging / "adapter_config.json").is_file():
+            tokenizer.save_pretrained(staging)  # a whole model is used with its own tokenizer
         if method.directions is not None:
             save_directions(staging / DIRECTIONS, method)
         (staging / "README.md").write_text(card)
@@ -214,6 +238,16 @@ def load_config(folder: Path) -> RunConfig | None:
     values.pop("run_id", None)
     name = values.get("method", {}).get("name", "innerpo")
     return overlay(default_run(name), values, str(path))
+
+
+def scores_folder(folder: Path, config: RunConfig) -> Path:
+    """Where the scores of a folder belong: beside the adapter, or, on other columns than the run's own, beneath it."""
+    own = load_config(folder)
+    names = ("train_dataset", "oos_dataset", "rnd_dataset", "ref_model", "max_prompts")
+    if own is None or all(getattr(own.eval, n) == getattr(config.eval, n) for n in names):
+        return folder
+    chosen = json.dumps([str(getattr(config.eval, n)) for n in names])
+    return folder / f"eval-{hashlib.sha256(chosen.encode()).hexdigest()[:8]}"
 
 
 def data_hash(items: Sequence[PromptItem]) -> str:

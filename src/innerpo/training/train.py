@@ -1,5 +1,6 @@
 """Train a policy: a run's config to the Trainer's arguments, with progress on the terminal."""
 
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -100,6 +101,8 @@ def train_policy(
     elif config.training.resume:
         say("nothing to resume from; starting at step 0")
         cut_metrics(config.run_dir, 0)
+    if "tensorboard" in config.training.report_to:  # its default lies among the checkpoints, which go when all is done
+        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(config.run_dir / "tensorboard"))
     bar = _Progress()
     trainer = PairTrainer(
         policy,
