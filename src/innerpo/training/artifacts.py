@@ -134,7 +134,9 @@ def cut_metrics(folder: Path, step: int) -> None:
 
 def save_run(folder: Path, model: Any, tokenizer: Any, method: Method, record: dict[str, Any], card: str) -> None:
     """Save the adapter as peft saves it, and beside it directions, record and card. The record comes last."""
-    with staged_directory(folder / ".adapter") as staging:
+    for left in folder.glob(".adapter.*"):  # of a run that was killed while it saved
+        shutil.rmtree(left, ignore_errors=True)
+    with staged_directory(folder / "adapter") as staging:
         model.save_pretrained(staging)
         if not (staging / "adapter_config.json").is_file():
             tokenizer.save_pretrained(staging)  # a whole model is used with its own tokenizer
@@ -142,9 +144,10 @@ def save_run(folder: Path, model: Any, tokenizer: Any, method: Method, record: d
             save_directions(staging / DIRECTIONS, method)
         (staging / "README.md").write_text(card)
     with machine_errors(folder):
-        for path in sorted((folder / ".adapter").iterdir()):
+        for path in sorted((folder / "adapter").iterdir()):
+            path.chmod(0o644)  # safetensors writes for its owner alone
             path.replace(folder / path.name)
-        (folder / ".adapter").rmdir()
+        (folder / "adapter").rmdir()
     write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 

@@ -27,7 +27,7 @@ def load(name: str, split: str, data: DataConfig, bad: BadRows) -> list[Preferen
     if not (folder / name).is_dir():
         there = [p.name for p in folder.iterdir() if p.is_dir()]
         known = "GENIES has it, but " if name in genies_names() else ""
-        raise UserError(f"unknown data set {name!r}: {known}{folder} does not{near_matches(name, there)}")
+        raise UserError(f"unknown data set {name!r}: {known}it is not in {folder}{near_matches(name, there)}")
     return [pair for i, item in enumerate(_items(path)) for pair in _pairs(item, i, path, name, split, data, bad)]
 
 
