@@ -44,7 +44,7 @@ def choose_layout(
         difference, reason = float("inf"), f"the model has layers of kind {', '.join(sorted(unknown))}"
     else:
         difference, reason = _difference(model, items[:2], pad_id)
-    honoured = difference <= TOLERANCE[next(model.parameters()).dtype]
+    honoured = difference <= TOLERANCE.get(next(model.parameters()).dtype, TOLERANCE[torch.bfloat16])
     if wanted == "one_row" and not honoured:
         raise UserError(
             f"data.layout=one_row gives other numbers than one response a row ({reason}); "
