@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from innerpo.config import default_run
+from innerpo.evaluation.metrics import accuracy
 from innerpo.run import train_and_score
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
@@ -27,7 +28,15 @@ def test_dpo_on_truthful_qa(genies_dir, tmp_path):
         training=replace(config.training, lr=2e-4, epochs=1.0),
         output_dir=tmp_path,
     )
-    cells = train_and_score(config).tables["mean_logp"].cells
-    assert cells["base"]["test"].mean == pytest.approx(0.35, abs=0.04)
-    assert cells["dpo"]["test"].mean >= 0.58
-    assert abs(cells["dpo"]["oos"].mean - cells["base"]["oos"].mean) <= 0.05
+    rows = train_and_score(config).rows
+
+    def first_worse(model, column):
+        """The design's measure: each prompt's best response against the first worse one."""
+        first = {r.cluster: r for r in reversed(rows) if (r.model, r.column) == (model, column)}
+        assert len(first) == 250
+        return accuracy(list(first.values())).mean
+
+    assert first_worse("base", "test") == pytest.approx(0.352, abs=0.01)
+    assert first_worse("base", "oos") == pytest.approx(0.652, abs=0.01)
+    assert first_worse("dpo", "test") >= 0.58
+    assert abs(first_worse("dpo", "oos") - first_worse("base", "oos")) <= 0.05

@@ -1,5 +1,6 @@
 """What a person sees while work goes on: lines on stderr, progress bars, one error line. Results go to stdout."""
 
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
@@ -24,8 +25,9 @@ stdout = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
 
 def say(message: str) -> None:
-    """Tell what the program chose or did, on stderr."""
-    stderr.print(escape(message), soft_wrap=True)
+    """Tell what the program chose or did, on stderr; of several processes only the first speaks."""
+    if os.environ.get("RANK", "0") == "0":
+        stderr.print(escape(message), soft_wrap=True)
 
 
 def error_line(message: str) -> None:

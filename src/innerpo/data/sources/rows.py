@@ -22,7 +22,7 @@ def leave_out(where: str, reason: str, on_bad_row: str, bad: BadRows) -> None:
     bad.reasons.append(line)
 
 
-def pair_from_row(row: Mapping[str, Any], id: str, source: str, split: str) -> PreferencePair:
+def pair_from_row(row: Any, id: str, source: str, split: str) -> PreferencePair:
     """Turn a row with chosen, rejected and perhaps prompt into a checked pair."""
     if not isinstance(row, Mapping):
         raise BadRowError(f"is not a record with named columns but {_kind(row)}")
