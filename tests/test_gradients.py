@@ -1,4 +1,4 @@
-"""Gradient methods: against dense algebra by hand, equal to DPO at kappa = 1, and under the Trainer's order of events."""
+"""Gradient methods: against dense algebra, equal to DPO at kappa = 1, under the Trainer's order of events."""
 
 import pytest
 import torch
@@ -112,7 +112,7 @@ def test_directions_are_read_at_the_modules_own_output(layout):
     places = [(1, "self_attn.q_proj"), (2, "mlp.down_proj")]
     found = mean_differences(model, places, items, layout, 0, "mean", 2)
     read = {places[0]: decoder_blocks(model)[1].self_attn.q_proj, places[1]: decoder_blocks(model)[2]}
-    expected = {place: 0.0 for place in places}
+    expected = dict.fromkeys(places, 0.0)
     for item in items:
         for sign, response in zip((1, -1), item.responses, strict=True):
             for place, module in read.items():

@@ -3,8 +3,7 @@
 import torch
 from jaxtyping import Float
 from torch import Tensor
-
-from innerpo.methods.records import unit
+from torch.nn.functional import normalize
 
 
 def lda_directions(
@@ -33,4 +32,5 @@ def _one_layer(
     c, leverage = n / (n - 1), (x * p).sum(1)
     toward = q - p / (n - 1)
     correction = c * (x @ q - leverage / (n - 1)) / (1.0 - c * leverage)
-    return unit(q), unit(toward + correction[:, None] * p)
+    without = toward + correction[:, None] * p
+    return normalize(q, dim=-1, eps=1e-150), normalize(without, dim=-1, eps=1e-150)  # their size means nothing
