@@ -187,6 +187,20 @@ def test_full_fine_tuning_and_random_directions(tmp_path, name):
     assert far(control, whole) > 1e-4
 
 
+def test_random_directions_are_seeded(tmp_path):
+    same, again, other = (
+        train(tmp_path / k, "projgrad", method={"direction": "random", "kappa": kappa})[0]
+        for k, kappa in (("a", 0.1), ("b", 0.1), ("c", 1.0))
+    )
+    assert same_bits(same, again)
+    assert not same_bits(same, other)
+
+
+def test_sharded_gradients_are_refused(tmp_path):
+    with pytest.raises(UserError, match="projgrad needs whole gradients; FSDP and DeepSpeed"):
+        train(tmp_path, "projgrad", training={"fsdp": "full_shard"})
+
+
 def test_only_what_is_adapted_is_projected():
     from peft import LoraConfig, get_peft_model
 
