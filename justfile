@@ -30,6 +30,10 @@ dev method *args:
 test method *args:
     @{{python}} cli.py train "$1" --config=configs/dev.yaml --training.max_steps=2 --eval.skip --output_dir=outputs/test "${@:2}"
 
+# the same by another name, for any name of the table and for NAME-TRANSFORM: just test-method innerpo-none
+test-method method *args:
+    @{{python}} cli.py train "$1" --config=configs/dev.yaml --training.max_steps=2 --eval.skip --output_dir=outputs/test "${@:2}"
+
 # score a saved run beside its base model: just eval outputs/dpo_math_seed1
 eval run *args:
     @{{python}} cli.py eval "$@"

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from innerpo.config import MethodConfig
 from innerpo.errors import UserError
 from innerpo.methods.directions import estimate_directions
+from innerpo.methods.lda import lda_directions
+from innerpo.methods.nuisance import nuisance_of, residuals
 from innerpo.methods.records import unit
 
 SPREAD = torch.ones(2)
@@ -35,7 +37,7 @@ def test_leave_one_out_is_exact(seed):
     torch.testing.assert_close(found.layer_weights, expected, atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("direction", ["shared", "pair", "mix", "random"])
+@pytest.mark.parametrize("direction", ["shared", "pair", "mix", "lda", "random"])
 def test_directions_are_unit_and_weights_sum_to_one(direction):
     d = differences(1)
     found = estimate_directions(d, SPREAD, MethodConfig(direction=direction), seed=5)
@@ -103,3 +105,97 @@ def test_identical_differences_do_not_divide_by_zero():
 def test_one_pair_is_too_few():
     with pytest.raises(UserError, match="at least 2 training pairs, got 1"):
         estimate_directions(torch.ones(2, 1, 4), SPREAD, MethodConfig(), seed=0)
+
+
+# -- lda -------------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 1000))
+@settings(max_examples=10, deadline=None)
+def test_lda_is_the_whitened_mean_and_leaves_out_exactly(seed):
+    """Against dense algebra: (S + rho I)^-1 mean, refitted without each pair at the same rho."""
+    d = differences(seed).double()
+    w, left = lda_directions(d, ridge=0.2)
+    for x, found, without in zip(d, w, left, strict=True):
+        rho = 0.2 * (x - x.mean(0)).square().sum() / 4
+
+        def dense(y, rho=rho):
+            centred = y - y.mean(0)
+            return unit(torch.linalg.inv(centred.T @ centred + rho * torch.eye(4)) @ y.mean(0))
+
+        torch.testing.assert_close(found, dense(x))
+        for i in range(len(x)):
+            torch.testing.assert_close(without[i], dense(torch.cat([x[:i], x[i + 1 :]])))
+
+
+def test_lda_turns_away_from_what_varies():
+    """The mean is (1, 1); the first coordinate varies 100 times as much, so it hardly counts."""
+    noise = torch.randn(1, 200, 2, generator=torch.Generator().manual_seed(0)).double()
+    d = noise * torch.tensor([10.0, 0.1]) + 1.0
+    w = lda_directions(d, 1e-6)[0][0]
+    assert w[1] > 0.99
+    torch.testing.assert_close(lda_directions(d, 1e9)[0], unit(d.mean(1)), atol=1e-6, rtol=0)
+
+
+def test_lda_of_identical_differences_is_their_mean():
+    d = torch.tensor([3.0, 0.0, 4.0]).double().repeat(1, 5, 1)
+    torch.testing.assert_close(lda_directions(d, 0.1)[0], unit(d.mean(1)))
+
+
+# -- remove ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_nuisance", [1, 2])
+def test_residuals_leave_out_exactly(n_nuisance):
+    d = differences(7, n=9).double()
+    z = torch.randn(9, n_nuisance, generator=torch.Generator().manual_seed(1)).double() + 0.5
+    rest, without = residuals(d, z)
+
+    def fit(x, y):
+        design = torch.cat([torch.ones(len(y), 1, dtype=y.dtype), y], 1)
+        return torch.linalg.lstsq(design, x).solution
+
+    for layer in range(2):
+        b = fit(d[layer], z)
+        torch.testing.assert_close(rest[layer], d[layer] - z @ b[1:])
+        torch.testing.assert_close(rest[layer].mean(0), b[0])
+        for i in range(9):
+            kept = [j for j in range(9) if j != i]
+            torch.testing.assert_close(without[layer, i], fit(d[layer][kept], z[kept])[0])
+
+
+def test_length_is_removed_from_the_direction():
+    """Differences are a preference along the first axis plus length along the second; chosen is mostly longer."""
+    g = torch.Generator().manual_seed(0)
+    z = torch.randn(300, 1, generator=g) + 1.0
+    d = 0.1 * torch.randn(2, 300, 4, generator=g) + torch.tensor([0.5, 0.0, 0.0, 0.0])
+    d[:, :, 1] += 3.0 * z[:, 0]
+    for direction in ("shared", "mix"):
+        plain, cleaned = (
+            estimate_directions(d, SPREAD, MethodConfig(direction=direction), 0, nuisance) for nuisance in (None, z)
+        )
+        assert (plain.w[:, 1] > 0.9).all()
+        assert (cleaned.w[:, 1].abs() < 0.1).all()
+        assert (cleaned.w[:, 0] > 0.99).all()
+    cleaned = estimate_directions(d, SPREAD, MethodConfig(direction="lda"), 0, z)
+    assert (cleaned.w[:, 0] > 0.9).all()
+
+
+def test_a_nuisance_that_does_not_vary_changes_nothing():
+    d = differences(8)
+    plain = estimate_directions(d, SPREAD, MethodConfig(), 0)
+    same = estimate_directions(d, SPREAD, MethodConfig(), 0, torch.zeros(7, 1))
+    torch.testing.assert_close(plain.w, same.w)
+    torch.testing.assert_close(plain.scale, same.scale)
+
+
+def test_nuisance_of_pairs():
+    found = nuisance_of(("logprob", "length"), torch.tensor([-4.0, -3.0]), torch.tensor([4, 1]))
+    assert found[0].tolist() == pytest.approx([2.0, 1.3862944])
+    assert nuisance_of(("length",), torch.tensor([-4.0, -3.0]), torch.tensor([4, 1])).shape == (1, 1)
+
+
+@pytest.mark.parametrize("direction", ["pair", "random"])
+def test_remove_needs_a_direction_that_averages(direction):
+    with pytest.raises(UserError, match=f"not direction {direction}"):
+        MethodConfig(direction=direction, remove=("length",))

@@ -12,8 +12,11 @@ from innerpo.methods.directions import estimate_directions
 from innerpo.methods.losses.angle import angle_loss
 from innerpo.methods.losses.drift import orthogonal_drift
 from innerpo.methods.losses.inner import inner_loss, margin
+from innerpo.methods.losses.ipo import ipo_loss
 from innerpo.methods.losses.output import dpo
+from innerpo.methods.losses.reroute import relative_distance
 from innerpo.methods.losses.separation import relative_separation
+from innerpo.methods.losses.simpo import simpo_loss
 from innerpo.methods.records import Directions, PairOutputs, TermInputs, unit
 from innerpo.methods.transforms.transform import IDENTITY
 from innerpo.registry import TERMS, resolve
@@ -94,6 +97,47 @@ def test_dpo_values():
     assert found.tolist() == pytest.approx([math.log(2), math.log1p(math.exp(-1)), math.log1p(math.e)], abs=1e-6)
 
 
+def logps(chosen, rejected, chosen_tokens=2, rejected_tokens=4):
+    """One pair's outputs, without states."""
+    one = (torch.tensor([float(x)]) for x in (chosen, rejected))
+    return PairOutputs(*one, torch.tensor([chosen_tokens]), torch.tensor([rejected_tokens]))
+
+
+def test_ipo_by_hand():
+    """Log-ratios 2 over 2 tokens and -8 over 4: q = 1 + 2 = 3; beta 0.25 seeks 2: (3 - 2)^2. Passing it costs."""
+    assert ipo_loss(logps(-4, -18), logps(-6, -10), 0.25).tolist() == [1.0]
+    assert ipo_loss(logps(-6, -10), logps(-6, -10), 0.25).tolist() == [4.0]  # at the reference: (1 / (2 beta))^2
+    assert ipo_loss(logps(-4, -14), logps(-6, -10), 0.25).tolist() == [0.0]
+
+
+def test_simpo_by_hand():
+    """-2 and -5 nats per token: beta * 3 - gamma = 5; no reference is looked at."""
+    expected = math.log1p(math.exp(-5.0))
+    assert simpo_loss(logps(-4, -20), 2.0, 1.0).tolist() == pytest.approx([expected], abs=1e-7)
+    assert simpo_loss(logps(-4, -8), 2.0, 0.0).tolist() == pytest.approx([math.log(2)])
+
+
+def test_sft_by_hand():
+    assert value("sft", logps(-7, -1), logps(0, 0), None, MethodConfig()).tolist() == [3.5]
+
+
+def test_reroute_and_retain_by_hand():
+    """Two layers of weight 1/4 and 3/4: moved 3 over |d| = 2, and 5 over 10: 9/16 + 3/16; a zero |d| counts 0."""
+    moved, d = torch.tensor([[[3.0, 0.0]], [[3.0, 4.0]]]), torch.tensor([[[0.0, 2.0]], [[10.0, 0.0]]])
+    assert relative_distance(moved, d, torch.tensor([0.25, 0.75])).tolist() == [0.75]
+    assert relative_distance(moved, d * torch.tensor([1.0, 0.0])[:, None, None], torch.tensor([0.0, 1.0])) == 0.0
+
+
+def test_rerouted_states_have_no_loss():
+    """Rejected states where the reference has the chosen ones: reroute is 0, and it does not ask about the chosen."""
+    policy, reference = random_pairs(4)
+    method = MethodConfig()
+    directions = directions_for(reference, method)
+    there = PairOutputs(**{**policy.__dict__, "rejected_states": reference.chosen_states})
+    assert value("reroute", there, reference, directions, method).tolist() == pytest.approx([0.0] * P, abs=1e-20)
+    assert (value("retain", there, reference, directions, method) > 0.01).all()
+
+
 def test_margin_by_hand():
     """Two layers, one pair: (3 - 1) / 2 at weight 1/4, (-1 - 1) / 4 at weight 3/4."""
     delta = torch.tensor([[[3.0, 9.0]], [[7.0, -1.0]]])
@@ -171,6 +215,12 @@ def test_swapping_labels(seed):
     torch.testing.assert_close(m(*a), -m(*b))
     for name in ("drift", "separation"):
         torch.testing.assert_close(value(name, *a, directions, method), value(name, *b, directions, method))
+    for form, odd in (("ipo", lambda v: v.sqrt()), ("simpo", lambda v: torch.log(torch.expm1(v)))):
+        # IPO: q - 1 / (2 beta) and -q - 1 / (2 beta), one of which is below 0; SimPO: gamma - beta q, gamma + beta q
+        swapped = MethodConfig(output=form, beta=0.001 if form == "ipo" else 2.0)
+        total = odd(value("output", *a, None, swapped)) + odd(value("output", *b, None, swapped))
+        expected = 2 / (2 * swapped.beta) if form == "ipo" else 2 * swapped.simpo_gamma
+        torch.testing.assert_close(total, torch.full((P,), expected, dtype=torch.float64), rtol=1e-6, atol=1e-6)
     angle_sum = value("angle", *a, directions, method) + value("angle", *b, directions, method)
     torch.testing.assert_close(angle_sum, torch.full((P,), 2.0, dtype=torch.float64))
 
@@ -193,7 +243,33 @@ def test_pair_direction_is_blind_to_labels(seed):
     assert (output.abs() > 1e-6).all()
 
 
-@pytest.mark.parametrize("direction", ["shared", "pair", "mix", "random"])
+@given(seeds)
+@settings(max_examples=10, deadline=None)
+def test_shuffled_labels(seed):
+    """Any pairs relabelled: inner of direction=pair does not notice; directions and inner of shared do."""
+    policy, reference = random_pairs(seed)
+    flipped = torch.tensor([True, False, True, False, False])
+
+    def relabel(p):
+        other = swap(p)
+        mixed = {}
+        for name in ("chosen_logps", "rejected_logps", "chosen_states", "rejected_states"):
+            a, b = getattr(p, name), getattr(other, name)
+            mask = flipped if a.dim() == 1 else flipped[None, :, None]
+            mixed[name] = torch.where(mask, b, a)
+        return PairOutputs(**mixed, chosen_tokens=p.chosen_tokens, rejected_tokens=p.rejected_tokens)
+
+    values = {}
+    for direction in ("pair", "shared"):
+        method = MethodConfig(direction=direction, tau=50.0)
+        p, r = relabel(policy), relabel(reference)
+        before = value("inner", policy, reference, directions_for(reference, method), method)
+        values[direction] = before, value("inner", p, r, directions_for(r, method), method)
+    torch.testing.assert_close(*values["pair"])
+    assert not torch.allclose(*values["shared"], rtol=1e-3)
+
+
+@pytest.mark.parametrize("direction", ["shared", "pair", "mix", "lda", "random"])
 @given(seed=seeds)
 @settings(max_examples=10, deadline=None)
 def test_rescaling_a_layer_changes_no_margin(direction, seed):
@@ -201,12 +277,13 @@ def test_rescaling_a_layer_changes_no_margin(direction, seed):
     policy, reference = random_pairs(seed)
     scale = torch.tensor([7.0, 1.0, 0.01], dtype=torch.float64)[:, None, None]
     method = MethodConfig(direction=direction)
-    before = value("inner", policy, reference, directions_for(reference, method), method)
     p, r = (map_states(x, lambda s: s * scale) for x in (policy, reference))
-    torch.testing.assert_close(value("inner", p, r, directions_for(r, method), method), before, rtol=1e-5, atol=1e-5)
+    for name in ("inner", "reroute", "retain"):
+        before = value(name, policy, reference, directions_for(reference, method), method)
+        torch.testing.assert_close(value(name, p, r, directions_for(r, method), method), before, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("direction", ["shared", "pair", "mix"])
+@pytest.mark.parametrize("direction", ["shared", "pair", "mix", "lda"])
 @given(seed=seeds)
 @settings(max_examples=10, deadline=None)
 def test_joint_rotation_changes_nothing(direction, seed):
@@ -218,7 +295,7 @@ def test_joint_rotation_changes_nothing(direction, seed):
     directions = directions_for(reference, method)
     p, r = (map_states(x, lambda s: s @ rotation) for x in (policy, reference))
     rotated = directions_for(r, method)
-    for name in ("inner", "drift", "angle", "separation"):
+    for name in ("inner", "drift", "angle", "separation", "reroute", "retain"):
         torch.testing.assert_close(
             value(name, p, r, rotated, method),
             value(name, policy, reference, directions, method),
@@ -227,36 +304,48 @@ def test_joint_rotation_changes_nothing(direction, seed):
         )
 
 
-@pytest.mark.parametrize("name", ["inner", "drift", "angle", "separation", "coherence", "output"])
-@pytest.mark.parametrize("direction", ["shared", "pair", "mix", "random"])
+@pytest.mark.parametrize("name", sorted(TERMS))
+@pytest.mark.parametrize("direction", ["shared", "pair", "mix", "lda", "random"])
 def test_policy_equal_to_reference(name, direction):
     """The fixed point: margin 0, drift exactly 0, separation 0, DPO log 2; every gradient finite."""
     _, reference = random_pairs(1)
     method = MethodConfig(direction=direction)
     directions = directions_for(reference, method)
-    leaves = [reference.chosen_states.clone().requires_grad_(), reference.tokens.clone().requires_grad_()]
+    states = (reference.chosen_states, reference.rejected_states, reference.tokens)
+    leaves = [t.clone().requires_grad_() for t in states]
     logps = reference.chosen_logps.clone().requires_grad_()
     policy = PairOutputs(
         logps,
         reference.rejected_logps,
         reference.chosen_tokens,
         reference.rejected_tokens,
-        leaves[0],
-        reference.rejected_states,
-        leaves[1],
+        *leaves,
         reference.sequence,
     )
     found = value(name, policy, reference, directions, method)
     expected = {"inner": method.tau**2, "drift": 0.0, "separation": 0.0, "coherence": 0.0, "output": math.log(2)}
+    expected |= {"reroute": 1.0, "retain": 0.0}
     if name in expected:
-        torch.testing.assert_close(found, torch.full_like(found, expected[name]), atol=1e-12, rtol=1e-12)
+        torch.testing.assert_close(
+            found, torch.full_like(found, expected[name]), atol=1e-12, rtol=1e-6 if name == "reroute" else 1e-12
+        )
     if name == "drift":
         assert (found == 0).all()
     gradients = torch.autograd.grad(found.sum(), [*leaves, logps], allow_unused=True)
     assert all(torch.isfinite(g).all() for g in gradients if g is not None)
 
 
-@pytest.mark.parametrize("name", ["inner", "angle", "separation"])
+@pytest.mark.parametrize("form", ["dpo", "ipo", "simpo"])
+def test_output_gradients_at_the_reference_favour_the_chosen_response(form):
+    _, reference = random_pairs(1)
+    chosen, rejected = (x.clone().requires_grad_() for x in (reference.chosen_logps, reference.rejected_logps))
+    policy = PairOutputs(chosen, rejected, reference.chosen_tokens, reference.rejected_tokens)
+    value("output", policy, reference, None, MethodConfig(output=form)).sum().backward()
+    assert (chosen.grad < 0).all()
+    assert (rejected.grad > 0).all()
+
+
+@pytest.mark.parametrize("name", ["inner", "angle", "separation", "reroute", "retain"])
 def test_gradients_are_finite_for_zero_differences(name):
     _, reference = random_pairs(2)
     method = MethodConfig(direction="mix")

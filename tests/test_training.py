@@ -11,6 +11,7 @@ from conftest import build_model, build_tokenizer, make_pairs
 from innerpo.config import MethodConfig, RunConfig, default_run
 from innerpo.data.tokens import Tokens
 from innerpo.errors import UserError
+from innerpo.methods.gradients.fit import fit_gradients
 from innerpo.methods.method import build_method, fit_method
 from innerpo.model.load import LoadedModel, add_adapter
 from innerpo.model.reference import compute_reference
@@ -39,6 +40,8 @@ def train(tmp_path, name="dpo", n_pairs=22, layout="one_row", **changes):
     reference = compute_reference(base, items, layout, fitted.request, **cache, **limit)
     fitted = fit_method(fitted, reference, base.model, config.training.seed)
     policy = add_adapter(base, config.model, config.training.seed)
+    places = {"batch_size": 8, "cache_dir": tmp_path / "cache", "seed": config.training.seed}
+    fitted = fit_gradients(fitted, policy, base, items, layout, **places)
     record = train_policy(policy, fitted, items, reference, layout, 0, config, None)
     weights = {n: p.detach().clone() for n, p in policy.named_parameters() if p.requires_grad}
     log = [json.loads(line) for line in (config.run_dir / "metrics.jsonl").read_text().splitlines()]

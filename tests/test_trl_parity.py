@@ -1,6 +1,7 @@
 """DPO against TRL's DPOTrainer itself, pair by pair, in float32."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -32,10 +33,10 @@ def policy_of(model):
     return get_peft_model(model, LORA)
 
 
-def ours(policy, tokenizer, pairs, beta, layout):
+def ours(policy, tokenizer, pairs, beta, layout, name="dpo"):
     items = Tokens(tokenizer, 512, 512).training_items(pairs)
     assert len(items) == len(pairs)
-    method = build_method(default_run("dpo").method, ())
+    method = build_method(default_run(name).method, ())
     assert method.config.beta == beta
     losses = []
     for start in range(0, len(items), 8):
@@ -48,7 +49,7 @@ def ours(policy, tokenizer, pairs, beta, layout):
     return losses
 
 
-def trls(model, policy, tokenizer, pairs, beta, tmp_path):
+def trls(model, policy, tokenizer, pairs, beta, tmp_path, loss_type="sigmoid"):
     """The losses of DPOTrainer, a batch of one pair at a time, so that each is seen before the mean.
 
     TRL makes its own adapter (given one, it would take a copy of it as the reference) and gets our policy's weights.
@@ -59,6 +60,7 @@ def trls(model, policy, tokenizer, pairs, beta, tmp_path):
     args = DPOConfig(
         output_dir=str(tmp_path),
         beta=beta,
+        loss_type=loss_type,
         per_device_train_batch_size=1,
         report_to="none",
         max_length=None,
@@ -87,6 +89,37 @@ def test_toy_pairs(tmp_path, layout):
     expected = trls(build_model(), policy, tokenizer, pairs, 0.1, tmp_path)
     assert found == pytest.approx(expected, abs=1e-4)
     assert max(expected) - min(expected) > 0.05  # else the comparison would say nothing
+
+
+@pytest.mark.parametrize("name", ["ipo", "sft"])
+def test_other_losses_of_trl(tmp_path, name):
+    """TRL's sft averages over the tokens of a batch; in batches of one pair it is ours."""
+    tokenizer, pairs = build_tokenizer(), make_pairs(6)
+    policy = policy_of(build_model())
+    found = ours(policy, tokenizer, pairs, 0.1, "concatenated", name)
+    expected = trls(build_model(), policy, tokenizer, pairs, 0.1, tmp_path, name)
+    assert found == pytest.approx(expected, abs=1e-4)
+    assert max(expected) - min(expected) > 0.05
+
+
+def test_simpo_is_trls():
+    """TRL has SimPO in its CPOTrainer, as a function of mean log-probabilities."""
+    from trl.experimental.cpo import CPOTrainer
+
+    from innerpo.methods.losses.simpo import simpo_loss
+
+    chosen, rejected = torch.tensor([-4.0, -9.0, -2.0]), torch.tensor([-20.0, -3.0, -2.0])
+    n_c, n_r = torch.tensor([2, 3, 5]), torch.tensor([4, 7, 2])
+    trl_says = SimpleNamespace(
+        alpha=0.0,
+        loss_type="simpo",
+        simpo_gamma=1.3,
+        beta=2.0,
+        label_smoothing=0.0,
+        accelerator=SimpleNamespace(device="cpu"),
+    )
+    expected = CPOTrainer.cpo_loss(trl_says, chosen / n_c, rejected / n_r)[0]
+    torch.testing.assert_close(simpo_loss(PairOutputs(chosen, rejected, n_c, n_r), 2.0, 1.3), expected)
 
 
 def test_32_genies_pairs(tmp_path, genies_dir):

@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeVar
 import tyro
 from tyro.conf import arg
 
-from innerpo.config import DataConfig, EvalConfig, ModelConfig, RunConfig, default_run
+from innerpo.config import DataConfig, EvalConfig, ModelConfig, RunConfig, default_run, method_names
 from innerpo.config_files import overlay, preset_path, read_yaml
 from innerpo.console import error_line, say, stdout
 from innerpo.errors import MachineError, UserError
@@ -84,14 +84,14 @@ EXAMPLES = {
 
 
 def train(args: list[str]) -> None:
-    """Train a method and score it: train dpo, train innerpo --method.transform=none."""
-    if not args or args[0] not in METHODS:
+    """Train a method and score it: train dpo, train innerpo --method.transform=none (or: train innerpo-none)."""
+    if not args or args[0] not in method_names():
         choices = {name: _nothing(f"Train {name}; its options: innerpo train {name} --help") for name in METHODS}
         with _usage_in_one_line():
             tyro.extras.subcommand_cli_from_dict(choices, prog="innerpo train", description=train.__doc__, args=args)
         return
-    name, rest = args[0], args[1:]
-    config = default_run(name)
+    config, rest = default_run(args[0]), args[1:]
+    name = config.method.name
     for flag, path_of in (("preset", preset_path), ("config", Path)):
         value = _peek(rest, flag)
         if value is not None:

@@ -4,17 +4,18 @@ import dataclasses
 import hashlib
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from tyro.conf import arg
 
 from innerpo.errors import UserError, near_matches
-from innerpo.registry import METHODS, TERMS, TRANSFORMS
+from innerpo.registry import GRADIENTS, METHODS, TERMS, TRANSFORMS
 
 # A name of a table that others may add to: no Literal, but the choices are shown and checked.
 TransformName = Annotated[str, arg(metavar="{" + ",".join(TRANSFORMS) + "}")]
+GradientName = Annotated[str, arg(metavar="{" + ",".join(["none", *GRADIENTS]) + "}")]
 
 
 @dataclass(frozen=True)
@@ -29,16 +30,22 @@ class MethodConfig:
     """Decoder blocks read: indices (3), negative (-2,-1), fractions (0.5), ranges (range(.3,-1), range(3,10,2))."""
     pool: Literal["mean", "last", "first_divergence"] = "mean"
     """Completion tokens averaged: all, the last (EOS), or those from the first in which the responses differ."""
-    direction: Literal["shared", "pair", "mix", "random"] = "shared"
-    """Preference direction: the mean over training pairs, the pair's own, a mix of both, or a seeded random one."""
+    direction: Literal["shared", "pair", "mix", "lda", "random"] = "shared"
+    """Preference direction: mean over training pairs, the pair's own, a mix, whitened mean, or a seeded random one."""
     mix: float = 0.5
     """Weight of the pair's own direction in direction=mix (0 = shared, 1 = pair)."""
+    lda_ridge: float = 0.1
+    """Ridge of direction=lda, as a fraction of the differences' mean variance per dimension."""
+    remove: tuple[Literal["length", "logprob"], ...] = ()
+    """Regressed out of shared, mix and lda directions: difference in log token count, in mean log-probability."""
     layer_weights: Literal["accuracy", "uniform"] = "accuracy"
     """Layers weighted by the leave-one-out accuracy of their direction above chance, or all alike."""
-    output: Literal["dpo", "none"] = "dpo"
+    output: Literal["dpo", "ipo", "simpo", "none"] = "dpo"
     """Loss on output log-probabilities."""
     beta: float = 0.1
-    """DPO's beta: nats of log-ratio margin per unit of logit."""
+    """Logits per nat of DPO's margin or (simpo) per nat a token; in ipo the margin sought is 1 / (2 beta)."""
+    simpo_gamma: float = 1.0
+    """SimPO's target margin, in logits."""
     inner: Literal["hinge", "logistic", "linear"] = "hinge"
     """Form of the inner term on the margin m: relu(tau - m)^2, softplus(-beta_h m), or -min(m, tau)."""
     alpha: float = 0.3
@@ -55,6 +62,18 @@ class MethodConfig:
     """Weight of |policy difference| / |reference difference| - 1, which sees no label (a control)."""
     coherence: float = 0.0
     """Weight of the rise of the chosen response's loss above the reference, nats per token."""
+    sft: float = 0.0
+    """Weight of the chosen response's loss, nats per token."""
+    reroute: float = 0.0
+    """Weight of pulling the rejected response's state to where the reference has the chosen one's."""
+    retain: float = 0.0
+    """Weight of holding the chosen response's state where the reference has it."""
+    gradient: GradientName = "none"
+    """Edit of gradients: projected on preference directions after backward (projgrad) or on the way (projbp)."""
+    kappa: float = 0.1
+    """What is kept, in projgrad and projbp, of the gradient across the direction (1 = no edit)."""
+    frozen: bool = False
+    """Train nothing: the policy is the base model, whose frozen direction scores (probe)."""
     extra: dict[str, float] = field(default_factory=dict)
     """Weights of terms added from outside the package: name weight ..."""
 
@@ -62,6 +81,19 @@ class MethodConfig:
         _finite(self, "method")
         if self.transform not in TRANSFORMS:
             raise UserError(f"unknown transform {self.transform!r}{near_matches(self.transform, TRANSFORMS)}")
+        if self.gradient != "none" and self.gradient not in GRADIENTS:
+            raise UserError(f"unknown method.gradient {self.gradient!r}{near_matches(self.gradient, GRADIENTS)}")
+        if self.gradient != "none" and self.direction not in ("shared", "random"):
+            raise UserError(f"{self.gradient} knows direction shared and random, not {self.direction}")
+        if self.remove and (self.direction in ("pair", "random") or self.gradient != "none"):
+            what = self.gradient if self.gradient != "none" else f"direction {self.direction}"
+            raise UserError(f"method.remove changes shared, mix and lda directions of states, not {what}")
+        if self.frozen and not self.reads_states:
+            raise UserError("method.frozen scores along directions of states; give alpha a weight (see probe)")
+        if self.lda_ridge <= 0.0:
+            raise UserError(f"method.lda_ridge must be above 0, got {self.lda_ridge}")
+        if self.output == "ipo" and self.beta <= 0.0:
+            raise UserError(f"method.beta must be above 0 with output=ipo, got {self.beta}")
 
     def weights(self) -> dict[str, float]:
         """Return the weight of every term that is switched on, in a fixed order."""
@@ -72,6 +104,9 @@ class MethodConfig:
             "angle": self.angle,
             "separation": self.separation,
             "coherence": self.coherence,
+            "sft": self.sft,
+            "reroute": self.reroute,
+            "retain": self.retain,
         }
         unknown = set(self.extra) - set(TERMS)
         if unknown:
@@ -81,7 +116,7 @@ class MethodConfig:
     @property
     def reads_states(self) -> bool:
         """Whether any term that is switched on may look at hidden states."""
-        return bool(set(self.weights()) - {"output", "coherence"})
+        return bool(set(self.weights()) - {"output", "coherence", "sft"})
 
 
 @dataclass(frozen=True)
@@ -255,7 +290,8 @@ class RunConfig:
     def method_label(self) -> str:
         """``innerpo-none``; ``dpo`` for a method that reads no states."""
         name = self.method.name
-        return f"{name}-{self.method.transform}" if MethodConfig(**METHODS.get(name, {})).reads_states else name
+        method = default_run(name).method if name in METHODS else MethodConfig()
+        return f"{name}-{self.method.transform}" if method.reads_states else name
 
     @property
     def run_name(self) -> str:
@@ -283,8 +319,22 @@ class RunConfig:
 
 
 def default_run(method: str) -> RunConfig:
-    """Return the defaults of a method of the table."""
-    return RunConfig(method=MethodConfig(name=method, **METHODS[method]))
+    """Return the defaults of a method of the table, or of NAME-TRANSFORM: that method with that transform."""
+    if method not in METHODS:
+        for transform in TRANSFORMS:
+            run = default_run(name) if (name := method.removesuffix(f"-{transform}")) in METHODS else RunConfig()
+            if name in METHODS and run.method.reads_states:
+                return replace(run, method=replace(run.method, transform=transform))
+        raise UserError(f"unknown method {method!r}{near_matches(method, method_names())}")
+    values = dict(METHODS[method])
+    data = DataConfig(**values.pop("data", {}))
+    return RunConfig(method=MethodConfig(name=method, **values), data=data)
+
+
+def method_names() -> list[str]:
+    """Return every name that ``default_run`` knows: METHODS, then NAME-TRANSFORM for methods that read states."""
+    reading = [name for name in METHODS if default_run(name).method.reads_states]
+    return [*METHODS, *(f"{name}-{transform}" for name in reading for transform in TRANSFORMS)]
 
 
 def to_dict(config: Any) -> dict[str, Any]:

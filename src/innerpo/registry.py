@@ -12,10 +12,24 @@ from innerpo.errors import UserError, near_matches
 Entry = Any
 """``module:attribute``, or the object itself (a Term, a function)."""
 
+_OUTPUT_ONLY = {"alpha": 0.0, "gamma": 0.0}
+
 METHODS: dict[str, dict[str, Any]] = {
-    # name -> the MethodConfig fields in which it differs from the defaults
-    "dpo": {"alpha": 0.0, "gamma": 0.0},
+    # name -> the MethodConfig fields in which it differs from the defaults; under "data", fields of DataConfig.
+    # NAME-TRANSFORM is known too, for each method that reads states (innerpo.config.method_names lists them).
+    "dpo": {**_OUTPUT_ONLY},
     "innerpo": {},
+    "ipo": {**_OUTPUT_ONLY, "output": "ipo"},
+    "simpo": {**_OUTPUT_ONLY, "output": "simpo", "beta": 2.0},
+    "sft": {**_OUTPUT_ONLY, "output": "none", "sft": 1.0},
+    "projgrad": {**_OUTPUT_ONLY, "gradient": "projgrad"},
+    "projbp": {**_OUTPUT_ONLY, "gradient": "projbp"},
+    "prefvec": {"direction": "pair", "inner": "linear", "angle": 0.1, "coherence": 1.0},
+    "reroute": {**_OUTPUT_ONLY, "output": "none", "reroute": 1.0, "retain": 1.0},
+    "probe": {"output": "none", "gamma": 0.0, "frozen": True},
+    "random-direction": {"direction": "random"},
+    "shuffled-labels": {"data": {"shuffled_labels": 0.5}},
+    "drift-only": {"alpha": 0.0},
 }
 
 TERMS: dict[str, Entry] = {
@@ -26,6 +40,15 @@ TERMS: dict[str, Entry] = {
     "angle": "innerpo.methods.losses.angle:angle",
     "separation": "innerpo.methods.losses.separation:separation",
     "coherence": "innerpo.methods.losses.coherence:coherence",
+    "sft": "innerpo.methods.losses.sft:sft",
+    "reroute": "innerpo.methods.losses.reroute:reroute",
+    "retain": "innerpo.methods.losses.reroute:retain",
+}
+
+GRADIENTS: dict[str, Entry] = {
+    # name -> (directions by module, kappa) -> GradientEdit
+    "projgrad": "innerpo.methods.gradients.projgrad:ProjGrad",
+    "projbp": "innerpo.methods.gradients.projbp:ProjBp",
 }
 
 TRANSFORMS: dict[str, Entry] = {

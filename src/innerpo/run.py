@@ -5,8 +5,9 @@ pairs -> tokens -> reference (cached) -> directions -> training -> scores -> tab
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
 
@@ -17,9 +18,10 @@ from innerpo.data.tokens import PromptItem, Tokens
 from innerpo.errors import UserError
 from innerpo.evaluation.columns import Column, load_columns, training_pairs
 from innerpo.evaluation.score import InnerScorer, PairScore
-from innerpo.evaluation.suite import prepare_suite, score_policy, write_scores
+from innerpo.evaluation.suite import Suite, prepare_suite, score_policy, write_scores
 from innerpo.evaluation.tables import Headline
 from innerpo.files import cache_root
+from innerpo.methods.gradients.fit import fit_gradients
 from innerpo.methods.method import Method, build_method, fit_method
 from innerpo.model.layers import decoder_blocks, resolve_layers
 from innerpo.model.layout import LayoutChoice, choose_layout
@@ -74,15 +76,19 @@ def train_and_score(config: RunConfig) -> RunResult:
     suite = prepare_suite(columns, base, config, layout, inner)
 
     with artifacts.run_folder(config) as checkpoint:
-        policy = add_adapter(base, config.model, config.training.seed)
-        summary = train_policy(policy, method, items, reference, layout.layout, base.pad_id, config, checkpoint)
+        if config.method.frozen:
+            policy, summary = base.model, {"steps": 0, "train_seconds": 0.0}
+        else:
+            policy = add_adapter(base, config.model, config.training.seed)
+            method = _with_gradients(method, policy, base, items, layout, config)
+            summary = train_policy(policy, method, items, reference, layout.layout, base.pad_id, config, checkpoint)
         record = artifacts.run_record(config, items, method, layout) | summary | {"seconds": time.time() - started}
         if process.is_main_process:
             artifacts.save_run(config.run_dir, policy, base.tokenizer, method, record, model_card(config, record))
             say(f"saved {config.run_dir}")
     if config.eval.skip or not process.is_main_process:
         return RunResult(config.run_dir)
-    rows = [*suite.base_rows, *score_policy(suite, policy, config.method_label, base.pad_id)]
+    rows = _all_rows(suite, policy, config, base.pad_id)
     tables = write_scores(config.run_dir, rows, columns, config)
     return RunResult(config.run_dir, tuple(columns), tuple(rows), tables)
 
@@ -97,10 +103,31 @@ def evaluate(folder: Path, config: RunConfig) -> RunResult:
     tokens = Tokens(base.tokenizer, config.data.max_prompt_tokens, config.data.max_response_tokens)
     layout = _layout(base, tokens.scoring_items(columns[0].pairs[:8]), config)
     suite = prepare_suite(columns, base, config, layout, inner)
-    policy = artifacts.load_policy(base, folder)
-    rows = [*suite.base_rows, *score_policy(suite, policy, config.method_label, base.pad_id)]
+    rows = _all_rows(suite, artifacts.load_policy(base, folder), config, base.pad_id)
     target = artifacts.scores_folder(folder, config)
     return RunResult(target, tuple(columns), tuple(rows), write_scores(target, rows, columns, config))
+
+
+def _all_rows(suite: Suite, policy: Any, config: RunConfig, pad_id: int) -> list[PairScore]:
+    """Rows of base and policy; a frozen policy is the base, and is not run again."""
+    if config.method.frozen:
+        return [*suite.base_rows, *(replace(row, model=config.method_label) for row in suite.base_rows)]
+    return [*suite.base_rows, *score_policy(suite, policy, config.method_label, pad_id)]
+
+
+def _with_gradients(
+    method: Method, policy: Any, base: LoadedModel, items: Sequence[PromptItem], layout: LayoutChoice, config: RunConfig
+) -> Method:
+    return fit_gradients(
+        method,
+        policy,
+        base,
+        items,
+        layout.layout,
+        batch_size=config.data.batch_size,
+        cache_dir=cache_root(config.data.cache_dir),
+        seed=config.training.seed,
+    )
 
 
 def _training_items(pairs: Sequence[PreferencePair], base: LoadedModel, config: RunConfig) -> list[PromptItem]:

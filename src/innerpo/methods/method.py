@@ -1,25 +1,24 @@
 """A method: loss terms with weights, a transform, directions, and an optional edit of gradients."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from innerpo.config import MethodConfig
 from innerpo.errors import UserError
 from innerpo.methods.directions import estimate_directions
+from innerpo.methods.gradients.edit import GradientEdit
 from innerpo.methods.losses.inner import margin_of
 from innerpo.methods.losses.output import log_ratio_margin
+from innerpo.methods.nuisance import nuisance_of
 from innerpo.methods.records import Directions, PairOutputs, Term, TermInputs
 from innerpo.methods.transforms.transform import IDENTITY, FitInputs, Transform
 from innerpo.model.outputs import StateRequest
 from innerpo.model.reference import Reference
 from innerpo.registry import TERMS, TRANSFORMS, resolve
-
-GradientEdit = Callable[[nn.Module], None]
 
 
 @dataclass(frozen=True)
@@ -91,5 +90,8 @@ def fit_method(method: Method, reference: Reference, model: Any, seed: int) -> M
     fit = resolve(TRANSFORMS, method.config.transform, "transform")
     transform = fit(FitInputs(reference.pooled, method.layers, model, seed), method.config)
     states = transform(reference.pooled)
-    directions = estimate_directions(states[:, 0::2] - states[:, 1::2], reference.token_spread, method.config, seed)
+    removed = method.config.remove
+    nuisance = nuisance_of(removed, reference.logps, reference.n_tokens) if removed else None
+    d = states[:, 0::2] - states[:, 1::2]
+    directions = estimate_directions(d, reference.token_spread, method.config, seed, nuisance)
     return replace(method, transform=transform, directions=directions)

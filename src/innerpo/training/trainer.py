@@ -150,7 +150,7 @@ class PairTrainer(Trainer):
         """One batch; the method's gradient edit follows the last one of a step, before clipping."""
         loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
         if self.method.gradient_edit is not None and self.accelerator.sync_gradients:
-            self.method.gradient_edit(model)
+            self.method.gradient_edit.after_backward(model)
         return loss
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:

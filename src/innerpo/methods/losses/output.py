@@ -1,9 +1,13 @@
-"""The output term: DPO on completion log-probabilities (Rafailov et al. 2023, arXiv 2305.18290, equation 7)."""
+"""The output term: DPO, or another loss, on completion log-probabilities."""
+
+from collections.abc import Callable
 
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from innerpo.methods.losses.ipo import ipo_loss
+from innerpo.methods.losses.simpo import simpo_loss
 from innerpo.methods.records import PairOutputs, Term, TermInputs
 
 
@@ -13,12 +17,19 @@ def log_ratio_margin(policy: PairOutputs, reference: PairOutputs) -> Float[Tenso
 
 
 def dpo(margin: Float[Tensor, " pair"], beta: float) -> Float[Tensor, " pair"]:
-    """-log sigmoid(beta p)."""
+    """-log sigmoid(beta p) (Rafailov et al. 2023, arXiv 2305.18290, equation 7)."""
     return -F.logsigmoid(beta * margin)
 
 
+FORMS: dict[str, Callable[[TermInputs], Float[Tensor, " pair"]]] = {
+    "dpo": lambda x: dpo(log_ratio_margin(x.policy, x.reference), x.method.beta),
+    "ipo": lambda x: ipo_loss(x.policy, x.reference, x.method.beta),
+    "simpo": lambda x: simpo_loss(x.policy, x.method.beta, x.method.simpo_gamma),
+}
+
+
 def _output(x: TermInputs) -> Float[Tensor, " pair"]:
-    return dpo(log_ratio_margin(x.policy, x.reference), x.method.beta)
+    return FORMS[x.method.output](x)
 
 
 output = Term(_output, needs="logps")

@@ -1,0 +1,1 @@
+"""Gradient methods, one a file; ``innerpo.registry.GRADIENTS`` names them."""

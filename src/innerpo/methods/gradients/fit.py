@@ -1,0 +1,119 @@
+"""Directions of gradient methods: the preference direction at the output of each adapted module, from the reference."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from torch import Tensor, nn
+
+from innerpo.console import say, track
+from innerpo.data.batch import Layout, TokenBatch, length_batches, make_batch
+from innerpo.data.tokens import PromptItem
+from innerpo.errors import UserError
+from innerpo.methods.gradients.edit import Place, adapted_modules
+from innerpo.methods.method import Method
+from innerpo.methods.records import unit
+from innerpo.model.cache import content_key, load_tensors, save_tensors
+from innerpo.model.layers import decoder_blocks
+from innerpo.model.load import LoadedModel, reference_mode
+from innerpo.model.outputs import Pool, pool_weights, rms_normalise, sequence_outputs
+from innerpo.registry import GRADIENTS, resolve
+
+RESIDUAL_WRITERS = ("o_proj", "down_proj", "out_proj", "c_proj", "dense_4h_to_h", "fc2", "wo", "w2")
+"""Last names of modules whose output is added to the residual stream: the block's own direction is theirs."""
+
+
+def fit_gradients(
+    method: Method,
+    policy: nn.Module,
+    base: LoadedModel,
+    items: Sequence[PromptItem],
+    layout: Layout,
+    *,
+    batch_size: int,
+    cache_dir: Path,
+    seed: int,
+) -> Method:
+    """Measure the directions with the adapter off, and return the method with its edit; without one, as it is."""
+    config = method.config
+    if config.gradient == "none":
+        return method
+    modules = adapted_modules(policy)
+    if not modules:
+        raise UserError(f"{config.gradient} finds no adapted module in the decoder blocks; see model.target_modules")
+    if config.direction == "random":
+        generator = torch.Generator().manual_seed(seed)
+        means = {place: torch.randn(module.out_features, generator=generator) for place, module in modules.items()}
+    else:
+        key = content_key(
+            weights=base.identity,
+            attention=base.model.config._attn_implementation,
+            layout=layout,
+            items=[(i.prompt, i.responses) for i in items],
+            pool=config.pool,
+            modules=sorted(modules),
+        )
+        path = cache_dir / "reference" / f"modules-{key}.safetensors"
+        with PartialState().main_process_first():
+            found = load_tensors(path)
+            if found is None:
+                means = mean_differences(policy, list(modules), items, layout, base.pad_id, config.pool, batch_size)
+                save_tensors(path, {f"{block}/{name}": mean for (block, name), mean in means.items()})
+            else:
+                means = {(block, name): found[f"{block}/{name}"] for block, name in modules}
+    say(f"{config.gradient}: {config.direction} directions at {len(modules)} modules, kappa {config.kappa:g}")
+    device = next(policy.parameters()).device
+    directions = {place: unit(mean.float()).to(device) for place, mean in means.items()}
+    edit = resolve(GRADIENTS, config.gradient, "gradient method")(directions, config.kappa)
+    return replace(method, gradient_edit=edit)
+
+
+def mean_differences(
+    model: nn.Module,
+    places: Sequence[Place],
+    items: Sequence[PromptItem],
+    layout: Layout,
+    pad_id: int,
+    pool: Pool,
+    batch_size: int,
+) -> dict[Place, Tensor]:
+    """Return mean_i [s(y_c) - s(y_r)] at the output of every module, s pooled over RMS-normalised tokens.
+
+    At modules that write into the residual stream it is the output of their whole block that is read.
+    """
+    blocks = decoder_blocks(model)
+    sums: dict[Place, Tensor] = {}
+    state: dict[str, Any] = {}
+
+    def hook_for(place: Place) -> Any:
+        def hook(_: nn.Module, __: Any, output: Any) -> None:
+            batch: TokenBatch = state["batch"]
+            found = output if isinstance(output, Tensor) else output[0]
+            if found.shape[:2] != batch.input_ids.shape:
+                raise UserError(f"block {place[0]}, {place[1] or 'output'}: not every token passes here (experts?)")
+            pooled = state["weights"] @ rms_normalise(found.flatten(0, 1)[batch.completion])
+            difference = (pooled[0::2] - pooled[1::2]).sum(0).double().cpu()
+            sums[place] = sums[place] + difference if place in sums else difference
+
+        return hook
+
+    read_at = {p: (p[0], "") if p[1].split(".")[-1] in RESIDUAL_WRITERS else p for p in places}
+    handles = [
+        blocks[i].get_submodule(name).register_forward_hook(hook_for((i, name)))
+        for i, name in dict.fromkeys(read_at.values())
+    ]
+    device = next(model.parameters()).device
+    try:
+        batches = length_batches([i.n_tokens for i in items], batch_size)
+        for indices in track(batches, f"directions at {len(places)} modules"):
+            state["batch"] = make_batch([items[i] for i in indices], layout, pad_id).to(device)
+            state["weights"] = pool_weights(state["batch"], pool)
+            with reference_mode(model):
+                sequence_outputs(model, state["batch"])
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {place: sums[source] / len(items) for place, source in read_at.items()}

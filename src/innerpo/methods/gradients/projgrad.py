@@ -1,0 +1,31 @@
+"""projgrad: each adapted module's gradient, accumulated over the step, is projected on its preference direction."""
+
+from torch import nn
+
+from innerpo.methods.gradients.edit import GradientEdit, adapted_modules, project
+
+
+class ProjGrad(GradientEdit):
+    """G becomes w w^T G + kappa (I - w w^T) G for every parameter whose rows are the module's outputs.
+
+    With LoRA, y = W x + s B A x, that is B: its gradient is s (dL/dy) (A x)^T, so projecting it is the projection of
+    dL/dy as far as B is concerned. A's gradient lies in the module's input space and stays as it is. In full
+    fine-tuning it is the weight and the bias of a linear module.
+    """
+
+    def after_backward(self, model: nn.Module) -> None:
+        """Project in place."""
+        modules = adapted_modules(model)
+        for place, w in self.directions.items():
+            for parameter in output_parameters(modules[place]):
+                if parameter.grad is not None:
+                    parameter.grad.copy_(project(parameter.grad.movedim(0, -1), w, self.kappa).movedim(-1, 0))
+
+
+def output_parameters(module: nn.Module) -> list[nn.Parameter]:
+    """Return the trained parameters whose first axis is the module's output."""
+    if hasattr(module, "lora_B"):
+        found = [p for b in module.lora_B.values() for p in b.parameters()]  # type: ignore[operator]
+    else:
+        found = [p for p in (module.weight, module.bias) if isinstance(p, nn.Parameter)]
+    return [p for p in found if p.requires_grad]

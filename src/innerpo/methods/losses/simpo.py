@@ -1,0 +1,16 @@
+"""SimPO: chosen more likely than rejected per token, by a margin, without a reference."""
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from innerpo.methods.records import PairOutputs
+
+
+def simpo_loss(policy: PairOutputs, beta: float, gamma: float) -> Float[Tensor, " pair"]:
+    """-log sigmoid(beta (log pi_c / |y_c| - log pi_r / |y_r|) - gamma).
+
+    Meng et al. 2024, arXiv 2405.14734, equation 6; beta is in logits per (nat per token), gamma in logits.
+    """
+    margin = policy.chosen_logps / policy.chosen_tokens - policy.rejected_logps / policy.rejected_tokens
+    return -F.logsigmoid(beta * margin - gamma)
