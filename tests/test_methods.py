@@ -9,10 +9,11 @@ import torch
 import innerpo.config
 from innerpo.cli import main
 from innerpo.config import MethodConfig, default_run, method_names
+from innerpo.config_files import read_run_config as load_config
 from innerpo.errors import UserError
 from innerpo.registry import METHODS, TRANSFORMS
 from innerpo.run import evaluate, train_and_score
-from innerpo.training.artifacts import load_config, load_directions
+from innerpo.training.artifacts import load_directions
 
 STATELESS = {"dpo", "ipo", "simpo", "sft", "projgrad", "projbp"}
 

@@ -189,9 +189,10 @@ def test_run_folder(tmp_path, toy_folder):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
+    from innerpo.config_files import read_run_config as load_config
     from innerpo.model.layers import decoder_blocks
     from innerpo.run import train_and_score
-    from innerpo.training.artifacts import load_config, load_directions
+    from innerpo.training.artifacts import load_directions
 
     config = default_run("innerpo")
     config = replace(

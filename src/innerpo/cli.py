@@ -15,7 +15,7 @@ import tyro
 from tyro.conf import arg
 
 from innerpo.config import DataConfig, EvalConfig, ModelConfig, RunConfig, default_run, method_names
-from innerpo.config_files import overlay, preset_path, read_yaml
+from innerpo.config_files import overlay, preset_path, read_run_config, read_yaml, without_identity
 from innerpo.console import error_line, say, stdout
 from innerpo.errors import MachineError, UserError
 from innerpo.registry import METHODS
@@ -96,9 +96,7 @@ def train(args: list[str]) -> None:
         value = _peek(rest, flag)
         if value is not None:
             path = path_of(value)
-            values = read_yaml(path)
-            values.pop("run_id", None)  # a run's own config.yaml is a config file too
-            config = overlay(config, values, str(path))
+            config = overlay(config, without_identity(read_yaml(path)), str(path))
     command = _parse(TrainCommand, rest, f"innerpo train {name}", TrainCommand(run=config))
     if command.run.method.name != name:
         raise UserError(f"the config is of the method {command.run.method.name!r}, the command is train {name}")
@@ -116,6 +114,8 @@ def evaluate(args: list[str]) -> None:
     config = _config_of_folder(folder)
     default = EvalCommand(run=folder, eval=config.eval, data=config.data, model=config.model)
     command = _parse(EvalCommand, args, "innerpo eval", default)
+    if read_run_config(folder) is None and command.eval.train_dataset is None:
+        raise UserError(f"{folder} was not trained by innerpo, so what on is unknown; say it with --eval.train_dataset")
     model = replace(command.model, base_model=command.eval.ref_model or command.model.base_model)
     from innerpo.run import evaluate as run_evaluation
 
@@ -174,7 +174,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         error_line(str(error))
         return error.exit_code
-    except MemoryError:
+    except Exception as error:
+        if not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError":  # torch's, unimported
+            raise
         error_line("out of memory; a smaller --data.batch-size needs less")
         return MachineError.exit_code
     except KeyboardInterrupt:
@@ -217,11 +219,9 @@ def _peek(args: list[str], flag: str) -> str | None:
 
 def _config_of_folder(folder: Path) -> RunConfig:
     """The config that a run was made with; for a foreign peft adapter, the defaults with the base model it names."""
-    if (folder / "config.yaml").is_file():
-        values = read_yaml(folder / "config.yaml")
-        values.pop("run_id", None)
-        name = values.get("method", {}).get("name", "innerpo")
-        return overlay(default_run(name), values, str(folder / "config.yaml"))
+    own = read_run_config(folder)
+    if own is not None:
+        return own
     adapter = folder / "adapter_config.json"
     if not adapter.is_file():
         return RunConfig()

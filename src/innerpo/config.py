@@ -81,6 +81,9 @@ class MethodConfig:
         _finite(self, "method")
         if self.transform not in TRANSFORMS:
             raise UserError(f"unknown transform {self.transform!r}{near_matches(self.transform, TRANSFORMS)}")
+        if self.name == "dpo" and self.reads_states:
+            states = sorted(set(self.weights()) - {"output", "coherence", "sft"})
+            raise UserError(f"dpo has no terms on hidden states, got {', '.join(states)}; use the method innerpo")
         if self.gradient != "none" and self.gradient not in GRADIENTS:
             raise UserError(f"unknown method.gradient {self.gradient!r}{near_matches(self.gradient, GRADIENTS)}")
         if self.gradient != "none" and self.direction not in ("shared", "random"):
@@ -184,6 +187,9 @@ class DataConfig:
     """Where reference outputs and converted models are kept; else INNERPO_CACHE; else ~/.cache/innerpo."""
 
     def __post_init__(self) -> None:
+        for name in ("seed", "max_train_prompts"):
+            if getattr(self, name) < 0:
+                raise UserError(f"data.{name} must not be negative, got {getattr(self, name)}")
         for name in ("batch_size", "max_prompt_tokens", "max_response_tokens"):
             if getattr(self, name) < 1:
                 raise UserError(f"data.{name} must be at least 1, got {getattr(self, name)}")
@@ -236,8 +242,9 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         _finite(self, "training")
-        if self.lr < 0:
-            raise UserError(f"training.lr must not be negative, got {self.lr}")
+        for name in ("lr", "seed", "max_steps", "save_steps", "warmup", "weight_decay", "grad_share_steps"):
+            if getattr(self, name) < 0:
+                raise UserError(f"training.{name} must not be negative, got {getattr(self, name)}")
         for name in ("gradient_accumulation", "log_steps"):
             if getattr(self, name) < 1:
                 raise UserError(f"training.{name} must be at least 1, got {getattr(self, name)}")
@@ -269,6 +276,8 @@ class EvalConfig:
     """Train only: do not score afterwards."""
 
     def __post_init__(self) -> None:
+        if self.max_prompts < 0:
+            raise UserError(f"eval.max_prompts must not be negative, got {self.max_prompts}")
         for name in ("batch_size", "bootstrap"):
             if getattr(self, name) < 1:
                 raise UserError(f"eval.{name} must be at least 1, got {getattr(self, name)}")

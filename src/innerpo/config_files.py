@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from innerpo.config import RunConfig, default_run
 from innerpo.errors import UserError, near_matches
 
 T = TypeVar("T")
@@ -63,6 +64,21 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def as_yaml(values: dict[str, Any]) -> str:
     """Return YAML that ``read_yaml`` reads back as the same values, in the order given."""
     return str(yaml.dump(values, Dumper=_Dumper, sort_keys=False))
+
+
+def read_run_config(folder: Path) -> RunConfig | None:
+    """Return the config that a run was made with, or None for a folder that innerpo did not make."""
+    path = folder / "config.yaml"
+    if not path.is_file():
+        return None
+    values = without_identity(read_yaml(path))
+    name = values.get("method", {}).get("name", "innerpo")
+    return overlay(default_run(name), values, str(path))
+
+
+def without_identity(values: dict[str, Any]) -> dict[str, Any]:
+    """Drop what a run's own config.yaml holds beyond options: it is a config file too."""
+    return {k: v for k, v in values.items() if k not in ("run_id", "inputs")}
 
 
 def overlay(base: T, values: dict[str, Any], where: str) -> T:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from innerpo.errors import MachineError
 
 
@@ -21,6 +23,11 @@ def machine_errors(path: Path) -> Iterator[None]:
         if error.errno == errno.ENOSPC:
             reason = "no space left on the device"
         raise MachineError(f"cannot write {error.filename or path}: {reason}") from error
+    except (SafetensorError, RuntimeError) as error:  # safetensors and torch.save wrap the system's refusal
+        text = " ".join(str(error).split())
+        if not isinstance(error, SafetensorError) and "write" not in text:
+            raise
+        raise MachineError(f"cannot write {path}: {text}") from error
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

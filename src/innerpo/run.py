@@ -12,6 +12,7 @@ from typing import Any
 from accelerate import PartialState
 
 from innerpo.config import RunConfig
+from innerpo.config_files import read_run_config
 from innerpo.console import say
 from innerpo.data.pairs import PreferencePair, choose_negatives, shuffle_labels
 from innerpo.data.tokens import PromptItem, Tokens
@@ -29,7 +30,7 @@ from innerpo.model.load import LoadedModel, add_adapter, load_base
 from innerpo.model.reference import compute_reference
 from innerpo.training import artifacts
 from innerpo.training.card import model_card
-from innerpo.training.train import train_policy
+from innerpo.training.train import train_policy, training_arguments
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class RunResult:
 def train_and_score(config: RunConfig) -> RunResult:
     """Train one method on one data set with one seed, save the adapter, and score it beside its base."""
     started = time.time()
+    training_arguments(config)  # refuses an unknown optimiser or a missing library before anything is computed
     process = PartialState()  # one of several under `accelerate launch`; files are the main process's business
     if process.is_main_process:
         artifacts.check_run_dir(config)
@@ -69,26 +71,32 @@ def train_and_score(config: RunConfig) -> RunResult:
         batch_size=config.data.batch_size,
         cache_dir=cache_root(config.data.cache_dir),
         what=f"{config.data.dataset} (train)",
-        token_limit_bytes=config.data.token_cache_gb * 1e9,
+        # Full fine-tuning has no adapter to switch off, so its reference cannot be run again once training began.
+        token_limit_bytes=config.data.token_cache_gb * 1e9 if config.model.lora_r else float("inf"),
     )
     method = fit_method(method, reference, base.model, config.training.seed)
     inner = _inner_scorer(method)
     suite = prepare_suite(columns, base, config, layout, inner)
 
-    with artifacts.run_folder(config) as checkpoint:
+    inputs = artifacts.inputs_hash(items, base)
+    with artifacts.run_folder(config, inputs) as checkpoint:
         if config.method.frozen:
             policy, summary = base.model, {"steps": 0, "train_seconds": 0.0}
         else:
             policy = add_adapter(base, config.model, config.training.seed)
             method = _with_gradients(method, policy, base, items, layout, config)
             summary = train_policy(policy, method, items, reference, layout.layout, base.pad_id, config, checkpoint)
+        weights = summary.pop("gathered", None)
         record = artifacts.run_record(config, items, method, layout) | summary | {"seconds": time.time() - started}
         if process.is_main_process:
-            artifacts.save_run(config.run_dir, policy, base.tokenizer, method, record, model_card(config, record))
+            card = model_card(config, record)
+            artifacts.save_run(config.run_dir, policy, base.tokenizer, method, record, card, weights)
             say(f"saved {config.run_dir}")
-    if config.eval.skip or not process.is_main_process:
+    if weights is not None:
+        say(f"the weights are in pieces on several devices; score them with: innerpo eval {config.run_dir}")
+    if config.eval.skip or not process.is_main_process or weights is not None:
         return RunResult(config.run_dir)
-    rows = _all_rows(suite, policy, config, base.pad_id)
+    rows = _all_rows(suite, policy, config, config.method_label, base.pad_id)
     tables = write_scores(config.run_dir, rows, columns, config)
     return RunResult(config.run_dir, tuple(columns), tuple(rows), tables)
 
@@ -103,16 +111,17 @@ def evaluate(folder: Path, config: RunConfig) -> RunResult:
     tokens = Tokens(base.tokenizer, config.data.max_prompt_tokens, config.data.max_response_tokens)
     layout = _layout(base, tokens.scoring_items(columns[0].pairs[:8]), config)
     suite = prepare_suite(columns, base, config, layout, inner)
-    rows = _all_rows(suite, artifacts.load_policy(base, folder), config, base.pad_id)
+    label = folder.resolve().name if read_run_config(folder) is None else config.method_label
+    rows = _all_rows(suite, artifacts.load_policy(base, folder), config, label, base.pad_id)
     target = artifacts.scores_folder(folder, config)
     return RunResult(target, tuple(columns), tuple(rows), write_scores(target, rows, columns, config))
 
 
-def _all_rows(suite: Suite, policy: Any, config: RunConfig, pad_id: int) -> list[PairScore]:
+def _all_rows(suite: Suite, policy: Any, config: RunConfig, label: str, pad_id: int) -> list[PairScore]:
     """Rows of base and policy; a frozen policy is the base, and is not run again."""
     if config.method.frozen:
-        return [*suite.base_rows, *(replace(row, model=config.method_label) for row in suite.base_rows)]
-    return [*suite.base_rows, *score_policy(suite, policy, config.method_label, pad_id)]
+        return [*suite.base_rows, *(replace(row, model=label) for row in suite.base_rows)]
+    return [*suite.base_rows, *score_policy(suite, policy, label, pad_id)]
 
 
 def _with_gradients(

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jinja2 import TemplateError
+
 from innerpo.data.pairs import PreferencePair, Text
 from innerpo.errors import UserError
 
@@ -89,7 +91,10 @@ class Tokens:
     def _item(
         self, prompt: Text, responses: Sequence[Text], pairs: Sequence[tuple[int, int, str]], cluster: str
     ) -> PromptItem:
-        prompt_ids, response_ids = self._shared_prompt(prompt, responses)
+        try:
+            prompt_ids, response_ids = self._shared_prompt(prompt, responses)
+        except TemplateError as error:
+            raise UserError(f"pair {pairs[0][2]}: the model's chat template refuses its messages: {error}") from error
         report = self.report
         report.prompts += 1
         report.responses += len(responses)

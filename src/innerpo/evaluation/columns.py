@@ -34,17 +34,26 @@ def load_columns(config: RunConfig) -> list[Column]:
     control that is not at hand leaves its column empty and says so; unknown is not zero.
     """
     source = config.eval.train_dataset or config.data.dataset
-    control = "embedded:control" if source.startswith("embedded:") else "ethics:justice"
+    target = config.eval.oos_dataset or default_target(source)
     columns = [
         _column("train", source, "train", config),
         _column("test", source, "test", config),
-        _optional("oos", config.eval.oos_dataset, default_target(source), config),
-        _optional("rnd", config.eval.rnd_dataset, control, config),
+        _optional("oos", config.eval.oos_dataset, target, config),
+        _optional("rnd", config.eval.rnd_dataset, default_control(source, target), config),
     ]
     for column in columns:
         if column.note:
             say(column.note)
     return columns
+
+
+def default_control(source: str, target: str | None) -> str | None:
+    """An unrelated data set: the first of the usual ones that is neither trained on nor the target, nor of its kind."""
+    usual = ("ethics:justice", "embedded:control")
+    kinds = {name.split(":")[0] for name in (source, target) if name and name.startswith("ethics:")}
+    order = reversed(usual) if source.startswith("embedded:") else usual
+    free = (name for name in order if name not in (source, target) and name.split(":")[0] not in kinds)
+    return next(free, None)
 
 
 def _optional(name: str, named: str | None, default: str | None, config: RunConfig) -> Column:
@@ -53,7 +62,7 @@ def _optional(name: str, named: str | None, default: str | None, config: RunConf
         return _column(name, named, "test", config)
     if default is None:
         source = config.eval.train_dataset or config.data.dataset
-        return Column(name, "", "", (), f"{name}: no shift is listed for {source}; name one with --eval.{name}_dataset")
+        return Column(name, "", "", (), f"{name}: none is listed for {source}; name one with --eval.{name}_dataset")
     try:
         return _column(name, default, "test", config)
     except UserError as error:

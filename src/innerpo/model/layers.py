@@ -1,5 +1,6 @@
 """Which decoder blocks are read: the words of ``--method.layers`` to block numbers, and the blocks themselves."""
 
+import math
 import re
 from typing import Any
 
@@ -40,6 +41,8 @@ def _range(inside: str, n_layers: int, text: str) -> list[int]:
 def _index(word: str, n_layers: int, text: str) -> int:
     try:
         value = float(word)
+        if not math.isfinite(value):
+            raise ValueError(word)
     except ValueError:
         raise UserError(f"method.layers={text!r}: {word!r} is not a number or a range") from None
     if re.search(r"[.eE]", word):

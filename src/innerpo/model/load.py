@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from innerpo.config import ModelConfig
@@ -85,7 +86,7 @@ def load_base(config: ModelConfig, cache_dir: Path) -> LoadedModel:
             **common,
             **placement,
         )
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
             f"cannot load the base model {config.base_model!r}: {reason} (a Hub name, a local folder with "

@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 import innerpo
-from innerpo.config import RunConfig, default_run, to_dict
-from innerpo.config_files import as_yaml, overlay, read_yaml
+from innerpo.config import RunConfig, to_dict
+from innerpo.config_files import as_yaml, read_run_config, read_yaml
 from innerpo.data.tokens import PromptItem
 from innerpo.errors import UserError
 from innerpo.files import machine_errors, staged_directory, write_atomically, write_text
@@ -62,9 +62,10 @@ def is_finished(config: RunConfig) -> bool:
 
 
 @contextmanager
-def run_folder(config: RunConfig) -> Iterator[Path | None]:
+def run_folder(config: RunConfig, inputs: str) -> Iterator[Path | None]:
     """Make the run's folder; yield the checkpoint to resume from, or None to start.
 
+    ``inputs`` identifies data and base model; a checkpoint made on others is refused (UserError).
     Where the body fails before the first checkpoint, a folder that was made here is removed again.
     """
     folder, training = config.run_dir, config.training
@@ -78,7 +79,12 @@ def run_folder(config: RunConfig) -> Iterator[Path | None]:
             folder.mkdir(parents=True, exist_ok=True)
     process.wait_for_everyone()
     if process.is_main_process and not (folder / CONFIG).exists():
-        write_text(folder / CONFIG, as_yaml(to_dict(config) | {"run_id": config.run_id()}))
+        write_text(folder / CONFIG, as_yaml(to_dict(config) | {"run_id": config.run_id(), "inputs": inputs}))
+    elif process.is_main_process and (found := read_yaml(folder / CONFIG).get("inputs")) != inputs:
+        raise UserError(
+            f"{folder} was begun on other data or another base model (inputs {found}, these are {inputs}); it cannot "
+            "be resumed: restore them, or start again with --training.overwrite"
+        )
     try:
         yield last_checkpoint(folder) if training.resume else None
     except BaseException:
@@ -132,16 +138,19 @@ def cut_metrics(folder: Path, step: int) -> None:
         write_text(path, "".join(line + "\n" for line in kept))
 
 
-def save_run(folder: Path, model: Any, tokenizer: Any, method: Method, record: dict[str, Any], card: str) -> None:
+def save_run(
+    folder: Path, model: Any, tokenizer: Any, method: Method, record: dict[str, Any], card: str, weights: Any = None
+) -> None:
     """Save the adapter as peft saves it, and beside it directions, record and card. The record comes last.
 
-    A frozen method has no adapter: its directions are the run.
+    A frozen method has no adapter: its directions are the run. ``weights`` is the gathered state dict of a policy that
+    lies in pieces on several devices.
     """
     for left in folder.glob(".adapter.*"):  # of a run that was killed while it saved
         shutil.rmtree(left, ignore_errors=True)
     with staged_directory(folder / "adapter") as staging:
         if not method.config.frozen:
-            model.save_pretrained(staging)
+            model.save_pretrained(staging, state_dict=weights)
         if not method.config.frozen and not (staging / "adapter_config.json").is_file():
             tokenizer.save_pretrained(staging)  # a whole model is used with its own tokenizer
         if method.directions is not None:
@@ -174,7 +183,7 @@ def run_record(config: RunConfig, items: Sequence[PromptItem], method: Method, l
 
 def is_frozen(folder: Path) -> bool:
     """Whether a folder is a run that trained nothing: directions of the base model (``probe``)."""
-    config = load_config(folder)
+    config = read_run_config(folder)
     return config is not None and config.method.frozen and (folder / DIRECTIONS).is_file()
 
 
@@ -246,25 +255,28 @@ def load_directions(folder: Path) -> tuple[tuple[int, ...], Transform, Direction
         raise UserError(f"{path} is not a directions file of innerpo: {error}") from error
 
 
-def load_config(folder: Path) -> RunConfig | None:
-    """Return the config a run was made with, or None for an adapter that innerpo did not train."""
-    path = folder / CONFIG
-    if not path.is_file():
-        return None
-    values = read_yaml(path)
-    values.pop("run_id", None)
-    name = values.get("method", {}).get("name", "innerpo")
-    return overlay(default_run(name), values, str(path))
-
-
 def scores_folder(folder: Path, config: RunConfig) -> Path:
     """Where the scores of a folder belong: beside the adapter, or, on other columns than the run's own, beneath it."""
-    own = load_config(folder)
-    names = ("train_dataset", "oos_dataset", "rnd_dataset", "ref_model", "max_prompts")
-    if own is None or all(getattr(own.eval, n) == getattr(config.eval, n) for n in names):
+    own = read_run_config(folder)
+    chosen = _what_is_scored(config)
+    if own is None or chosen == _what_is_scored(own):
         return folder
-    chosen = json.dumps([str(getattr(config.eval, n)) for n in names])
-    return folder / f"eval-{hashlib.sha256(chosen.encode()).hexdigest()[:8]}"
+    return folder / f"eval-{hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:8]}"
+
+
+def _what_is_scored(config: RunConfig) -> dict[str, Any]:
+    """All that changes scores of a given adapter: columns, their tokens, the base model."""
+    plain = to_dict(config)
+    for name in ("batch_size", "bootstrap", "format", "skip"):
+        plain["eval"].pop(name)
+    data = {n: plain["data"][n] for n in ("dataset", "max_prompt_tokens", "max_response_tokens", "seed", "on_bad_row")}
+    model = {n: plain["model"][n] for n in ("base_model", "revision", "dtype", "load_in_4bit")}
+    return {"eval": plain["eval"], "data": data, "model": model}
+
+
+def inputs_hash(items: Sequence[PromptItem], base: LoadedModel) -> str:
+    """Identity of what a run computes on, beyond its config: token ids and base weights."""
+    return hashlib.sha256(f"{data_hash(items)}/{base.identity}".encode()).hexdigest()[:16]
 
 
 def data_hash(items: Sequence[PromptItem]) -> str:

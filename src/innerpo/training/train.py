@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.progress import Progress
 from torch import nn
-from transformers import TrainerCallback, TrainingArguments
+from transformers import TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from innerpo.config import RunConfig
@@ -18,7 +19,6 @@ from innerpo.data.batch import Layout
 from innerpo.data.tokens import PromptItem
 from innerpo.errors import MachineError, UserError
 from innerpo.methods.method import Method
-from innerpo.model.load import has_native_bfloat16
 from innerpo.model.reference import Reference
 from innerpo.training.artifacts import CHECKPOINTS, METRICS, cut_metrics
 from innerpo.training.trainer import PairCollator, PairTrainer
@@ -29,6 +29,7 @@ class _Progress(TrainerCallback):
 
     def __init__(self) -> None:
         self._context = progress()
+        self._display: Progress | None = None
         self._loss = ""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -36,6 +37,7 @@ class _Progress(TrainerCallback):
         self._task = self._display.add_task("training", total=state.max_steps, completed=state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        assert self._display is not None
         self._display.update(self._task, completed=state.global_step, description=f"training{self._loss}")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
@@ -46,42 +48,49 @@ class _Progress(TrainerCallback):
         self.close()
 
     def close(self) -> None:
-        self._context.__exit__(None, None, None)
+        if self._display is not None:
+            self._context.__exit__(None, None, None)
 
 
 def training_arguments(config: RunConfig) -> TrainingArguments:
-    """Translate the run's config into transformers' TrainingArguments."""
+    """Translate the run's config into transformers' TrainingArguments. Raises UserError for what it refuses."""
     t = config.training
     known = TrainingArguments.__dataclass_fields__  # transformers renames the option in 5.23
     checkpointing = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
-    return TrainingArguments(
-        output_dir=str(config.run_dir / CHECKPOINTS),
-        per_device_train_batch_size=config.data.batch_size,
-        gradient_accumulation_steps=t.gradient_accumulation,
-        learning_rate=t.lr,
-        num_train_epochs=t.epochs,
-        max_steps=t.max_steps or -1,
-        warmup_steps=t.warmup,
-        lr_scheduler_type=t.scheduler,
-        optim=t.optim,
-        weight_decay=t.weight_decay,
-        max_grad_norm=t.max_grad_norm,
-        seed=t.seed,
-        save_strategy="steps" if t.save_steps else "no",
-        save_steps=t.save_steps or 500,
-        logging_steps=t.log_steps,
-        logging_first_step=True,
-        logging_nan_inf_filter=False,
-        report_to=list(t.report_to) or "none",
-        bf16=config.model.lora_r == 0 and config.model.dtype == "auto" and has_native_bfloat16(),
-        fsdp=t.fsdp or None,
-        deepspeed=t.deepspeed,
-        remove_unused_columns=False,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        ddp_find_unused_parameters=False,
-        disable_tqdm=True,
-        **{checkpointing: t.gradient_checkpointing, f"{checkpointing}_kwargs": {"use_reentrant": False}},
-    )
+    try:
+        args = TrainingArguments(
+            output_dir=str(config.run_dir / CHECKPOINTS),
+            per_device_train_batch_size=config.data.batch_size,
+            gradient_accumulation_steps=t.gradient_accumulation,
+            learning_rate=t.lr,
+            num_train_epochs=t.epochs,
+            max_steps=t.max_steps or -1,
+            warmup_steps=t.warmup,
+            lr_scheduler_type=t.scheduler,
+            optim=t.optim,
+            weight_decay=t.weight_decay,
+            max_grad_norm=t.max_grad_norm,
+            seed=t.seed,
+            save_strategy="steps" if t.save_steps else "no",
+            save_steps=t.save_steps or 500,
+            logging_steps=t.log_steps,
+            logging_first_step=True,
+            logging_nan_inf_filter=False,
+            report_to=list(t.report_to) or "none",
+            fsdp=t.fsdp or None,
+            deepspeed=t.deepspeed,
+            remove_unused_columns=False,
+            dataloader_pin_memory=torch.cuda.is_available(),
+            ddp_find_unused_parameters=False,
+            disable_tqdm=True,
+            **{checkpointing: t.gradient_checkpointing, f"{checkpointing}_kwargs": {"use_reentrant": False}},
+        )
+    except (ValueError, ImportError) as error:
+        raise UserError(f"transformers refuses the training options: {' '.join(str(error).split())[:300]}") from error
+    if args.n_gpu > 1:  # the Trainer would split each batch's tensors by rows, which packed completions do not follow
+        say(f"using one of {args.n_gpu} GPUs; `accelerate launch` uses them all")
+        args._n_gpu = 1
+    return args
 
 
 def train_policy(
@@ -121,7 +130,7 @@ def train_policy(
     started = time.time()
     try:
         with nullcontext() if method.gradient_edit is None else method.gradient_edit.installed(policy):
-            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+            _train_or_load(trainer, checkpoint)
     except torch.OutOfMemoryError as error:
         raise MachineError(
             f"out of memory with {config.data.batch_size} pairs a batch; a smaller --data.batch-size with "
@@ -133,4 +142,18 @@ def train_policy(
     steps = trainer.state.global_step
     say(f"trained {steps} steps on {len(items)} pairs in {seconds:.0f} s ({seconds / max(steps, 1):.2f} s a step)")
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
-    return {"steps": steps, "train_seconds": seconds, "first_loss": losses[0], "last_loss": losses[-1]}
+    summary = {"steps": steps, "train_seconds": seconds, "first_loss": losses[0], "last_loss": losses[-1]}
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:  # all processes take part in the gathering
+        summary["gathered"] = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    return summary
+
+
+def _train_or_load(trainer: PairTrainer, checkpoint: Path | None) -> None:
+    """Train to the end. A checkpoint of the last step is only loaded: the Trainer would take one step more."""
+    if checkpoint is not None:
+        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        if state.global_step >= state.max_steps:
+            trainer._load_from_checkpoint(str(checkpoint), trainer.model)
+            trainer.state = state
+            return
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
