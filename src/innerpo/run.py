@@ -69,7 +69,7 @@ def train_and_score(config: RunConfig) -> RunResult:
         what=f"{config.data.dataset} (train)",
         token_limit_bytes=config.data.token_cache_gb * 1e9,
     )
-    method = fit_method(method, reference, base.model, config.training.seed)
+    method = fit_method(method, reference, base.model, config.training.seed, layout.layout, base.pad_id)
     inner = _inner_scorer(method)
     suite = prepare_suite(columns, base, config, layout, inner)
 

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from innerpo.config import MethodConfig
+from innerpo.data.batch import Layout
 from innerpo.errors import UserError
 from innerpo.methods.directions import estimate_directions
 from innerpo.methods.losses.inner import margin_of
@@ -82,14 +83,25 @@ def build_method(config: MethodConfig, layers: tuple[int, ...]) -> Method:
     return Method(config, weights, terms, layers)
 
 
-def fit_method(method: Method, reference: Reference, model: Any, seed: int) -> Method:
-    """Fit transform and directions on the reference states of the training pairs, and freeze them."""
+def fit_method(
+    method: Method,
+    reference: Reference,
+    model: Any,
+    seed: int,
+    layout: Layout = "concatenated",
+    pad_id: int = 0,
+) -> Method:
+    """Fit transform and directions on the reference states of the training pairs, and freeze them.
+
+    ``layout`` and ``pad_id`` are those of the rows that a transform may run through the model.
+    """
     if method.request is None:
         return method
     assert reference.pooled is not None
     assert reference.token_spread is not None
     fit = resolve(TRANSFORMS, method.config.transform, "transform")
-    transform = fit(FitInputs(reference.pooled, method.layers, model, seed), method.config)
+    inputs = FitInputs(reference.pooled, method.layers, model, seed, tuple(reference.items), layout, pad_id)
+    transform = fit(inputs, method.config)
     states = transform(reference.pooled)
     directions = estimate_directions(states[:, 0::2] - states[:, 1::2], reference.token_spread, method.config, seed)
     return replace(method, transform=transform, directions=directions)
