@@ -16,7 +16,7 @@ from innerpo.methods.transforms.transform import FitInputs, Transform, count_of,
 from innerpo.model.unembedding import Unembedding, block_states
 
 MAX_PAIRS = 64
-MAX_TOKENS = 8192
+MAX_TOKENS = 4096
 """Completion tokens of the sample; pairs beyond it are left out of the fit (not of anything else)."""
 BATCH = 8
 
