@@ -80,7 +80,7 @@ def toy_data(folder):
         ("--method.beta=nan", ["method.beta must be a finite number"]),
         ("--training.lrr=1", ["--training.lrr", "--training.lr "]),
         ("--method.pool=men", ["'men'", "--method.pool", "'mean'"]),
-        ("--method.transform=supra", ["transform", "'supra'", "none"]),
+        ("--method.transform=supra", ["transform", "'supra'", "did you mean 'supr'"]),
         ("--data.batch-size=0", ["data.batch_size must be at least 1, got 0"]),
         ("--preset=dmeo", ["unknown preset 'dmeo'", "'demo'"]),
         ("--config=none.yaml", ["cannot read config file none.yaml"]),

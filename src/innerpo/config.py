@@ -19,6 +19,45 @@ GradientName = Annotated[str, arg(metavar="{" + ",".join(["none", *GRADIENTS]) +
 
 
 @dataclass(frozen=True)
+class TransformConfig:
+    """Options of the transform named by ``method.transform``; each says which transforms read it (docs/methods.md)."""
+
+    rank: float = 0.25
+    """Rows of ether, ortho, hra, svd and random: a fraction of the hidden size (0 < rank < 1) or a whole number."""
+    supr_mode: Literal["null", "suppressed"] = "null"
+    """supr: drop what the unembedding reads most (null), or keep what blocks push down in it (suppressed)."""
+    supr_k: float = 0.25
+    """supr: right-singular directions dropped (null) or kept (suppressed): a fraction or a whole number, as rank."""
+    svd_end: Literal["top", "bottom"] = "top"
+    """svd: the directions in which the pairs' differences are largest, or smallest."""
+    reflections: int = 8
+    """ether, hra: Householder reflections multiplied together (those of ether are block-diagonal)."""
+    ether_blocks: int = 4
+    """ether: blocks on each reflection's diagonal; must divide the hidden size."""
+    probe_steps: int = 100
+    """ether, ortho, hra: most steps of the probe that learns the rows; it stops early on held-back pairs."""
+    probe_lr: float = 0.02
+    """ether, ortho, hra: step size of that probe, about radians of rotation per step."""
+
+    def __post_init__(self) -> None:
+        _finite(self, "method.subspace")
+        for name in ("rank", "supr_k"):
+            value = getattr(self, name)
+            if value <= 0 or (value >= 1 and not float(value).is_integer()):
+                raise UserError(
+                    f"method.subspace.{name} must be a fraction of the hidden size (0 < {name} < 1) or a whole number "
+                    f"of directions, got {value:g}"
+                )
+        for name in ("reflections", "ether_blocks"):
+            if getattr(self, name) < 1:
+                raise UserError(f"method.subspace.{name} must be at least 1, got {getattr(self, name)}")
+        if self.probe_steps < 0:
+            raise UserError(f"method.subspace.probe_steps must not be negative, got {self.probe_steps}")
+        if self.probe_lr <= 0:
+            raise UserError(f"method.subspace.probe_lr must be above 0, got {self.probe_lr:g}")
+
+
+@dataclass(frozen=True)
 class MethodConfig:
     """How preferences are taught. ``innerpo`` = output + alpha * inner + gamma * drift (docs/methods.md)."""
 
@@ -26,6 +65,8 @@ class MethodConfig:
     """Name of the method (set by the subcommand)."""
     transform: TransformName = "none"
     """Linear map with orthonormal rows, applied to pooled states before directions and margins."""
+    subspace: TransformConfig = field(default_factory=TransformConfig)
+    """Options of the transform."""
     layers: str = "0.4,0.6,0.8"
     """Decoder blocks read: indices (3), negative (-2,-1), fractions (0.5), ranges (range(.3,-1), range(3,10,2))."""
     pool: Literal["mean", "last", "first_divergence"] = "mean"

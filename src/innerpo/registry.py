@@ -54,6 +54,12 @@ GRADIENTS: dict[str, Entry] = {
 TRANSFORMS: dict[str, Entry] = {
     # name -> (reference states, method config) -> Transform with orthonormal rows
     "none": "innerpo.methods.transforms.none:fit",
+    "supr": "innerpo.methods.transforms.supr:fit",
+    "ether": "innerpo.methods.transforms.ether:fit",
+    "ortho": "innerpo.methods.transforms.ortho:fit",
+    "hra": "innerpo.methods.transforms.hra:fit",
+    "svd": "innerpo.methods.transforms.svd:fit",
+    "random": "innerpo.methods.transforms.random:fit",
 }
 
 

@@ -74,7 +74,7 @@ def train_and_score(config: RunConfig) -> RunResult:
         # Full fine-tuning has no adapter to switch off, so its reference cannot be run again once training began.
         token_limit_bytes=config.data.token_cache_gb * 1e9 if config.model.lora_r else float("inf"),
     )
-    method = fit_method(method, reference, base.model, config.training.seed)
+    method = fit_method(method, reference, base.model, config.training.seed, layout.layout, base.pad_id)
     inner = _inner_scorer(method)
     suite = prepare_suite(columns, base, config, layout, inner)
 

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from innerpo.config import MethodConfig
+from innerpo.data.batch import Layout
 from innerpo.errors import UserError
 from innerpo.methods.directions import estimate_directions
 from innerpo.methods.gradients.edit import GradientEdit
@@ -81,14 +82,25 @@ def build_method(config: MethodConfig, layers: tuple[int, ...]) -> Method:
     return Method(config, weights, terms, layers)
 
 
-def fit_method(method: Method, reference: Reference, model: Any, seed: int) -> Method:
-    """Fit transform and directions on the reference states of the training pairs, and freeze them."""
+def fit_method(
+    method: Method,
+    reference: Reference,
+    model: Any,
+    seed: int,
+    layout: Layout = "concatenated",
+    pad_id: int = 0,
+) -> Method:
+    """Fit transform and directions on the reference states of the training pairs, and freeze them.
+
+    ``layout`` and ``pad_id`` are those of the rows that a transform may run through the model.
+    """
     if method.request is None:
         return method
     assert reference.pooled is not None
     assert reference.token_spread is not None
     fit = resolve(TRANSFORMS, method.config.transform, "transform")
-    transform = fit(FitInputs(reference.pooled, method.layers, model, seed), method.config)
+    inputs = FitInputs(reference.pooled, method.layers, model, seed, tuple(reference.items), layout, pad_id)
+    transform = fit(inputs, method.config)
     states = transform(reference.pooled)
     removed = method.config.remove
     nuisance = nuisance_of(removed, reference.logps, reference.n_tokens) if removed else None

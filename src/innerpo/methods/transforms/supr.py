@@ -1,0 +1,77 @@
+"""supr: what the unembedding hardly reads (null), or what blocks push down in it (suppressed).
+
+null: without the top k right-singular vectors of W_U diag(gain of the final norm). suppressed: the top k right-singular
+vectors of W_U^T min(dz, 0), dz the change of the lens logits W_U norm(h) over the block. No label is looked at.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from innerpo.config import MethodConfig
+from innerpo.console import say
+from innerpo.data.batch import length_batches, make_batch
+from innerpo.errors import UserError
+from innerpo.methods.transforms.transform import FitInputs, Transform, count_of, freeze
+from innerpo.model.unembedding import Unembedding, block_states
+
+MAX_PAIRS = 64
+MAX_TOKENS = 4096
+"""Completion tokens of the sample; pairs beyond it are left out of the fit (not of anything else)."""
+BATCH = 8
+
+
+def fit(inputs: FitInputs, method: MethodConfig) -> Transform:
+    """Return the rows of the mode asked for."""
+    k = count_of(method.subspace.supr_k, inputs.hidden, "supr_k")
+    if method.subspace.supr_mode == "null":
+        rows = null_rows(Unembedding.of(inputs.model), k).repeat(len(inputs.layers), 1, 1)
+    else:
+        rows = torch.stack([by_size(gram)[:k] for gram in suppressed_grams(inputs, k)])
+    say(f"transform supr: {method.subspace.supr_mode}, rank {rows.shape[1]} of {rows.shape[2]}")
+    return freeze("supr", rows)
+
+
+def null_rows(unembedding: Unembedding, k: int) -> Float[Tensor, "rank hidden"]:
+    """Return an orthonormal basis of all but the k directions that move logits most."""
+    gram = unembedding.gram().cpu()
+    hidden = gram.shape[0]
+    if k == hidden:
+        raise UserError(f"method.subspace.supr_k={k} drops all {hidden} dimensions; mode null must keep at least one")
+    return by_size(gram)[k:]
+
+
+def by_size(gram: Float[Tensor, "hidden hidden"]) -> Float[Tensor, "hidden hidden"]:
+    """Return a Gram matrix's eigenvectors as rows, that of the largest eigenvalue first."""
+    columns: Tensor = torch.linalg.eigh(gram).eigenvectors
+    return columns.T.flip(0)
+
+
+def suppressed_grams(inputs: FitInputs, k: int) -> list[Float[Tensor, "hidden hidden"]]:
+    """Return, per layer, the sum of x x^T over the vectors x = W_U^T min(dz, 0) of a sample's completion tokens."""
+    items = [inputs.items[i] for i in sample_pairs(inputs)]
+    n_tokens = sum(len(r) for item in items for r in item.responses)
+    if n_tokens < k:
+        raise UserError(
+            f"method.subspace.supr_k={k} directions cannot be told from the {n_tokens} completion tokens of "
+            f"{len(items)} pairs; a smaller supr_k or more pairs would do"
+        )
+    unembedding = Unembedding.of(inputs.model)
+    grams = [torch.zeros(inputs.hidden, inputs.hidden, dtype=torch.float64) for _ in inputs.layers]
+    for indices in length_batches([item.n_tokens for item in items], BATCH):
+        batch = make_batch([items[i] for i in indices], inputs.layout, inputs.pad_id).to(unembedding.weight.device)
+        for gram, (before, after) in zip(grams, block_states(inputs.model, batch, inputs.layers), strict=True):
+            x = unembedding.suppressed(before, after).to(inputs.device).double()
+            gram += (x.T @ x).cpu()
+    return grams
+
+
+def sample_pairs(inputs: FitInputs) -> list[int]:
+    """Return a seeded choice of at most MAX_PAIRS pairs and (beyond the first) MAX_TOKENS completion tokens."""
+    chosen, tokens = list[int](), 0
+    for i in torch.randperm(len(inputs.items), generator=inputs.generator()).tolist()[:MAX_PAIRS]:
+        tokens += sum(len(r) for r in inputs.items[i].responses)
+        if chosen and tokens > MAX_TOKENS:
+            break
+        chosen.append(i)
+    return chosen
