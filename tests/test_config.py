@@ -284,7 +284,7 @@ def test_a_config_survives_yaml(tmp_path):
     config = default_run("dpo")
     config = replace(
         config,
-        method=replace(config.method, extra={"inner": 0.5}, layers="range(.3,-1)"),
+        method=replace(config.method, extra={"coherence": 0.5}, layers="range(.3,-1)"),
         data=replace(config.data, cache_dir=tmp_path / "cache", dataset="1e-5"),
         training=replace(config.training, lr=1e-5, report_to=("wandb", "trackio")),
         output_dir=tmp_path,

@@ -114,6 +114,7 @@ class Recorder:
         if args[0] == "eval" and len(args) > 1 and args[1].lstrip("./").startswith("outputs/"):
             Path(args[1]).mkdir(parents=True, exist_ok=True)
             (Path(args[1]) / "adapter_config.json").write_text('{"base_model_name_or_path": "smollm2-135m"}')
+            (Path(args[1]) / "config.yaml").write_text("method: {name: dpo}")
         try:
             return cli.main(args)
         except SystemExit as stop:

@@ -114,7 +114,8 @@ def evaluate(args: list[str]) -> None:
     config = _config_of_folder(folder)
     default = EvalCommand(run=folder, eval=config.eval, data=config.data, model=config.model)
     command = _parse(EvalCommand, args, "innerpo eval", default)
-    if read_run_config(folder) is None and command.eval.train_dataset is None:
+    foreign = read_run_config(folder) is None and (folder / "adapter_config.json").is_file()
+    if foreign and command.eval.train_dataset is None:
         raise UserError(f"{folder} was not trained by innerpo, so what on is unknown; say it with --eval.train_dataset")
     model = replace(command.model, base_model=command.eval.ref_model or command.model.base_model)
     from innerpo.run import evaluate as run_evaluation

@@ -122,9 +122,9 @@ class MethodConfig:
         _finite(self, "method")
         if self.transform not in TRANSFORMS:
             raise UserError(f"unknown transform {self.transform!r}{near_matches(self.transform, TRANSFORMS)}")
-        if self.name == "dpo" and self.reads_states:
-            states = sorted(set(self.weights()) - {"output", "coherence", "sft"})
-            raise UserError(f"dpo has no terms on hidden states, got {', '.join(states)}; use the method innerpo")
+        on_states = {"inner", "drift", "angle", "separation", "reroute", "retain"} & set(self.weights())
+        if self.name == "dpo" and on_states:
+            raise UserError(f"dpo has no terms on hidden states, got {', '.join(sorted(on_states))}; use innerpo")
         if self.gradient != "none" and self.gradient not in GRADIENTS:
             raise UserError(f"unknown method.gradient {self.gradient!r}{near_matches(self.gradient, GRADIENTS)}")
         if self.gradient != "none" and self.direction not in ("shared", "random"):

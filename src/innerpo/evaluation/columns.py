@@ -61,8 +61,10 @@ def _optional(name: str, named: str | None, default: str | None, config: RunConf
     if named is not None:
         return _column(name, named, "test", config)
     if default is None:
-        source = config.eval.train_dataset or config.data.dataset
-        return Column(name, "", "", (), f"{name}: none is listed for {source}; name one with --eval.{name}_dataset")
+        source, what = config.eval.train_dataset or config.data.dataset, "shift" if name == "oos" else "control"
+        return Column(
+            name, "", "", (), f"{name}: no {what} is listed for {source}; name one with --eval.{name}_dataset"
+        )
     try:
         return _column(name, default, "test", config)
     except UserError as error:
