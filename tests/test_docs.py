@@ -309,9 +309,9 @@ def test_every_module_has_its_line_on_the_map():
 
 
 def test_readme_names_what_a_run_writes():
-    from innerpo.training import artifacts
+    from innerpo.training import artifacts, folder
 
     text = prose(ROOT / "README.md")
-    written = (artifacts.CONFIG, artifacts.RECORD, artifacts.DIRECTIONS, artifacts.METRICS)
+    written = (folder.CONFIG, folder.RECORD, artifacts.DIRECTIONS, folder.METRICS)
     assert all(f"`{name}`" in text for name in written)
-    assert f"`{artifacts.CHECKPOINTS}/`" in text
+    assert f"`{folder.CHECKPOINTS}/`" in text

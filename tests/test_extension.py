@@ -67,6 +67,5 @@ def test_term_transform_and_source_of_ones_own(extended, toy_folder, tmp_path):
 
 
 def test_unknown_term_is_named():
-    config = replace(default_run("innerpo").method, extra={"nope": 1.0})
     with pytest.raises(UserError, match=r"unknown terms \['nope'\].*known: output"):
-        config.weights()
+        replace(default_run("innerpo").method, extra={"nope": 1.0})

@@ -14,7 +14,8 @@ from innerpo.data.tokens import Tokens
 from innerpo.errors import UserError
 from innerpo.evaluation.columns import default_control
 from innerpo.model.layers import resolve_layers
-from innerpo.training.artifacts import last_checkpoint, scores_folder
+from innerpo.training.artifacts import scores_folder
+from innerpo.training.folder import last_checkpoint
 from innerpo.training.train import training_arguments
 
 

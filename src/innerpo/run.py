@@ -30,6 +30,7 @@ from innerpo.model.load import LoadedModel, add_adapter, load_base
 from innerpo.model.reference import compute_reference
 from innerpo.training import artifacts
 from innerpo.training.card import model_card
+from innerpo.training.folder import check_run_dir, is_finished, run_folder
 from innerpo.training.train import train_policy, training_arguments
 
 
@@ -49,9 +50,9 @@ def train_and_score(config: RunConfig) -> RunResult:
     training_arguments(config)  # refuses an unknown optimiser or a missing library before anything is computed
     process = PartialState()  # one of several under `accelerate launch`; files are the main process's business
     if process.is_main_process:
-        artifacts.check_run_dir(config)
+        check_run_dir(config)
     process.wait_for_everyone()
-    if artifacts.is_finished(config):
+    if is_finished(config):
         say(f"{config.run_dir} is finished: nothing to resume, scoring it again")
         return RunResult(config.run_dir) if config.eval.skip else evaluate(config.run_dir, config)
     pairs = choose_negatives(training_pairs(config), config.data.negatives, config.data.seed)
@@ -79,7 +80,7 @@ def train_and_score(config: RunConfig) -> RunResult:
     suite = prepare_suite(columns, base, config, layout, inner)
 
     inputs = artifacts.inputs_hash(items, base)
-    with artifacts.run_folder(config, inputs) as checkpoint:
+    with run_folder(config, inputs) as checkpoint:
         if config.method.frozen:
             policy, summary = base.model, {"steps": 0, "train_seconds": 0.0}
         else:

@@ -20,7 +20,7 @@ from innerpo.data.tokens import PromptItem
 from innerpo.errors import MachineError, UserError
 from innerpo.methods.method import Method
 from innerpo.model.reference import Reference
-from innerpo.training.artifacts import CHECKPOINTS, METRICS, cut_metrics
+from innerpo.training.folder import CHECKPOINTS, METRICS, cut_metrics
 from innerpo.training.trainer import PairCollator, PairTrainer
 
 
