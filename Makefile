@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 export TOKENIZERS_PARALLELISM := false
+# Toy matrices: two processes of one thread each, that do not spin while they wait.
+PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/pytest -n 2 -m "not slow"
 
 .PHONY: demo test test-slow install install-dev check clean
 
@@ -9,7 +11,7 @@ demo: install
 	$(BIN)/innerpo demo
 
 test: install-dev
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow" --durations=10
+	$(PYTEST) --durations=10
 
 test-slow: install-dev
 	$(BIN)/pytest -m slow --durations=0 -v
@@ -35,7 +37,7 @@ check: install-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -q -m "not slow"
+	$(PYTEST) -q
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
