@@ -17,6 +17,7 @@ import pytest
 
 import innerpo.data.describe
 import innerpo.demo
+import innerpo.doctor
 import innerpo.run
 from innerpo import cli, registry
 from innerpo.config import MethodConfig, RunConfig, default_run
@@ -95,6 +96,7 @@ class Recorder:
             (innerpo.data.describe, "describe"),
             (innerpo.data.describe, "render"),
             (innerpo.demo, "run_demo"),
+            (innerpo.doctor, "consult"),
         ):
             monkeypatch.setattr(module, function, self._instead_of(function))
         monkeypatch.setattr(cli, "_show", lambda result: None)

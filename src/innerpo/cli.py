@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeVar
 import tyro
 from tyro.conf import arg
 
-from innerpo.config import DataConfig, EvalConfig, ModelConfig, RunConfig, default_run, method_names
+from innerpo.config import DataConfig, EvalConfig, MethodConfig, ModelConfig, RunConfig, default_run, method_names
 from innerpo.config_files import overlay, preset_path, read_run_config, read_yaml, without_identity
 from innerpo.console import error_line, say, stdout
 from innerpo.errors import MachineError, UserError
@@ -65,6 +65,17 @@ class DemoCommand:
 
 
 @dataclass(frozen=True)
+class DoctorCommand:
+    """Check a loss before training: does each term send gradient, with the right sign, seeing what it should see?"""
+
+    method: MethodConfig = field(default_factory=MethodConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    seed: int = 0
+    """Seed of the small step that is made away from the reference before anything is measured."""
+
+
+@dataclass(frozen=True)
 class ExamplesCommand:
     """Print commands to copy, each of which works as written."""
 
@@ -72,6 +83,7 @@ class ExamplesCommand:
 EXAMPLES = {
     "innerpo demo": "base, DPO and InnerPO on an embedded shift: a few minutes on a CPU, nothing to download",
     "innerpo data embedded:compare": "sizes, lengths and three rows of a data set",
+    "innerpo doctor innerpo": "does each term of a loss teach what it should? seconds, no training",
     "innerpo train dpo --preset=dev": "a few steps, to see that all is well",
     "innerpo train dpo --data.dataset=truthful_qa": "DPO on GENIES (INNERPO_GENIES_DIR, or the Hub)",
     "innerpo train innerpo --method.transform=none --data.dataset=truthful_qa": "InnerPO on the same pairs",
@@ -85,11 +97,7 @@ EXAMPLES = {
 
 def train(args: list[str]) -> None:
     """Train a method and score it: train dpo, train innerpo --method.transform=none (or: train innerpo-none)."""
-    if not args or args[0] not in method_names():
-        choices = {name: _nothing(f"Train {name}; its options: innerpo train {name} --help") for name in METHODS}
-        with _usage_in_one_line():
-            tyro.extras.subcommand_cli_from_dict(choices, prog="innerpo train", description=train.__doc__, args=args)
-        return
+    _known_method(args, "train", "Train")
     config, rest = default_run(args[0]), args[1:]
     name = config.method.name
     for flag, path_of in (("preset", preset_path), ("config", Path)):
@@ -140,6 +148,18 @@ def demo(args: list[str]) -> None:
     _show(run_demo(command.output_dir, command.seed))
 
 
+def doctor(args: list[str]) -> None:
+    """Check a loss before training on it: doctor innerpo, doctor innerpo --method.extra my_term 0.5."""
+    _known_method(args, "doctor", "Check")
+    config = default_run(args[0])
+    few = replace(config.data, dataset="embedded:longer", max_train_prompts=16)
+    default = DoctorCommand(config.method, few, config.model)
+    command = _parse(DoctorCommand, args[1:], f"innerpo doctor {config.method.name}", default)
+    from innerpo.doctor import consult
+
+    consult(replace(config, method=command.method, data=command.data, model=command.model), command.seed)
+
+
 def examples(args: list[str]) -> None:
     """Print commands to copy, each of which works as written."""
     _parse(ExamplesCommand, args, "innerpo examples")
@@ -153,6 +173,7 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "eval": evaluate,
     "data": data,
     "demo": demo,
+    "doctor": doctor,
     "examples": examples,
 }
 
@@ -184,6 +205,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         error_line("interrupted; the same command with --training.resume goes on from the last checkpoint")
         return 130
     return 0
+
+
+def _known_method(args: list[str], verb: str, does: str) -> None:
+    """Show the methods (--help), or refuse a word that is none of them, before the method's own flags are read."""
+    if not args or args[0] not in method_names():
+        choices = {name: _nothing(f"{does} {name}; its options: innerpo {verb} {name} --help") for name in METHODS}
+        with _usage_in_one_line():
+            tyro.extras.subcommand_cli_from_dict(
+                choices, prog=f"innerpo {verb}", description=VERBS[verb].__doc__, args=args
+            )
 
 
 def _parse(kind: type[C], args: list[str], prog: str, default: C | None = None) -> C:
