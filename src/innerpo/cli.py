@@ -45,6 +45,17 @@ class EvalCommand:
     model: ModelConfig = field(default_factory=ModelConfig)
 
 
+E = TypeVar("E", bound=EvalCommand)
+
+
+@dataclass(frozen=True)
+class InspectCommand(EvalCommand):
+    """Show what a run's adapter did inside, block by block, against its base; written beside it with a plot."""
+
+    prompts: int = 64
+    """Test prompts measured, a seeded choice: the best response against the first worse one."""
+
+
 @dataclass(frozen=True)
 class DataCommand:
     """Show a data set: sizes, lengths, three rows; and the shifts that lead from it."""
@@ -92,6 +103,7 @@ EXAMPLES = {
     "innerpo train dpo --config=configs/dev.yaml --training.lr=1e-4": "a YAML file, and a flag that overrides it",
     "innerpo eval outputs/dpo_truthful_qa_seed1": "score a saved run again, beside its base model",
     "innerpo eval outputs/dpo_truthful_qa_seed1 --eval.oos_dataset=arc_easy": "the same on another shift",
+    "innerpo inspect outputs/dpo_truthful_qa_seed1": "what the adapter did inside, block by block, with a plot",
 }
 
 
@@ -116,20 +128,19 @@ def train(args: list[str]) -> None:
 
 def evaluate(args: list[str]) -> None:
     """Score a saved run, or any peft adapter, beside its base model: eval outputs/dpo_math_seed1."""
-    folder = _parse(EvalCommand, args, "innerpo eval").run  # first for the folder, whose config holds the defaults
-    if not folder.is_dir():
-        raise UserError(f"there is no folder {folder}; give the folder of a run or of a peft adapter")
-    config = _config_of_folder(folder)
-    default = EvalCommand(run=folder, eval=config.eval, data=config.data, model=config.model)
-    command = _parse(EvalCommand, args, "innerpo eval", default)
-    foreign = read_run_config(folder) is None and (folder / "adapter_config.json").is_file()
-    if foreign and command.eval.train_dataset is None:
-        raise UserError(f"{folder} was not trained by innerpo, so what on is unknown; say it with --eval.train_dataset")
-    model = replace(command.model, base_model=command.eval.ref_model or command.model.base_model)
+    command, config = _command_on_folder(EvalCommand, args, "innerpo eval")
     from innerpo.run import evaluate as run_evaluation
 
-    result = run_evaluation(command.run, replace(config, eval=command.eval, data=command.data, model=model))
+    result = run_evaluation(command.run, config)
     _show(result)
+
+
+def inspect(args: list[str]) -> None:
+    """Show what a run's adapter did inside, block by block: inspect outputs/dpo_math_seed1."""
+    command, config = _command_on_folder(InspectCommand, args, "innerpo inspect")
+    from innerpo.evaluation.inspect import as_rich, inspect_run
+
+    stdout.print(as_rich(inspect_run(command.run, config, command.prompts)))
 
 
 def data(args: list[str]) -> None:
@@ -174,6 +185,7 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "data": data,
     "demo": demo,
     "doctor": doctor,
+    "inspect": inspect,
     "examples": examples,
 }
 
@@ -247,6 +259,21 @@ def _peek(args: list[str], flag: str) -> str | None:
         if word.startswith(f"--{flag}="):
             return word.split("=", 1)[1]
     return None
+
+
+def _command_on_folder(kind: type[E], args: list[str], prog: str) -> tuple[E, RunConfig]:
+    """Read the flags of a verb on a run's folder, whose own config holds the defaults."""
+    folder = _parse(kind, args, prog).run
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}; give the folder of a run or of a peft adapter")
+    config = _config_of_folder(folder)
+    default = kind(run=folder, eval=config.eval, data=config.data, model=config.model)
+    command = _parse(kind, args, prog, default)
+    foreign = read_run_config(folder) is None and (folder / "adapter_config.json").is_file()
+    if foreign and command.eval.train_dataset is None:
+        raise UserError(f"{folder} was not trained by innerpo, so what on is unknown; say it with --eval.train_dataset")
+    model = replace(command.model, base_model=command.eval.ref_model or command.model.base_model)
+    return command, replace(config, eval=command.eval, data=command.data, model=model)
 
 
 def _config_of_folder(folder: Path) -> RunConfig:
