@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeVar
 import tyro
 from tyro.conf import arg
 
-from innerpo.config import DataConfig, EvalConfig, ModelConfig, RunConfig, default_run, method_names
+from innerpo.config import DataConfig, EvalConfig, MethodConfig, ModelConfig, RunConfig, default_run, method_names
 from innerpo.config_files import overlay, preset_path, read_run_config, read_yaml, without_identity
 from innerpo.console import error_line, say, stdout
 from innerpo.errors import MachineError, UserError
@@ -45,6 +45,17 @@ class EvalCommand:
     model: ModelConfig = field(default_factory=ModelConfig)
 
 
+E = TypeVar("E", bound=EvalCommand)
+
+
+@dataclass(frozen=True)
+class InspectCommand(EvalCommand):
+    """Show what a run's adapter did inside, block by block, against its base; written beside it with a plot."""
+
+    prompts: int = 64
+    """Test prompts measured, a seeded choice: the best response against the first worse one."""
+
+
 @dataclass(frozen=True)
 class DataCommand:
     """Show a data set: sizes, lengths, three rows; and the shifts that lead from it."""
@@ -65,6 +76,17 @@ class DemoCommand:
 
 
 @dataclass(frozen=True)
+class DoctorCommand:
+    """Check a loss before training: does each term send gradient, with the right sign, seeing what it should see?"""
+
+    method: MethodConfig = field(default_factory=MethodConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    seed: int = 0
+    """Seed of the small step that is made away from the reference before anything is measured."""
+
+
+@dataclass(frozen=True)
 class ExamplesCommand:
     """Print commands to copy, each of which works as written."""
 
@@ -72,6 +94,7 @@ class ExamplesCommand:
 EXAMPLES = {
     "innerpo demo": "base, DPO and InnerPO on an embedded shift: a few minutes on a CPU, nothing to download",
     "innerpo data embedded:compare": "sizes, lengths and three rows of a data set",
+    "innerpo doctor innerpo": "does each term of a loss teach what it should? seconds, no training",
     "innerpo train dpo --preset=dev": "a few steps, to see that all is well",
     "innerpo train dpo --data.dataset=truthful_qa": "DPO on GENIES (INNERPO_GENIES_DIR, or the Hub)",
     "innerpo train innerpo --method.transform=none --data.dataset=truthful_qa": "InnerPO on the same pairs",
@@ -80,16 +103,13 @@ EXAMPLES = {
     "innerpo train dpo --config=configs/dev.yaml --training.lr=1e-4": "a YAML file, and a flag that overrides it",
     "innerpo eval outputs/dpo_truthful_qa_seed1": "score a saved run again, beside its base model",
     "innerpo eval outputs/dpo_truthful_qa_seed1 --eval.oos_dataset=arc_easy": "the same on another shift",
+    "innerpo inspect outputs/dpo_truthful_qa_seed1": "what the adapter did inside, block by block, with a plot",
 }
 
 
 def train(args: list[str]) -> None:
     """Train a method and score it: train dpo, train innerpo --method.transform=none (or: train innerpo-none)."""
-    if not args or args[0] not in method_names():
-        choices = {name: _nothing(f"Train {name}; its options: innerpo train {name} --help") for name in METHODS}
-        with _usage_in_one_line():
-            tyro.extras.subcommand_cli_from_dict(choices, prog="innerpo train", description=train.__doc__, args=args)
-        return
+    _known_method(args, "train", "Train")
     config, rest = default_run(args[0]), args[1:]
     name = config.method.name
     for flag, path_of in (("preset", preset_path), ("config", Path)):
@@ -108,20 +128,19 @@ def train(args: list[str]) -> None:
 
 def evaluate(args: list[str]) -> None:
     """Score a saved run, or any peft adapter, beside its base model: eval outputs/dpo_math_seed1."""
-    folder = _parse(EvalCommand, args, "innerpo eval").run  # first for the folder, whose config holds the defaults
-    if not folder.is_dir():
-        raise UserError(f"there is no folder {folder}; give the folder of a run or of a peft adapter")
-    config = _config_of_folder(folder)
-    default = EvalCommand(run=folder, eval=config.eval, data=config.data, model=config.model)
-    command = _parse(EvalCommand, args, "innerpo eval", default)
-    foreign = read_run_config(folder) is None and (folder / "adapter_config.json").is_file()
-    if foreign and command.eval.train_dataset is None:
-        raise UserError(f"{folder} was not trained by innerpo, so what on is unknown; say it with --eval.train_dataset")
-    model = replace(command.model, base_model=command.eval.ref_model or command.model.base_model)
+    command, config = _command_on_folder(EvalCommand, args, "innerpo eval")
     from innerpo.run import evaluate as run_evaluation
 
-    result = run_evaluation(command.run, replace(config, eval=command.eval, data=command.data, model=model))
+    result = run_evaluation(command.run, config)
     _show(result)
+
+
+def inspect(args: list[str]) -> None:
+    """Show what a run's adapter did inside, block by block: inspect outputs/dpo_math_seed1."""
+    command, config = _command_on_folder(InspectCommand, args, "innerpo inspect")
+    from innerpo.evaluation.inspect import as_rich, inspect_run
+
+    stdout.print(as_rich(inspect_run(command.run, config, command.prompts)))
 
 
 def data(args: list[str]) -> None:
@@ -140,6 +159,18 @@ def demo(args: list[str]) -> None:
     _show(run_demo(command.output_dir, command.seed))
 
 
+def doctor(args: list[str]) -> None:
+    """Check a loss before training on it: doctor innerpo, doctor innerpo --method.extra my_term 0.5."""
+    _known_method(args, "doctor", "Check")
+    config = default_run(args[0])
+    few = replace(config.data, dataset="embedded:longer", max_train_prompts=16)
+    default = DoctorCommand(config.method, few, config.model)
+    command = _parse(DoctorCommand, args[1:], f"innerpo doctor {config.method.name}", default)
+    from innerpo.doctor import consult
+
+    consult(replace(config, method=command.method, data=command.data, model=command.model), command.seed)
+
+
 def examples(args: list[str]) -> None:
     """Print commands to copy, each of which works as written."""
     _parse(ExamplesCommand, args, "innerpo examples")
@@ -153,6 +184,8 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "eval": evaluate,
     "data": data,
     "demo": demo,
+    "doctor": doctor,
+    "inspect": inspect,
     "examples": examples,
 }
 
@@ -186,6 +219,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _known_method(args: list[str], verb: str, does: str) -> None:
+    """Show the methods (--help), or refuse a word that is none of them, before the method's own flags are read."""
+    if not args or args[0] not in method_names():
+        choices = {name: _nothing(f"{does} {name}; its options: innerpo {verb} {name} --help") for name in METHODS}
+        with _usage_in_one_line():
+            tyro.extras.subcommand_cli_from_dict(
+                choices, prog=f"innerpo {verb}", description=VERBS[verb].__doc__, args=args
+            )
+
+
 def _parse(kind: type[C], args: list[str], prog: str, default: C | None = None) -> C:
     with _usage_in_one_line():
         if default is None:
@@ -216,6 +259,21 @@ def _peek(args: list[str], flag: str) -> str | None:
         if word.startswith(f"--{flag}="):
             return word.split("=", 1)[1]
     return None
+
+
+def _command_on_folder(kind: type[E], args: list[str], prog: str) -> tuple[E, RunConfig]:
+    """Read the flags of a verb on a run's folder, whose own config holds the defaults."""
+    folder = _parse(kind, args, prog).run
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}; give the folder of a run or of a peft adapter")
+    config = _config_of_folder(folder)
+    default = kind(run=folder, eval=config.eval, data=config.data, model=config.model)
+    command = _parse(kind, args, prog, default)
+    foreign = read_run_config(folder) is None and (folder / "adapter_config.json").is_file()
+    if foreign and command.eval.train_dataset is None:
+        raise UserError(f"{folder} was not trained by innerpo, so what on is unknown; say it with --eval.train_dataset")
+    model = replace(command.model, base_model=command.eval.ref_model or command.model.base_model)
+    return command, replace(config, eval=command.eval, data=command.data, model=model)
 
 
 def _config_of_folder(folder: Path) -> RunConfig:

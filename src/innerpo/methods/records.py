@@ -103,10 +103,29 @@ class TermInputs:
 
 @dataclass(frozen=True)
 class Term:
-    """A named part of a loss: a pure function of TermInputs to one value per pair, and what it must be given."""
+    """A named part of a loss: a pure function of TermInputs to one value per pair, and what it must be given.
+
+    ``sees_labels`` declares whether a swap of chosen and rejected (directions held) should change the term, for any
+    method or by the method's config; ``innerpo doctor`` checks it. None: not declared, reported but not judged.
+    """
 
     function: Callable[[TermInputs], Float[Tensor, " pair"]]
     needs: Needs
+    sees_labels: Callable[[MethodConfig], bool] | bool | None = None
+
+    def label_expectation(self, method: MethodConfig) -> bool | None:
+        """Whether the term should see labels in this method; None where nobody said."""
+        return self.sees_labels(method) if callable(self.sees_labels) else self.sees_labels
+
+
+def direction_sees_labels(method: MethodConfig) -> bool:
+    """Whether the direction stays when a pair is swapped: the pair's own turns round with it, and hides the label."""
+    return method.direction != "pair" and not (method.direction == "mix" and method.mix == 1.0)
+
+
+def direction_is_a_mix(method: MethodConfig) -> bool:
+    """Whether the direction is neither kept nor exactly turned round by a swap, so that even its axis changes."""
+    return method.direction == "mix" and 0.0 < method.mix < 1.0
 
 
 def unit(x: Float[Tensor, "... rank"]) -> Float[Tensor, "... rank"]:

@@ -3,7 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from innerpo.methods.records import Term, TermInputs, norm
+from innerpo.methods.records import Term, TermInputs, direction_sees_labels, norm
 
 
 def angle_loss(
@@ -21,4 +21,4 @@ def _angle(x: TermInputs) -> Float[Tensor, " pair"]:
     return angle_loss(x.policy.difference, x.w, x.directions.layer_weights)
 
 
-angle = Term(_angle, needs="states")
+angle = Term(_angle, needs="states", sees_labels=direction_sees_labels)

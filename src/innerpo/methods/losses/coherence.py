@@ -12,4 +12,4 @@ def _coherence(x: TermInputs) -> Float[Tensor, " pair"]:
     return F.relu((x.reference.chosen_logps - x.policy.chosen_logps) / x.policy.chosen_tokens)
 
 
-coherence = Term(_coherence, needs="logps")
+coherence = Term(_coherence, needs="logps", sees_labels=True)

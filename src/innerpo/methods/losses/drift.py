@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from innerpo.methods.records import Term, TermInputs
+from innerpo.methods.records import Term, TermInputs, direction_is_a_mix
 
 
 def orthogonal_drift(
@@ -45,4 +45,4 @@ def _drift(x: TermInputs) -> Float[Tensor, " pair"]:
     )
 
 
-drift = Term(_drift, needs="tokens")
+drift = Term(_drift, needs="tokens", sees_labels=direction_is_a_mix)

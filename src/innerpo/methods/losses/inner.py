@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from innerpo.config import MethodConfig
-from innerpo.methods.records import Term, TermInputs
+from innerpo.methods.records import Term, TermInputs, direction_sees_labels
 
 
 def margin(
@@ -43,4 +43,4 @@ def _inner(x: TermInputs) -> Float[Tensor, " pair"]:
     return inner_loss(margin_of(x), x.method)
 
 
-inner = Term(_inner, needs="states")
+inner = Term(_inner, needs="states", sees_labels=direction_sees_labels)

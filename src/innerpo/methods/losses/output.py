@@ -32,4 +32,4 @@ def _output(x: TermInputs) -> Float[Tensor, " pair"]:
     return FORMS[x.method.output](x)
 
 
-output = Term(_output, needs="logps")
+output = Term(_output, needs="logps", sees_labels=True)

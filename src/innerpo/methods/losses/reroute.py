@@ -41,5 +41,5 @@ def _retain(x: TermInputs) -> Float[Tensor, " pair"]:
     return _to_chosen(x, x.policy.chosen_states)
 
 
-reroute = Term(_reroute, needs="states")
-retain = Term(_retain, needs="states")
+reroute = Term(_reroute, needs="states", sees_labels=True)
+retain = Term(_retain, needs="states", sees_labels=True)

@@ -25,4 +25,4 @@ def _separation(x: TermInputs) -> Float[Tensor, " pair"]:
     return relative_separation(x.policy.difference, x.reference.difference, x.directions.layer_weights)
 
 
-separation = Term(_separation, needs="states")
+separation = Term(_separation, needs="states", sees_labels=False)

@@ -11,4 +11,4 @@ def _sft(x: TermInputs) -> Float[Tensor, " pair"]:
     return -x.policy.chosen_logps / x.policy.chosen_tokens
 
 
-sft = Term(_sft, needs="logps")
+sft = Term(_sft, needs="logps", sees_labels=True)
