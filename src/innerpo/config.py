@@ -69,6 +69,8 @@ class MethodConfig:
     """Options of the transform."""
     layers: str = "0.4,0.6,0.8"
     """Decoder blocks read: indices (3), negative (-2,-1), fractions (0.5), ranges (range(.3,-1), range(3,10,2))."""
+    site: str = "residual"
+    """Read: residual, attn_out, mlp_out, o_proj_in, down_proj_in, a module's name (NAME_in: its input), re:REGEX."""
     pool: Literal["mean", "last", "first_divergence"] = "mean"
     """Completion tokens averaged: all, the last (EOS), or those from the first in which the responses differ."""
     direction: Literal["shared", "pair", "mix", "lda", "random"] = "shared"
@@ -122,6 +124,8 @@ class MethodConfig:
         _finite(self, "method")
         if self.transform not in TRANSFORMS:
             raise UserError(f"unknown transform {self.transform!r}{near_matches(self.transform, TRANSFORMS)}")
+        if self.transform == "supr" and self.site != "residual":
+            raise UserError(f"supr asks what the unembedding reads of the residual stream, not of {self.site!r}")
         on_states = {"inner", "drift", "angle", "separation", "reroute", "retain"} & set(self.weights())
         if self.name == "dpo" and on_states:
             raise UserError(f"dpo has no terms on hidden states, got {', '.join(sorted(on_states))}; use innerpo")
@@ -361,6 +365,8 @@ class RunConfig:
         plain = to_dict(self)
         plain.pop("output_dir")
         plain.pop("eval")
+        if self.method.site == "residual":  # as runs were named before there was a choice
+            plain["method"].pop("site")
         for key in ("resume", "overwrite", "report_to", "log_steps", "save_steps"):
             plain["training"].pop(key)
         for key in ("genies_dir", "ethics_dir", "cache_dir"):

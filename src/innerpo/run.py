@@ -28,6 +28,7 @@ from innerpo.model.layers import decoder_blocks, resolve_layers
 from innerpo.model.layout import LayoutChoice, choose_layout
 from innerpo.model.load import LoadedModel, add_adapter, load_base
 from innerpo.model.reference import compute_reference
+from innerpo.model.sites import site_places
 from innerpo.training import artifacts
 from innerpo.training.card import model_card
 from innerpo.training.folder import check_run_dir, is_finished, run_folder
@@ -61,6 +62,8 @@ def train_and_score(config: RunConfig) -> RunResult:
 
     base = load_base(config.model, cache_root(config.data.cache_dir))
     method = build_method(config.method, resolve_layers(config.method.layers, len(decoder_blocks(base.model))))
+    if method.request is not None:
+        site_places(base.model, method.layers, config.method.site)  # refuses a site that the model does not have
     items = _training_items(pairs, base, config)
     layout = _layout(base, items, config)
 
@@ -108,7 +111,7 @@ def evaluate(folder: Path, config: RunConfig) -> RunResult:
     columns = load_columns(config)
     base = load_base(config.model, cache_root(config.data.cache_dir))
     found = artifacts.load_directions(folder)
-    inner = None if found is None else InnerScorer(*found)
+    inner = None if found is None else InnerScorer(*found, artifacts.directions_site(folder))
     tokens = Tokens(base.tokenizer, config.data.max_prompt_tokens, config.data.max_response_tokens)
     layout = _layout(base, tokens.scoring_items(columns[0].pairs[:8]), config)
     suite = prepare_suite(columns, base, config, layout, inner)
@@ -168,5 +171,5 @@ def _inner_scorer(method: Method) -> InnerScorer | None:
             method.layers, directions.accuracy.tolist(), directions.layer_weights.tolist(), strict=True
         )
     )
-    say(f"directions: {method.config.direction}, at blocks {', '.join(shown)}")
-    return InnerScorer(method.layers, method.transform, directions, method.config.pool)
+    say(f"directions: {method.config.direction}, {method.config.site} of blocks {', '.join(shown)}")
+    return InnerScorer(method.layers, method.transform, directions, method.config.pool, method.config.site)

@@ -86,7 +86,7 @@ def inspect_run(folder: Path, config: RunConfig, prompts: int = 64) -> Inspectio
         raise UserError(f"{dataset} has no pair left to inspect in its {'test' if train_items else 'train'} split")
     layout = choose_layout(base.model, train_items, base.pad_id, data.layout).layout
     n_blocks = len(decoder_blocks(base.model))
-    request = StateRequest(tuple(range(n_blocks)), config.method.pool)
+    request = StateRequest(tuple(range(n_blocks)), config.method.pool, site=config.method.site)
     reference = compute_reference(
         base,
         train_items,

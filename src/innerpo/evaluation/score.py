@@ -20,6 +20,7 @@ from innerpo.files import write_atomically
 from innerpo.methods.records import Directions
 from innerpo.methods.transforms.transform import Transform
 from innerpo.model.outputs import SequenceOutputs, StateRequest, sequence_outputs
+from innerpo.model.sites import RESIDUAL
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class InnerScorer:
     transform: Transform
     directions: Directions
     pool: Any
+    site: str = RESIDUAL
 
     def __call__(self, pooled: Float[Tensor, "layer seq hidden"]) -> Float[Tensor, " seq"]:
         """Return r = sum_l a_l <w_l, s_l> / sigma_l per response."""
@@ -62,7 +64,7 @@ class InnerScorer:
     @property
     def request(self) -> StateRequest:
         """The states that scoring needs."""
-        return StateRequest(self.layers, self.pool)
+        return StateRequest(self.layers, self.pool, site=self.site)
 
 
 @torch.no_grad()

@@ -49,7 +49,7 @@ class Method:
         needs = {term.needs for term in self.terms.values()}
         if needs <= {"logps"}:
             return None
-        return StateRequest(self.layers, self.config.pool, tokens="tokens" in needs)
+        return StateRequest(self.layers, self.config.pool, tokens="tokens" in needs, site=self.config.site)
 
     def with_directions(self, directions: Directions | None) -> "Method":
         """Return the method with its directions on another device."""

@@ -11,26 +11,31 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from innerpo.data.batch import TokenBatch, attention_mask
-from innerpo.model.layers import decoder_blocks, text_config
+from innerpo.errors import UserError
+from innerpo.model.layers import text_config
+from innerpo.model.sites import RESIDUAL, site_places
 
 Pool = Literal["mean", "last", "first_divergence"]
 
 
 @dataclass(frozen=True)
 class StateRequest:
-    """Which hidden states a pass should return: blocks, how they are pooled, and whether every token is kept."""
+    """Which hidden states a pass should return: blocks, how they are pooled, whether every token is kept, and where
+    in a block they are read (sites.py).
+    """
 
     layers: tuple[int, ...]
     pool: Pool = "mean"
     tokens: bool = False
+    site: str = RESIDUAL
 
 
 @dataclass(frozen=True)
 class SequenceOutputs:
     """What the model says of each response.
 
-    ``logps`` are sums over completion tokens, in nats. ``pooled`` are means of RMS-normalised block outputs
-    u = h / rms(h) over the pooled tokens (design: s_l(y) before the transform); ``tokens`` are the u themselves.
+    ``logps`` are sums over completion tokens, in nats. ``pooled`` are means of RMS-normalised states (block outputs,
+    or another site) u = h / rms(h) over the pooled tokens (design: s_l(y) before the transform); ``tokens`` are the u.
     """
 
     logps: Float[Tensor, " seq"]
@@ -48,7 +53,7 @@ def sequence_outputs(model: nn.Module, batch: TokenBatch, states: StateRequest |
     """Run the model once over a batch. Gradients flow where torch's grad mode lets them.
 
     The model is called as a whole (so DDP, FSDP and autocast see an ordinary forward); a hook before the LM head
-    hands it only the positions that predict completion tokens, and hooks behind the chosen blocks read the states.
+    hands it only the positions that predict completion tokens, and hooks at the chosen blocks read the states.
     """
     bare = extract_model_from_parallel(model)
     request = states or StateRequest(())
@@ -62,6 +67,8 @@ def sequence_outputs(model: nn.Module, batch: TokenBatch, states: StateRequest |
     token_logps = token_log_probs(output.logits[0], batch.targets)
     logps = torch.zeros(batch.n_sequences, dtype=token_logps.dtype, device=token_logps.device)
     pairs = read()
+    if len(widths := {int(p.shape[-1]) for p, _ in pairs}) > 1:
+        raise UserError(f"method.site={request.site!r} has other widths in other blocks: {sorted(widths)}")
     return SequenceOutputs(
         logps=logps.index_add(0, batch.sequence, token_logps),
         n_tokens=batch.n_tokens,
@@ -112,9 +119,9 @@ def _head_reads_only(model: nn.Module, positions: Int[Tensor, " token"]) -> Iter
 
 @contextmanager
 def _read_blocks(model: nn.Module, batch: TokenBatch, request: StateRequest) -> Iterator[Any]:
-    """Read the chosen blocks' outputs during one forward; the value yielded returns [(pooled, tokens)] by layer.
+    """Read the chosen blocks' states during one forward; the value yielded returns [(pooled, tokens)] by layer.
 
-    Without gradient a state is pooled at once and its tokens let go. With gradient, autograd keeps the block's output
+    Without gradient a state is pooled at once and its tokens let go. With gradient, autograd keeps the state
     anyway, and pooling waits until the pass is over: nothing is computed inside a checkpointed block, whose
     recomputation (when these hooks are gone) must save exactly the tensors that the first pass did.
     """
@@ -127,14 +134,18 @@ def _read_blocks(model: nn.Module, batch: TokenBatch, request: StateRequest) -> 
         return weights @ tokens, tokens if request.tokens else None
 
     def hook_for(layer: int) -> Any:
-        def hook(_: nn.Module, __: Any, output: Any) -> None:
-            state = output if isinstance(output, Tensor) else output[0]
+        def hook(state: Tensor) -> None:
+            if state.ndim != 3 or state.shape[:2] != batch.input_ids.shape:
+                raise UserError(
+                    f"method.site={request.site!r}: block {layer} has states of shape {tuple(state.shape)} there, not "
+                    "one vector a token"
+                )
             found[layer] = state if torch.is_grad_enabled() else reduce(state)
 
         return hook
 
-    blocks = decoder_blocks(model) if request.layers else ()
-    handles = [blocks[layer].register_forward_hook(hook_for(layer)) for layer in request.layers]
+    places = site_places(model, request.layers, request.site) if request.layers else []
+    handles = [place.on_state(hook_for(layer)) for layer, place in zip(request.layers, places, strict=True)]
     try:
         yield lambda: [
             reduce(state) if isinstance(state := found[layer], Tensor) else state for layer in request.layers

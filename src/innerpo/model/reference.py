@@ -1,11 +1,11 @@
 """The reference: the base model's outputs on a list of items, computed once and kept on disk.
 
 Three files, so that later runs share what they have in common: log-probabilities (any method), pooled states (any
-method with the same layers and pooling), token states (drift).
+method with the same site, layers and pooling), token states (drift).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -21,6 +21,7 @@ from innerpo.data.tokens import PromptItem
 from innerpo.model.cache import content_key, load_tensors, save_tensors
 from innerpo.model.load import LoadedModel, reference_mode
 from innerpo.model.outputs import SequenceOutputs, StateRequest, sequence_outputs
+from innerpo.model.sites import RESIDUAL
 
 FORMAT = 1
 
@@ -84,21 +85,21 @@ def compute_reference(
         items=[(i.prompt, i.responses) for i in items],
     )
     n_tokens = sum(len(r) for i in items for r in i.responses)
-    width = base.model.get_input_embeddings().embedding_dim
-    size = n_tokens * len(request.layers) * width * base.model.dtype.itemsize
-    if request.tokens and size > token_limit_bytes:
+    size = 0 if not request.tokens else n_tokens * base.model.dtype.itemsize * _token_size(base, items, layout, request)
+    if size > token_limit_bytes:
         say(
             f"reference: token states of {what} would take {size / 1e9:.1f} GB (limit {token_limit_bytes / 1e9:.1f}); "
             "not kept, drift runs the reference at each step instead"
         )
-        request = StateRequest(request.layers, request.pool)
+        request = replace(request, tokens=False)
     folder = cache_dir / "reference" / key
     paths = {"logps": folder / "logps.safetensors"}
+    where = {} if request.site == RESIDUAL else {"site": request.site}
     if request.layers:
-        name = content_key(layers=request.layers, pool=request.pool)
+        name = content_key(layers=request.layers, pool=request.pool, **where)
         paths["states"] = folder / f"states-{name}.safetensors"
     if request.tokens:
-        paths["tokens"] = folder / f"tokens-{content_key(layers=request.layers)}.safetensors"
+        paths["tokens"] = folder / f"tokens-{content_key(layers=request.layers, **where)}.safetensors"
     with PartialState().main_process_first():
         missing = [kind for kind, path in paths.items() if not path.is_file()]
         if missing:
@@ -107,6 +108,18 @@ def compute_reference(
             say(f"reference: {what} from the cache ({len(items)} prompts)")
         found = {k: v for path in paths.values() for k, v in (load_tensors(path) or {}).items()}
     return Reference(items, computed=bool(missing), **found)
+
+
+def _token_size(base: LoadedModel, items: Sequence[PromptItem], layout: Layout, request: StateRequest) -> int:
+    """Numbers per token in the states of all layers; the width of a site is that of one prompt's states."""
+    width = int(base.model.get_input_embeddings().embedding_dim)
+    if request.site != RESIDUAL and items:
+        batch = make_batch(items[:1], layout, base.pad_id).to(next(base.model.parameters()).device)
+        with reference_mode(base.model):
+            pooled = sequence_outputs(base.model, batch, replace(request, tokens=False)).pooled
+        assert pooled is not None
+        width = int(pooled.shape[2])
+    return width * len(request.layers)
 
 
 def _compute(
@@ -123,13 +136,12 @@ def _compute(
     n_seq = [len(i.responses) for i in items]
     n_tok = [sum(map(len, i.responses)) for i in items]
     seq_start, tok_start = [0, *accumulate(n_seq)], [0, *accumulate(n_tok)]
-    width, n_layers = model.get_input_embeddings().embedding_dim, len(request.layers)
+    n_layers = len(request.layers)
     logps, counts = torch.zeros(seq_start[-1]), torch.zeros(seq_start[-1], dtype=torch.long)
-    pooled = torch.zeros(n_layers, seq_start[-1], width)
-    tokens = torch.zeros(tok_start[-1] if "tokens" in paths else 0, n_layers, width, dtype=model.dtype)
-    total = torch.zeros(n_layers, width, dtype=torch.float64)
+    pooled: Tensor | None = None
+    tokens = total = torch.empty(0)
     square = torch.zeros(n_layers, dtype=torch.float64)
-    wanted = StateRequest(request.layers, request.pool, tokens=True)
+    wanted = replace(request, tokens=True)
     batches = length_batches([i.n_tokens for i in items], batch_size)
     for indices in track(batches, f"reference on {what}"):
         batch = make_batch([items[i] for i in indices], layout, base.pad_id).to(device)
@@ -139,17 +151,20 @@ def _compute(
         logps[seq], counts[seq] = out.logps.cpu(), out.n_tokens.cpu()
         if out.pooled is None or out.tokens is None:
             continue
+        if pooled is None:
+            width = out.pooled.shape[2]  # that of the site, which need not be the model's
+            pooled = torch.zeros(n_layers, seq_start[-1], width)
+            tokens = torch.zeros(tok_start[-1] if "tokens" in paths else 0, n_layers, width, dtype=model.dtype)
+            total = torch.zeros(n_layers, width, dtype=torch.float64)
         pooled[:, seq] = out.pooled.cpu()
         total += out.tokens.sum(1).double().cpu()
         square += out.tokens.square().sum((1, 2)).double().cpu()
         if "tokens" in paths:
             rows = [t for i in indices for t in range(tok_start[i], tok_start[i + 1])]
             tokens[rows] = out.tokens.transpose(0, 1).to("cpu", model.dtype)
-    spread = square / tok_start[-1] - (total / tok_start[-1]).square().sum(1)
-    contents = {
-        "logps": {"logps": logps, "n_tokens": counts},
-        "states": {"pooled": pooled, "token_spread": spread.float()},
-        "tokens": {"tokens": tokens},
-    }
+    contents = {"logps": {"logps": logps, "n_tokens": counts}, "tokens": {"tokens": tokens}}
+    if pooled is not None:
+        spread = square / tok_start[-1] - (total / tok_start[-1]).square().sum(1)
+        contents["states"] = {"pooled": pooled, "token_spread": spread.float()}
     for kind, path in paths.items():
         save_tensors(path, contents[kind])

@@ -24,6 +24,7 @@ from innerpo.methods.records import Directions
 from innerpo.methods.transforms.transform import Transform
 from innerpo.model.layout import LayoutChoice
 from innerpo.model.load import LoadedModel
+from innerpo.model.sites import RESIDUAL
 from innerpo.training.folder import CHECKPOINTS, RECORD
 
 DIRECTIONS = "directions.safetensors"
@@ -68,6 +69,7 @@ def run_record(config: RunConfig, items: Sequence[PromptItem], method: Method, l
         "data_hash": data_hash(items),
         "layout": layout.layout,
         "layers": list(method.layers) if method.request is not None else [],
+        "site": "" if method.request is None else method.config.site,
         "versions": versions(),
     }
 
@@ -119,7 +121,12 @@ def save_directions(path: Path, method: Method) -> None:
     }
     if method.transform.rows is not None:
         tensors["transform_rows"] = method.transform.rows
-    header = {"transform": method.transform.name, "pool": method.config.pool, "own": repr(directions.own)}
+    header = {
+        "transform": method.transform.name,
+        "pool": method.config.pool,
+        "own": repr(directions.own),
+        "site": method.config.site,
+    }
     write_atomically(path, lambda p: save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, p, header))
 
 
@@ -144,6 +151,12 @@ def load_directions(folder: Path) -> tuple[tuple[int, ...], Transform, Direction
         return layers, Transform(header["transform"], found.get("transform_rows")), directions, header["pool"]
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise UserError(f"{path} is not a directions file of innerpo: {error}") from error
+
+
+def directions_site(folder: Path) -> str:
+    """Return the site at which a run's directions were measured (files that do not say: the residual stream)."""
+    with safe_open(folder / DIRECTIONS, framework="pt") as file:
+        return str((file.metadata() or {}).get("site", RESIDUAL))
 
 
 def scores_folder(folder: Path, config: RunConfig) -> Path:
