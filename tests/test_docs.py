@@ -18,6 +18,7 @@ import pytest
 import innerpo.data.describe
 import innerpo.demo
 import innerpo.doctor
+import innerpo.evaluation.export
 import innerpo.evaluation.inspect
 import innerpo.run
 from innerpo import cli, registry
@@ -86,6 +87,9 @@ def cli_arguments(words):
     return None
 
 
+ON_FOLDERS = ("eval", "inspect", "export")
+
+
 class Recorder:
     """Takes the place of everything behind the flags, and keeps what it was called with."""
 
@@ -100,6 +104,7 @@ class Recorder:
             (innerpo.doctor, "consult"),
             (innerpo.evaluation.inspect, "inspect_run"),
             (innerpo.evaluation.inspect, "as_rich"),
+            (innerpo.evaluation.export, "export_run"),
         ):
             monkeypatch.setattr(module, function, self._instead_of(function))
         monkeypatch.setattr(cli, "_show", lambda result: None)
@@ -116,10 +121,11 @@ class Recorder:
     def parse(self, args):
         """Run the command line; return its exit code, --help's included."""
         self.calls.clear()
-        if args[0] in ("eval", "inspect") and len(args) > 1 and args[1].lstrip("./").startswith("outputs/"):
+        if args[0] in ON_FOLDERS and len(args) > 1 and args[1].lstrip("./").startswith("outputs/"):
             Path(args[1]).mkdir(parents=True, exist_ok=True)
             (Path(args[1]) / "adapter_config.json").write_text('{"base_model_name_or_path": "smollm2-135m"}')
-            (Path(args[1]) / "config.yaml").write_text("method: {name: dpo}")
+            reads_states = not Path(args[1]).name.startswith("dpo")
+            (Path(args[1]) / "config.yaml").write_text(f"method: {{name: {'innerpo' if reads_states else 'dpo'}}}")
         try:
             return cli.main(args)
         except SystemExit as stop:
@@ -199,7 +205,7 @@ def test_evaluated_folders_are_those_of_documented_runs(recorder):
         words = words_of(command)
         words = ["innerpo", "train" if words[1] == "run" else words[1], *words[2:]] if words[0] == "just" else words
         args = cli_arguments(words) or ["", ""]
-        if args[0] in ("eval", "inspect") and not args[1].startswith("-"):
+        if args[0] in ON_FOLDERS and not args[1].startswith("-"):
             scored[str(Path(args[1]))] = where
         if args[0] == "train" and "--help" not in args and recorder.parse(args) == 0:
             made.add(str(recorder.calls[0][1][0].run_dir))

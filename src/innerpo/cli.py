@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 from tyro.conf import arg
@@ -54,6 +54,18 @@ class InspectCommand(EvalCommand):
 
     prompts: int = 64
     """Test prompts measured, a seeded choice: the best response against the first worse one."""
+
+
+@dataclass(frozen=True)
+class ExportCommand:
+    """Write a run's directions as a steering vector, for llama.cpp and repeng (gguf) or any other program."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Folder of a run whose method reads states."""
+    format: Literal["safetensors", "gguf"] = "safetensors"
+    """File format."""
+    out: Path | None = None
+    """File to write; else steering.<format> in the run's folder."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +115,8 @@ EXAMPLES = {
     "innerpo train dpo --config=configs/dev.yaml --training.lr=1e-4": "a YAML file, and a flag that overrides it",
     "innerpo eval outputs/dpo_truthful_qa_seed1": "score a saved run again, beside its base model",
     "innerpo eval outputs/dpo_truthful_qa_seed1 --eval.oos_dataset=arc_easy": "the same on another shift",
+    "innerpo eval outputs/innerpo-none_truthful_qa_seed1 --eval.steer=2": "and the base steered along its directions",
+    "innerpo export outputs/innerpo-none_truthful_qa_seed1 --format=gguf": "a control vector for llama.cpp and repeng",
     "innerpo inspect outputs/dpo_truthful_qa_seed1": "what the adapter did inside, block by block, with a plot",
 }
 
@@ -141,6 +155,15 @@ def inspect(args: list[str]) -> None:
     from innerpo.evaluation.inspect import as_rich, inspect_run
 
     stdout.print(as_rich(inspect_run(command.run, config, command.prompts)))
+
+
+def export(args: list[str]) -> None:
+    """Write a run's directions as a steering vector: export outputs/innerpo-none_math_seed1 --format=gguf."""
+    command = _parse(ExportCommand, args, "innerpo export")
+    config = _config_of_folder(_existing(command.run))
+    from innerpo.evaluation.export import export_run
+
+    say(f"written to {export_run(command.run, config, command.format, command.out)}")
 
 
 def data(args: list[str]) -> None:
@@ -186,6 +209,7 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "demo": demo,
     "doctor": doctor,
     "inspect": inspect,
+    "export": export,
     "examples": examples,
 }
 
@@ -263,9 +287,7 @@ def _peek(args: list[str], flag: str) -> str | None:
 
 def _command_on_folder(kind: type[E], args: list[str], prog: str) -> tuple[E, RunConfig]:
     """Read the flags of a verb on a run's folder, whose own config holds the defaults."""
-    folder = _parse(kind, args, prog).run
-    if not folder.is_dir():
-        raise UserError(f"there is no folder {folder}; give the folder of a run or of a peft adapter")
+    folder = _existing(_parse(kind, args, prog).run)
     config = _config_of_folder(folder)
     default = kind(run=folder, eval=config.eval, data=config.data, model=config.model)
     command = _parse(kind, args, prog, default)
@@ -274,6 +296,12 @@ def _command_on_folder(kind: type[E], args: list[str], prog: str) -> tuple[E, Ru
         raise UserError(f"{folder} was not trained by innerpo, so what on is unknown; say it with --eval.train_dataset")
     model = replace(command.model, base_model=command.eval.ref_model or command.model.base_model)
     return command, replace(config, eval=command.eval, data=command.data, model=model)
+
+
+def _existing(folder: Path) -> Path:
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}; give the folder of a run or of a peft adapter")
+    return folder
 
 
 def _config_of_folder(folder: Path) -> RunConfig:

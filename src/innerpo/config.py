@@ -317,10 +317,13 @@ class EvalConfig:
     """Bootstrap resamples (of prompts) behind each 95 % interval."""
     format: Literal["parquet", "jsonl"] = "parquet"
     """File format of the score rows."""
+    steer: float = 0.0
+    """Also score the base steered along the run's directions by this many standard deviations, in a row of its own."""
     skip: bool = False
     """Train only: do not score afterwards."""
 
     def __post_init__(self) -> None:
+        _finite(self, "eval")
         if self.max_prompts < 0:
             raise UserError(f"eval.max_prompts must not be negative, got {self.max_prompts}")
         for name in ("batch_size", "bootstrap"):
@@ -339,6 +342,11 @@ class RunConfig:
     eval: EvalConfig = field(default_factory=EvalConfig)
     output_dir: Path = Path("outputs")
     """Folder of runs; this one lands in <method>-<transform>_<dataset>_seed<seed> beneath it."""
+
+    def __post_init__(self) -> None:
+        if self.eval.steer and not (self.method.reads_states and self.method.site == "residual"):
+            what = f"reads {self.method.site!r}" if self.method.reads_states else "has no directions"
+            raise UserError(f"eval.steer moves the residual stream along a run's directions; {self.method.name} {what}")
 
     @property
     def method_label(self) -> str:

@@ -122,10 +122,12 @@ def evaluate(folder: Path, config: RunConfig) -> RunResult:
 
 
 def _all_rows(suite: Suite, policy: Any, config: RunConfig, label: str, pad_id: int) -> list[PairScore]:
-    """Rows of base and policy; a frozen policy is the base, and is not run again."""
+    """Rows of base, policy and steered base; a frozen policy is the base, and is not run again."""
     if config.method.frozen:
-        return [*suite.base_rows, *(replace(row, model=label) for row in suite.base_rows)]
-    return [*suite.base_rows, *score_policy(suite, policy, label, pad_id)]
+        own = [replace(row, model=label) for row in suite.base_rows]
+    else:
+        own = score_policy(suite, policy, label, pad_id)
+    return [*suite.base_rows, *own, *suite.steered_rows]
 
 
 def _with_gradients(

@@ -12,14 +12,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from innerpo.console import track
-from innerpo.data.batch import Layout, length_batches, make_batch
+from innerpo.data.batch import Layout
 from innerpo.data.tokens import PromptItem
 from innerpo.errors import UserError
 from innerpo.files import write_atomically
 from innerpo.methods.records import Directions
 from innerpo.methods.transforms.transform import Transform
-from innerpo.model.outputs import SequenceOutputs, StateRequest, sequence_outputs
+from innerpo.model.outputs import SequenceOutputs, StateRequest
+from innerpo.model.passes import Offsets, passes
 from innerpo.model.sites import RESIDUAL
 
 
@@ -80,21 +80,19 @@ def score_items(
 ) -> SequenceOutputs:
     """Return outputs on every response, in the items' order, each prompt run once with all its responses."""
     model.eval()
-    device = next(model.parameters()).device
-    starts = [0]
-    for item in items:
-        starts.append(starts[-1] + len(item.responses))
-    logps, n_tokens = torch.zeros(starts[-1]), torch.zeros(starts[-1], dtype=torch.long)
+    at = Offsets.of(items)
+    n = at.sequences[-1]
+    logps, n_tokens = torch.zeros(n), torch.zeros(n, dtype=torch.long)
     pooled: Tensor | None = None
-    for indices in track(length_batches([i.n_tokens for i in items], batch_size), f"scoring {what}"):
-        batch = make_batch([items[i] for i in indices], layout, pad_id).to(device)
-        out = sequence_outputs(model, batch, request).to(torch.device("cpu"))
-        seq = [s for i in indices for s in range(starts[i], starts[i + 1])]
-        logps[seq], n_tokens[seq] = out.logps, out.n_tokens
+    for indices, out in passes(
+        model, items, layout, pad_id, batch_size=batch_size, request=request, what=f"scoring {what}"
+    ):
+        seq = at.sequence_rows(indices)
+        logps[seq], n_tokens[seq] = out.logps.cpu(), out.n_tokens.cpu()
         if out.pooled is not None:
             if pooled is None:
-                pooled = torch.zeros(out.pooled.shape[0], starts[-1], out.pooled.shape[2])
-            pooled[:, seq] = out.pooled
+                pooled = torch.zeros(out.pooled.shape[0], n, out.pooled.shape[2])
+            pooled[:, seq] = out.pooled.cpu()
     return SequenceOutputs(logps, n_tokens, pooled)
 
 

@@ -2,25 +2,31 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from innerpo.config import RunConfig
 from innerpo.console import say
 from innerpo.data.tokens import PromptItem, Tokens
+from innerpo.errors import UserError
 from innerpo.evaluation.columns import Column
 from innerpo.evaluation.score import InnerScorer, PairScore, score_items, score_rows, write_rows
 from innerpo.evaluation.tables import Headline, as_markdown, headline
 from innerpo.files import cache_root, write_text
+from innerpo.methods.steering import steering_vector
 from innerpo.model.layout import LayoutChoice
 from innerpo.model.load import LoadedModel
 from innerpo.model.reference import compute_reference
+from innerpo.model.steering import steered
 
 
 @dataclass(frozen=True)
 class Suite:
-    """Columns as tokens, with the base model's rows on them (from the cache where they are known)."""
+    """Columns as tokens, with the base model's rows on them (from the cache where they are known).
+
+    ``steered_rows`` are those of the base under ``eval.steer``; none where that is 0.
+    """
 
     columns: tuple[Column, ...]
     items: Mapping[str, Sequence[PromptItem]]
@@ -28,6 +34,7 @@ class Suite:
     inner: InnerScorer | None
     layout: LayoutChoice
     batch_size: int
+    steered_rows: tuple[PairScore, ...] = ()
 
 
 def prepare_suite(
@@ -58,7 +65,18 @@ def prepare_suite(
         ).select(range(len(found)))
         items[column.name] = found
         rows += score_rows(found, outputs, inner, _labels("base", column))
-    return Suite(tuple(columns), items, tuple(rows), inner, layout, config.eval.batch_size)
+    suite = Suite(tuple(columns), items, tuple(rows), inner, layout, config.eval.batch_size)
+    if not config.eval.steer:
+        return suite
+    if inner is None:
+        raise UserError("eval.steer needs directions, and this adapter came without any")
+    vector = steering_vector(inner.layers, inner.transform, inner.directions, inner.site)
+    say(
+        f"steering blocks {', '.join(map(str, vector.blocks))} of the base by {config.eval.steer:g} standard deviations"
+    )
+    with steered(base.model, vector, config.eval.steer):
+        rows = score_policy(suite, base.model, f"steered {config.eval.steer:g}", base.pad_id)
+    return replace(suite, steered_rows=tuple(rows))
 
 
 def score_policy(suite: Suite, policy: Any, name: str, pad_id: int) -> list[PairScore]:

@@ -106,4 +106,4 @@ def fit_method(
     nuisance = nuisance_of(removed, reference.logps, reference.n_tokens) if removed else None
     d = states[:, 0::2] - states[:, 1::2]
     directions = estimate_directions(d, reference.token_spread, method.config, seed, nuisance)
-    return replace(method, transform=transform, directions=directions)
+    return replace(method, transform=transform, directions=replace(directions, token_rms=reference.token_rms))

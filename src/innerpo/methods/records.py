@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -61,7 +61,8 @@ class Directions:
     """Preference directions, from the reference model alone, frozen.
 
     ``w`` is unit norm per layer; ``scale`` is sigma_l, the reference's standard deviation along it; ``layer_weights``
-    sum to 1; ``accuracy`` is the leave-one-out accuracy of the direction's sign; ``token_spread`` is the unit of drift.
+    sum to 1; ``accuracy`` is the leave-one-out accuracy of the direction's sign; ``token_spread`` is the unit of drift;
+    ``token_rms`` is the mean root mean square of a token's state (None where it is not known).
     """
 
     w: Float[Tensor, "layer rank"]
@@ -70,6 +71,7 @@ class Directions:
     accuracy: Float[Tensor, " layer"]
     token_spread: Float[Tensor, " layer"]
     own: float = 0.0
+    token_rms: Float[Tensor, " layer"] | None = None
 
     def of_pairs(self, d: Float[Tensor, "layer pair rank"]) -> Float[Tensor, "layer pair rank"]:
         """Return w_{l,i}: the shared direction, the pair's own (own = 1), or the unit of their mix."""
@@ -81,7 +83,8 @@ class Directions:
 
     def to(self, device: torch.device) -> "Directions":
         """Return the directions on a device."""
-        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "own"})
+        tensors: dict[str, Any] = {f.name: v for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+        return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items()})
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,11 @@ def choose_dtype(config: ModelConfig) -> torch.dtype:
     return torch.bfloat16 if has_native_bfloat16() and config.lora_r > 0 else torch.float32
 
 
+def model_source(config: ModelConfig, cache_dir: Path) -> str:
+    """Return what transformers loads the base model from: a Hub name or a folder."""
+    return str(embedded_model_folder(cache_dir)) if config.base_model == EMBEDDED else config.base_model
+
+
 def load_base(config: ModelConfig, cache_dir: Path) -> LoadedModel:
     """Load base model and tokenizer. A name that leads nowhere is one clear UserError."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -72,7 +77,7 @@ def load_base(config: ModelConfig, cache_dir: Path) -> LoadedModel:
 
     logging.disable_progress_bar()  # a bar over tensors already on disk; downloads keep theirs
     dtype = choose_dtype(config)
-    source = str(embedded_model_folder(cache_dir)) if config.base_model == EMBEDDED else config.base_model
+    source = model_source(config, cache_dir)
     common = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
     placement = {"device_map": {"": device()}} if config.load_in_4bit else {}
     try:

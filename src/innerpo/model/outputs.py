@@ -35,13 +35,15 @@ class SequenceOutputs:
     """What the model says of each response.
 
     ``logps`` are sums over completion tokens, in nats. ``pooled`` are means of RMS-normalised states (block outputs,
-    or another site) u = h / rms(h) over the pooled tokens (design: s_l(y) before the transform); ``tokens`` are the u.
+    or another site) u = h / rms(h) over the pooled tokens (design: s_l(y) before the transform); ``tokens`` are the u;
+    ``rms`` is the mean of rms(h) over all completion tokens of the batch, without gradient.
     """
 
     logps: Float[Tensor, " seq"]
     n_tokens: Int[Tensor, " seq"]
     pooled: Float[Tensor, "layer seq hidden"] | None = None
     tokens: Float[Tensor, "layer token hidden"] | None = None
+    rms: Float[Tensor, " layer"] | None = None
 
     def to(self, device: torch.device) -> "SequenceOutputs":
         """Return the outputs on a device."""
@@ -66,14 +68,15 @@ def sequence_outputs(model: nn.Module, batch: TokenBatch, states: StateRequest |
         )
     token_logps = token_log_probs(output.logits[0], batch.targets)
     logps = torch.zeros(batch.n_sequences, dtype=token_logps.dtype, device=token_logps.device)
-    pairs = read()
-    if len(widths := {int(p.shape[-1]) for p, _ in pairs}) > 1:
+    found = read()
+    if len(widths := {int(pooled.shape[-1]) for pooled, _, _ in found}) > 1:
         raise UserError(f"method.site={request.site!r} has other widths in other blocks: {sorted(widths)}")
     return SequenceOutputs(
         logps=logps.index_add(0, batch.sequence, token_logps),
         n_tokens=batch.n_tokens,
-        pooled=torch.stack([p for p, _ in pairs]) if pairs else None,
-        tokens=torch.stack([t for _, t in pairs]) if pairs and request.tokens else None,
+        pooled=torch.stack([pooled for pooled, _, _ in found]) if found else None,
+        tokens=torch.stack([tokens for _, tokens, _ in found]) if found and request.tokens else None,
+        rms=torch.stack([rms for _, _, rms in found]) if found else None,
     )
 
 
@@ -119,7 +122,7 @@ def _head_reads_only(model: nn.Module, positions: Int[Tensor, " token"]) -> Iter
 
 @contextmanager
 def _read_blocks(model: nn.Module, batch: TokenBatch, request: StateRequest) -> Iterator[Any]:
-    """Read the chosen blocks' states during one forward; the value yielded returns [(pooled, tokens)] by layer.
+    """Read the chosen blocks' states during one forward; the value yielded returns [(pooled, tokens, rms)] by layer.
 
     Without gradient a state is pooled at once and its tokens let go. With gradient, autograd keeps the state
     anyway, and pooling waits until the pass is over: nothing is computed inside a checkpointed block, whose
@@ -128,10 +131,12 @@ def _read_blocks(model: nn.Module, batch: TokenBatch, request: StateRequest) -> 
     weights = pool_weights(batch, request.pool) if request.layers else None
     found: dict[int, Any] = {}
 
-    def reduce(output: Tensor) -> tuple[Tensor, Tensor | None]:
+    def reduce(output: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         assert weights is not None
-        tokens = rms_normalise(output.flatten(0, 1)[batch.completion])
-        return weights @ tokens, tokens if request.tokens else None
+        states = output.flatten(0, 1)[batch.completion]
+        tokens = rms_normalise(states)
+        rms = states.detach().float().square().mean(-1).sqrt().mean()
+        return weights @ tokens, tokens if request.tokens else None, rms
 
     def hook_for(layer: int) -> Any:
         def hook(state: Tensor) -> None:

@@ -7,7 +7,6 @@ method with the same site, layers and pooling), token states (drift).
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -15,15 +14,16 @@ from accelerate import PartialState
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from innerpo.console import say, track
-from innerpo.data.batch import Layout, length_batches, make_batch
+from innerpo.console import say
+from innerpo.data.batch import Layout, make_batch
 from innerpo.data.tokens import PromptItem
 from innerpo.model.cache import content_key, load_tensors, save_tensors
 from innerpo.model.load import LoadedModel, reference_mode
 from innerpo.model.outputs import SequenceOutputs, StateRequest, sequence_outputs
+from innerpo.model.passes import Offsets, passes
 from innerpo.model.sites import RESIDUAL
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Reference:
     """Reference outputs of a list of items, in the items' order; responses (seq) of an item are neighbours.
 
     ``token_spread`` is E |u - mean u|^2 per layer over all completion tokens: the unit in which drift is measured.
+    ``token_rms`` is the mean of rms(h) over them: the size of a state before it is normalised.
     ``tokens`` is None where it was not asked for or is larger than the limit; drift then runs the reference itself.
     """
 
@@ -39,22 +40,20 @@ class Reference:
     n_tokens: Int[Tensor, " seq"]
     pooled: Float[Tensor, "layer seq hidden"] | None = None
     token_spread: Float[Tensor, " layer"] | None = None
+    token_rms: Float[Tensor, " layer"] | None = None
     tokens: Float[Tensor, "token layer hidden"] | None = None
     computed: bool = False
 
     @cached_property
-    def _starts(self) -> tuple[list[int], list[int]]:
-        sequences = [0, *accumulate(len(i.responses) for i in self.items)]
-        tokens = [0, *accumulate(sum(map(len, i.responses)) for i in self.items)]
-        return sequences, tokens
+    def _offsets(self) -> Offsets:
+        return Offsets.of(self.items)
 
     def select(self, indices: Sequence[int]) -> SequenceOutputs:
         """Return the outputs of some items, laid out as a batch of those items is."""
-        sequences, tokens = self._starts
-        seq = [s for i in indices for s in range(sequences[i], sequences[i + 1])]
+        seq, starts = self._offsets.sequence_rows(indices), self._offsets.tokens
         kept = None
         if self.tokens is not None:
-            parts = [self.tokens[tokens[i] : tokens[i + 1]] for i in indices]
+            parts = [self.tokens[starts[i] : starts[i + 1]] for i in indices]
             kept = torch.cat(parts).transpose(0, 1).float()
         return SequenceOutputs(
             logps=self.logps[seq],
@@ -132,39 +131,39 @@ def _compute(
     what: str,
 ) -> None:
     """One pass over the items, longest first; writes the files asked for, each whole."""
-    model, device = base.model, next(base.model.parameters()).device
-    n_seq = [len(i.responses) for i in items]
-    n_tok = [sum(map(len, i.responses)) for i in items]
-    seq_start, tok_start = [0, *accumulate(n_seq)], [0, *accumulate(n_tok)]
-    n_layers = len(request.layers)
-    logps, counts = torch.zeros(seq_start[-1]), torch.zeros(seq_start[-1], dtype=torch.long)
+    model, at = base.model, Offsets.of(items)
+    n_seq, n_tok, n_layers = at.sequences[-1], at.tokens[-1], len(request.layers)
+    logps, counts = torch.zeros(n_seq), torch.zeros(n_seq, dtype=torch.long)
     pooled: Tensor | None = None
     tokens = total = torch.empty(0)
-    square = torch.zeros(n_layers, dtype=torch.float64)
+    square, rms = torch.zeros(2, n_layers, dtype=torch.float64)
     wanted = replace(request, tokens=True)
-    batches = length_batches([i.n_tokens for i in items], batch_size)
-    for indices in track(batches, f"reference on {what}"):
-        batch = make_batch([items[i] for i in indices], layout, base.pad_id).to(device)
-        with reference_mode(model):
-            out = sequence_outputs(model, batch, wanted)
-        seq = [s for i in indices for s in range(seq_start[i], seq_start[i + 1])]
-        logps[seq], counts[seq] = out.logps.cpu(), out.n_tokens.cpu()
-        if out.pooled is None or out.tokens is None:
-            continue
-        if pooled is None:
-            width = out.pooled.shape[2]  # that of the site, which need not be the model's
-            pooled = torch.zeros(n_layers, seq_start[-1], width)
-            tokens = torch.zeros(tok_start[-1] if "tokens" in paths else 0, n_layers, width, dtype=model.dtype)
-            total = torch.zeros(n_layers, width, dtype=torch.float64)
-        pooled[:, seq] = out.pooled.cpu()
-        total += out.tokens.sum(1).double().cpu()
-        square += out.tokens.square().sum((1, 2)).double().cpu()
-        if "tokens" in paths:
-            rows = [t for i in indices for t in range(tok_start[i], tok_start[i + 1])]
-            tokens[rows] = out.tokens.transpose(0, 1).to("cpu", model.dtype)
+    with reference_mode(model):
+        for indices, out in passes(
+            model, items, layout, base.pad_id, batch_size=batch_size, request=wanted, what=f"reference on {what}"
+        ):
+            seq = at.sequence_rows(indices)
+            logps[seq], counts[seq] = out.logps.cpu(), out.n_tokens.cpu()
+            if out.pooled is None or out.tokens is None or out.rms is None:
+                continue
+            if pooled is None:
+                width = out.pooled.shape[2]  # that of the site, which need not be the model's
+                pooled = torch.zeros(n_layers, n_seq, width)
+                tokens = torch.zeros(n_tok if "tokens" in paths else 0, n_layers, width, dtype=model.dtype)
+                total = torch.zeros(n_layers, width, dtype=torch.float64)
+            pooled[:, seq] = out.pooled.cpu()
+            total += out.tokens.sum(1).double().cpu()
+            square += out.tokens.square().sum((1, 2)).double().cpu()
+            rms += out.rms.double().cpu() * out.tokens.shape[1]
+            if "tokens" in paths:
+                tokens[at.token_rows(indices)] = out.tokens.transpose(0, 1).to("cpu", model.dtype)
     contents = {"logps": {"logps": logps, "n_tokens": counts}, "tokens": {"tokens": tokens}}
     if pooled is not None:
-        spread = square / tok_start[-1] - (total / tok_start[-1]).square().sum(1)
-        contents["states"] = {"pooled": pooled, "token_spread": spread.float()}
+        spread = square / n_tok - (total / n_tok).square().sum(1)
+        contents["states"] = {
+            "pooled": pooled,
+            "token_spread": spread.float(),
+            "token_rms": (rms / n_tok).float(),
+        }
     for kind, path in paths.items():
         save_tensors(path, contents[kind])

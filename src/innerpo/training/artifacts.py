@@ -119,6 +119,8 @@ def save_directions(path: Path, method: Method) -> None:
         "token_spread": directions.token_spread,
         "layers": torch.tensor(method.layers),
     }
+    if directions.token_rms is not None:
+        tensors["token_rms"] = directions.token_rms
     if method.transform.rows is not None:
         tensors["transform_rows"] = method.transform.rows
     header = {
@@ -146,6 +148,7 @@ def load_directions(folder: Path) -> tuple[tuple[int, ...], Transform, Direction
             found["accuracy"],
             found["token_spread"],
             float(header["own"]),
+            found.get("token_rms"),
         )
         layers = tuple(int(i) for i in found["layers"])
         return layers, Transform(header["transform"], found.get("transform_rows")), directions, header["pool"]

@@ -1,0 +1,52 @@
+"""Steering: add a vector to the residual stream at chosen blocks, at every token, while a model runs."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from innerpo.errors import UserError
+from innerpo.model.layers import decoder_blocks
+
+
+@dataclass(frozen=True)
+class SteeringVector:
+    """One vector a block, in the units of the residual stream; a coefficient multiplies them all."""
+
+    blocks: tuple[int, ...]
+    vectors: Float[Tensor, "layer hidden"]
+
+
+@contextmanager
+def steered(model: nn.Module, vector: SteeringVector, coefficient: float) -> Iterator[None]:
+    """Add ``coefficient * vectors[i]`` to the output of block ``blocks[i]`` at every token, prompt included.
+
+    Every token, since that is what llama.cpp and repeng do with an exported vector. States read while this is on are
+    the steered ones. Raises UserError where the vectors are not of the model's width.
+    """
+    blocks = decoder_blocks(model)
+    width = int(model.get_input_embeddings().embedding_dim)  # type: ignore[operator]
+    if vector.vectors.shape[1] != width:
+        raise UserError(
+            f"the steering vectors have {vector.vectors.shape[1]} dimensions, the model's residual stream has {width}"
+        )
+
+    def hook_for(v: Float[Tensor, " hidden"]) -> Any:
+        def hook(_: nn.Module, __: Any, output: Any) -> Any:
+            state = output if isinstance(output, Tensor) else output[0]
+            moved = state + coefficient * v.to(state)
+            return moved if isinstance(output, Tensor) else (moved, *output[1:])
+
+        return hook
+
+    handles = [
+        blocks[block].register_forward_hook(hook_for(v)) for block, v in zip(vector.blocks, vector.vectors, strict=True)
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
