@@ -7,7 +7,8 @@ from peft import LoraConfig, get_peft_model
 from conftest import build_model, make_pairs
 from innerpo.data.batch import make_batch
 from innerpo.data.tokens import PromptItem, Tokens
-from innerpo.model.outputs import StateRequest, pool_weights, rms_normalise, sequence_outputs, token_log_probs
+from innerpo.model.logps import token_log_probs
+from innerpo.model.outputs import StateRequest, pool_weights, rms_normalise, sequence_outputs
 
 ALL = StateRequest((0, 1, 2, 3), tokens=True)
 

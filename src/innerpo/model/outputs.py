@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from innerpo.data.batch import TokenBatch, attention_mask
 from innerpo.errors import UserError
 from innerpo.model.layers import text_config
+from innerpo.model.logps import head_on_completions
 from innerpo.model.sites import RESIDUAL, site_places
 
 Pool = Literal["mean", "last", "first_divergence"]
@@ -54,19 +55,19 @@ class SequenceOutputs:
 def sequence_outputs(model: nn.Module, batch: TokenBatch, states: StateRequest | None = None) -> SequenceOutputs:
     """Run the model once over a batch. Gradients flow where torch's grad mode lets them.
 
-    The model is called as a whole (so DDP, FSDP and autocast see an ordinary forward); a hook before the LM head
-    hands it only the positions that predict completion tokens, and hooks at the chosen blocks read the states.
+    The model is called as a whole (so DDP, FSDP and autocast see an ordinary forward); its LM head looks only at the
+    positions that predict completion tokens (logps.py), and hooks at the chosen blocks read the states.
     """
     bare = extract_model_from_parallel(model)
     request = states or StateRequest(())
-    with _head_reads_only(bare, batch.predictor), _read_blocks(bare, batch, request) as read:
+    with head_on_completions(bare, batch) as log_probs, _read_blocks(bare, batch, request) as read:
         output = model(
             input_ids=batch.input_ids,
             attention_mask=_mask_for(bare, batch),
             use_cache=False,
             **({"position_ids": batch.position_ids} if batch.layout == "one_row" else {}),
         )
-    token_logps = token_log_probs(output.logits[0], batch.targets)
+    token_logps = log_probs(output.logits)
     logps = torch.zeros(batch.n_sequences, dtype=token_logps.dtype, device=token_logps.device)
     found = read()
     if len(widths := {int(pooled.shape[-1]) for pooled, _, _ in found}) > 1:
@@ -78,12 +79,6 @@ def sequence_outputs(model: nn.Module, batch: TokenBatch, states: StateRequest |
         tokens=torch.stack([tokens for _, tokens, _ in found]) if found and request.tokens else None,
         rms=torch.stack([rms for _, _, rms in found]) if found else None,
     )
-
-
-def token_log_probs(logits: Float[Tensor, "token vocab"], targets: Int[Tensor, " token"]) -> Float[Tensor, " token"]:
-    """Log-probability (nats) of each target, in float32 whatever the model's type."""
-    logits = logits.float()
-    return logits.gather(1, targets[:, None])[:, 0] - logits.logsumexp(1)
 
 
 def rms_normalise(h: Float[Tensor, "... hidden"]) -> Float[Tensor, "... hidden"]:
@@ -103,21 +98,6 @@ def pool_weights(batch: TokenBatch, pool: Pool) -> Float[Tensor, "seq token"]:
     own = batch.sequence[None, :] == torch.arange(batch.n_sequences, device=kept.device)[:, None]
     weights = (own & kept).float()
     return weights / weights.sum(1, keepdim=True)
-
-
-@contextmanager
-def _head_reads_only(model: nn.Module, positions: Int[Tensor, " token"]) -> Iterator[None]:
-    """Let the LM head compute logits at flat (row * time) ``positions`` only: logits become (1, token, vocab)."""
-
-    def select(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (args[0].flatten(0, 1)[positions][None], *args[1:])
-
-    head: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
-    handle = head.register_forward_pre_hook(select)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 @contextmanager
