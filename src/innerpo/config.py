@@ -186,7 +186,11 @@ class ModelConfig:
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type of the base weights; auto = bfloat16 where the hardware multiplies it natively, else float32."""
     attention: Literal["auto", "sdpa", "eager"] = "auto"
-    """Attention implementation."""
+    """Attention implementation; auto = by hardware and type, said at start."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Compile decoder blocks for training (torch.compile); auto = where the run is long enough to win the time back."""
+    threads: int = 0
+    """CPU threads; 0 = torch's choice, but no more than the container may use."""
     load_in_4bit: bool = False
     """Load the base weights in 4 bits (needs bitsandbytes and a CUDA device)."""
     trust_remote_code: bool = False
@@ -196,6 +200,8 @@ class ModelConfig:
         _finite(self, "model")
         if self.lora_r < 0:
             raise UserError(f"model.lora_r must be 0 (full fine-tuning) or more, got {self.lora_r}")
+        if self.threads < 0:
+            raise UserError(f"model.threads must not be negative, got {self.threads}")
 
 
 @dataclass(frozen=True)
@@ -224,6 +230,8 @@ class DataConfig:
     """A row that cannot be used: stop, or leave it out, count it and say so."""
     layout: Literal["auto", "one_row", "concatenated"] = "auto"
     """One row a prompt with its responses behind it, or one row a response; auto = compare one batch."""
+    pass_tokens: int = 0
+    """Most padded tokens run forward and back at once; larger batches take several passes, same gradients. 0 = auto."""
     seed: int = 0
     """Seed of the choice of negatives and prompts. Not the training seed: seeds share their pairs and cache."""
     token_cache_gb: float = 4.0
@@ -232,7 +240,7 @@ class DataConfig:
     """Where reference outputs and converted models are kept; else INNERPO_CACHE; else ~/.cache/innerpo."""
 
     def __post_init__(self) -> None:
-        for name in ("seed", "max_train_prompts"):
+        for name in ("seed", "max_train_prompts", "pass_tokens"):
             if getattr(self, name) < 0:
                 raise UserError(f"data.{name} must not be negative, got {getattr(self, name)}")
         for name in ("batch_size", "max_prompt_tokens", "max_response_tokens"):
@@ -377,7 +385,9 @@ class RunConfig:
             plain["method"].pop("site")
         for key in ("resume", "overwrite", "report_to", "log_steps", "save_steps"):
             plain["training"].pop(key)
-        for key in ("genies_dir", "ethics_dir", "cache_dir"):
+        for key in ("compile", "threads"):  # how it is computed, not what
+            plain["model"].pop(key)
+        for key in ("genies_dir", "ethics_dir", "cache_dir", "pass_tokens"):
             plain["data"].pop(key)
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
 

@@ -131,6 +131,33 @@ def _divergence(responses: Sequence[Sequence[int]]) -> int:
     return next((t for t in range(shortest) if len({r[t] for r in responses}) > 1), shortest)
 
 
+def token_batches(rows: Sequence[tuple[int, int]], most_tokens: int) -> list[list[int]]:
+    """Indices in batches of like length, longest first, of at most ``most_tokens`` padded tokens (0 = all in one).
+
+    An item is given as (how many rows it takes, the length of its longest). One that is larger than ``most_tokens`` by
+    itself is a batch of its own.
+    """
+    order = sorted(range(len(rows)), key=lambda i: (-rows[i][1], i))
+    batches: list[list[int]] = []
+    used = 0  # rows of the last batch
+    for i in order:
+        n = rows[i][0]
+        longest = rows[batches[-1][0]][1] if batches else 0
+        if batches and (not most_tokens or (used + n) * longest <= most_tokens):
+            batches[-1].append(i)
+            used += n
+        else:
+            batches.append([i])
+            used = n
+    return batches
+
+
+def rows_of(item: PromptItem, layout: Layout) -> tuple[int, int]:
+    """Return how many rows an item takes in a layout, and the tokens of its longest."""
+    prompt, responses = len(item.prompt), [len(r) for r in item.responses]
+    return (1, prompt + sum(responses)) if layout == "one_row" else (len(responses), prompt + max(responses))
+
+
 def length_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     """Indices in batches of like length, longest first (so that memory runs out at once or not at all)."""
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])

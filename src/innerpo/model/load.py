@@ -5,7 +5,6 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from innerpo.errors import UserError
 from innerpo.files import write_text
 from innerpo.model.embedded import NAME as EMBEDDED
 from innerpo.model.embedded import embedded_model_folder
+from innerpo.model.hardware import choose_attention, choose_dtype, limit_threads
 
 
 @dataclass(frozen=True)
@@ -48,23 +48,6 @@ def device() -> torch.device:
     return found
 
 
-@cache
-def has_native_bfloat16() -> bool:
-    """Whether this machine multiplies bfloat16 in hardware (elsewhere on a CPU it is emulated, and far slower)."""
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    cpu = Path("/proc/cpuinfo")
-    return cpu.is_file() and any(flag in cpu.read_text() for flag in ("amx_bf16", "avx512_bf16"))
-
-
-def choose_dtype(config: ModelConfig) -> torch.dtype:
-    """Return the type of the base weights: as configured, or by the hardware; full fine-tuning wants float32."""
-    if config.dtype != "auto":
-        named: torch.dtype = getattr(torch, config.dtype)
-        return named
-    return torch.bfloat16 if has_native_bfloat16() and config.lora_r > 0 else torch.float32
-
-
 def model_source(config: ModelConfig, cache_dir: Path) -> str:
     """Return what transformers loads the base model from: a Hub name or a folder."""
     return str(embedded_model_folder(cache_dir)) if config.base_model == EMBEDDED else config.base_model
@@ -76,7 +59,8 @@ def load_base(config: ModelConfig, cache_dir: Path) -> LoadedModel:
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # a bar over tensors already on disk; downloads keep theirs
-    dtype = choose_dtype(config)
+    dtype, threads = choose_dtype(config), limit_threads(config.threads)
+    attention = choose_attention(config, dtype, device())
     source = model_source(config, cache_dir)
     common = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
     placement = {"device_map": {"": device()}} if config.load_in_4bit else {}
@@ -86,7 +70,7 @@ def load_base(config: ModelConfig, cache_dir: Path) -> LoadedModel:
             source,
             dtype=dtype,
             use_safetensors=True,
-            attn_implementation=None if config.attention == "auto" else config.attention,
+            attn_implementation=attention.value,
             quantization_config=_four_bit(dtype) if config.load_in_4bit else None,
             **common,
             **placement,
@@ -104,7 +88,8 @@ def load_base(config: ModelConfig, cache_dir: Path) -> LoadedModel:
     say(
         f"model: {config.base_model}, {sum(p.numel() for p in model.parameters()) / 1e6:.0f}M parameters, "
         f"{str(dtype).removeprefix('torch.')}{', 4 bit' if config.load_in_4bit else ''}, "
-        f"{model.config._attn_implementation} attention, on {device()}"
+        f"{model.config._attn_implementation} attention ({attention.reason}), on {device()}, "
+        f"{threads.value} CPU threads ({threads.reason})"
     )
     identity = f"{weights_identity(model, source, cache_dir)}/{dtype}/4bit={config.load_in_4bit}"
     return LoadedModel(model.eval(), tokenizer, config.base_model, identity)

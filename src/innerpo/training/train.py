@@ -19,6 +19,7 @@ from innerpo.data.batch import Layout
 from innerpo.data.tokens import PromptItem
 from innerpo.errors import MachineError, UserError
 from innerpo.methods.method import Method
+from innerpo.model.hardware import choose_compile, choose_pass_tokens, compiled_blocks
 from innerpo.model.reference import Reference
 from innerpo.training.folder import CHECKPOINTS, METRICS, cut_metrics
 from innerpo.training.trainer import PairCollator, PairTrainer
@@ -115,12 +116,13 @@ def train_policy(
         cut_metrics(config.run_dir, 0)
     if "tensorboard" in config.training.report_to:  # its default lies among the checkpoints, which go when all is done
         os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(config.run_dir / "tensorboard"))
-    bar = _Progress()
+    bar, args = _Progress(), training_arguments(config)
+    pass_tokens, compiled = _passes(policy, items, args, config)
     trainer = PairTrainer(
         policy,
-        training_arguments(config),
+        args,
         method,
-        PairCollator(items, reference, layout, pad_id),
+        PairCollator(items, reference, layout, pad_id, pass_tokens),
         grad_share_steps=config.training.grad_share_steps,
         metrics_path=config.run_dir / METRICS,
         callbacks=[bar],
@@ -129,7 +131,10 @@ def train_policy(
         trainer.remove_callback(noisy)
     started = time.time()
     try:
-        with nullcontext() if method.gradient_edit is None else method.gradient_edit.installed(policy):
+        with (
+            compiled_blocks(policy) if compiled else nullcontext(),
+            nullcontext() if method.gradient_edit is None else method.gradient_edit.installed(policy),
+        ):
             _train_or_load(trainer, checkpoint)
     except torch.OutOfMemoryError as error:
         raise MachineError(
@@ -146,6 +151,20 @@ def train_policy(
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:  # all processes take part in the gathering
         summary["gathered"] = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     return summary
+
+
+def _passes(
+    policy: nn.Module, items: Sequence[PromptItem], args: TrainingArguments, config: RunConfig
+) -> tuple[int, bool]:
+    """Choose how many tokens a pass may have and whether blocks are compiled, and say so."""
+    tokens = choose_pass_tokens(config.data.pass_tokens, policy)
+    weights = next(p for p in policy.parameters() if p.is_floating_point())
+    per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps * max(1, args.world_size)
+    steps = args.max_steps if args.max_steps > 0 else int(args.num_train_epochs * -(-len(items) // per_step))
+    compiled = choose_compile(config.model, weights.dtype, weights.device, steps)
+    say(f"passes: at most {tokens.value} tokens ({tokens.reason})")
+    say(f"blocks: {'compiled' if compiled.value else 'not compiled'} ({compiled.reason})")
+    return int(tokens.value), bool(compiled.value)
 
 
 def _train_or_load(trainer: PairTrainer, checkpoint: Path | None) -> None:

@@ -3,7 +3,8 @@
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from innerpo.data.batch import Layout, TokenBatch, make_batch
+from innerpo.data.batch import Layout, TokenBatch, make_batch, rows_of, token_batches
 from innerpo.data.tokens import PromptItem
 from innerpo.errors import UserError
 from innerpo.files import machine_errors
@@ -22,6 +23,7 @@ from innerpo.model.load import reference_mode
 from innerpo.model.outputs import SequenceOutputs, sequence_outputs
 from innerpo.model.reference import Reference
 from innerpo.training.sampler import PairSampler
+from innerpo.training.shares import GradientShares
 
 
 @dataclass(frozen=True)
@@ -35,22 +37,27 @@ class PairBatch:
 
 @dataclass(frozen=True)
 class PairCollator:
-    """Turns indices of pairs into a PairBatch."""
+    """Turns indices of pairs into passes of like length, of at most ``pass_tokens`` padded tokens (0 = no limit)."""
 
     items: Sequence[PromptItem]
     reference: Reference
     layout: Layout
     pad_id: int
+    pass_tokens: int = 0
 
-    def __call__(self, indices: Sequence[int]) -> dict[str, PairBatch]:
-        """Return ``{"pairs": batch}``: the Trainer wants a mapping."""
+    def __call__(self, indices: Sequence[int]) -> dict[str, list[PairBatch]]:
+        """Return ``{"passes": batches}``: the Trainer wants a mapping."""
+        rows = [rows_of(self.items[i], self.layout) for i in indices]
+        parts = token_batches(rows, self.pass_tokens)
+        return {"passes": [self._batch([indices[k] for k in part]) for part in parts]}
+
+    def _batch(self, indices: Sequence[int]) -> PairBatch:
         items = [self.items[i] for i in indices]
-        batch = PairBatch(
+        return PairBatch(
             tokens=make_batch(items, self.layout, self.pad_id),
             reference=self.reference.select(indices),
             ids=[item.pairs[0][2] for item in items],
         )
-        return {"pairs": batch}
 
 
 class _Indices(Dataset[int]):
@@ -97,12 +104,15 @@ class PairTrainer(Trainer):
             train_dataset=_Indices(len(collator.items)),
             callbacks=[_SetEpoch(self.sampler), *callbacks],
         )
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:  # all processes must make the same number of passes
+            self.data_collator = replace(collator, pass_tokens=0)
         # The loss is divided by the pairs of the whole step below, not by the number of accumulated batches.
         self.model_accepts_loss_kwargs = True
         directions = method.directions
         self.method = method
         self._directions = None if directions is None else directions.to(self.accelerator.device)
-        self.grad_share_steps = grad_share_steps
+        self.shares = GradientShares(grad_share_steps if self.args.world_size == 1 else 0)
+        self._shares: dict[str, float] = {}
         self.metrics_path = metrics_path
         self._sums: dict[str, Tensor] = {}
         self._count = 0
@@ -117,7 +127,7 @@ class PairTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """Return the batch's share of the mean loss over all pairs of the optimiser step."""
+        """Return one pass's share of the mean loss over all pairs of the optimiser step."""
         pairs = inputs["pairs"]
         out = self.loss_on(model, pairs)
         if not torch.isfinite(out.per_pair).all():
@@ -126,7 +136,7 @@ class PairTrainer(Trainer):
                 f"the loss is not finite at step {self.state.global_step + 1} for {len(bad)} of {len(pairs.ids)} "
                 f"pairs: {', '.join(bad)}; a lower --training.lr (now {self.args.learning_rate:g}) may help"
             )
-        self._measure_gradient_shares(out)
+        self.shares.add(out, self.method.weights, self.model.parameters())
         self._record(out)
         n_pairs = len(pairs.ids) if num_items_in_batch is None else num_items_in_batch
         loss = out.per_pair.sum() / n_pairs
@@ -147,15 +157,21 @@ class PairTrainer(Trainer):
         return method.loss(PairOutputs.of(policy, tokens, transform), PairOutputs.of(cached, tokens, transform))
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
-        """One batch; the method's gradient edit follows the last one of a step, before clipping."""
-        loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
+        """One batch, in passes; the method's gradient edit follows the last batch of a step, before clipping."""
+        self.shares.begin(self.state.global_step)
+        passes: list[PairBatch] = inputs["passes"]
+        loss = torch.zeros((), device=self.args.device)
+        for pairs in passes:  # gradients are exchanged between processes with the last one
+            with nullcontext() if pairs is passes[-1] else self.accelerator.no_sync(model):
+                loss = loss + super().training_step(model, {"pairs": pairs}, num_items_in_batch)
+        self._shares |= self.shares.finish()
         if self.method.gradient_edit is not None and self.accelerator.sync_gradients:
             self.method.gradient_edit.after_backward(model)
         return loss
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
         """Pairs in the whole optimiser step, over all batches and processes."""
-        n = torch.tensor(sum(len(b["pairs"].ids) for b in batch_samples), device=device)
+        n = torch.tensor(sum(len(p.ids) for b in batch_samples for p in b["passes"]), device=device)
         if self.args.world_size > 1:
             n = self.accelerator.gather(n).sum()
         return n
@@ -175,26 +191,6 @@ class PairTrainer(Trainer):
             total = value.detach().sum()
             self._sums[name] = self._sums[name] + total if name in self._sums else total
         self._count += len(out.per_pair)
-
-    def _measure_gradient_shares(self, out: LossOutput) -> None:
-        """Now and then: the norm of each weighted term's own gradient over the sum of the norms."""
-        step = self.state.global_step
-        due = self.grad_share_steps and step % self.grad_share_steps == 0 and self._shares_at != step
-        if not due or self.args.world_size > 1:
-            return
-        self._shares_at = step
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
-        norms = {}
-        for name, value in out.terms.items():
-            loss = self.method.weights[name] * value.mean()
-            gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
-            squares = [g.float().square().sum() for g in gradients if g is not None]
-            norms[name] = torch.stack(squares).sum().sqrt() if squares else torch.zeros(())
-        total = torch.stack(list(norms.values())).sum().clamp(min=1e-30)
-        self._shares = {f"grad_share/{name}": (value / total).item() for name, value in norms.items()}
-
-    _shares_at = -1
-    _shares: dict[str, float] = {}  # noqa: RUF012 - replaced, never changed
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the mean of every term and metric since the last line, and append the line to metrics.jsonl."""

@@ -1,0 +1,132 @@
+"""What the machine suggests: data type, attention, compiled blocks, threads, tokens in a pass; each with its reason."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from innerpo.config import ModelConfig
+from innerpo.model.layers import decoder_blocks, text_config
+
+# Compiling decoder blocks took 89 s on one CPU core (measured); in a prototype with bfloat16 units they then saved half
+# a second to a second of a step of 8 pairs. Below this number of steps they do not win the time back.
+COMPILE_STEPS = 200
+# Of 170, 340, 680 and 1360 tokens a pass 680 was the fastest on a CPU, by 1 to 10 %; on CUDA memory decides, in bounds.
+CPU_PASS_TOKENS = 1024
+CUDA_PASS_TOKENS = (2048, 32768)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Something chosen by the program, and why, for the log."""
+
+    value: Any
+    reason: str
+
+
+@cache
+def has_native_bfloat16() -> bool:
+    """Whether this machine multiplies bfloat16 in hardware (elsewhere on a CPU it is emulated, and far slower)."""
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    cpu = Path("/proc/cpuinfo")
+    return cpu.is_file() and any(flag in cpu.read_text() for flag in ("amx_bf16", "avx512_bf16"))
+
+
+def choose_dtype(config: ModelConfig) -> torch.dtype:
+    """Return the type of the base weights: as configured, or by the hardware; full fine-tuning wants float32."""
+    if config.dtype != "auto":
+        named: torch.dtype = getattr(torch, config.dtype)
+        return named
+    return torch.bfloat16 if has_native_bfloat16() and config.lora_r > 0 else torch.float32
+
+
+def choose_attention(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> Choice:
+    """Return the attention implementation (None: the model's own default).
+
+    On a CPU in bfloat16 the flash kernel's backward pass took 36 % of a step in a prototype, and eager attention was
+    faster; in float32 the two are alike (measured here), and sdpa keeps no attention matrix.
+    """
+    if config.attention != "auto":
+        return Choice(config.attention, "as asked for")
+    if device.type == "cpu" and dtype == torch.bfloat16:
+        return Choice("eager", "faster than sdpa's backward pass on a CPU in bfloat16")
+    return Choice(None, "the default")
+
+
+def choose_compile(config: ModelConfig, dtype: torch.dtype, device: torch.device, steps: int) -> Choice:
+    """Return whether decoder blocks are compiled for a training of so many steps."""
+    if config.compile != "auto":
+        return Choice(config.compile == "on", "as asked for")
+    if device.type == "cpu" and dtype == torch.float32:
+        return Choice(False, "in float32 on a CPU matrix products take nearly all the time")
+    if device.type != "cpu":
+        return Choice(False, "what it gains there has not been measured; --model.compile=on tries it")
+    return Choice(steps >= COMPILE_STEPS, f"{steps} steps; it takes {COMPILE_STEPS} to win back the time it costs")
+
+
+def choose_pass_tokens(wanted: int, model: nn.Module) -> Choice:
+    """Return the most padded tokens of one forward and backward pass: by free memory on CUDA, a fixed size on a CPU."""
+    if wanted:
+        return Choice(wanted, "as asked for")
+    if not torch.cuda.is_available():
+        return Choice(CPU_PASS_TOKENS, "CPU")
+    free, _ = torch.cuda.mem_get_info()
+    low, high = CUDA_PASS_TOKENS
+    tokens = int(0.5 * free / activation_bytes(model))
+    return Choice(max(low, min(high, tokens)), f"{free / 2**30:.0f} GiB of GPU memory free")
+
+
+def activation_bytes(model: nn.Module) -> int:
+    """Return about how many bytes one token's activations take for a LoRA backward pass: 8 states and 4 MLP widths a
+    block (inputs of the linear maps, of norms and of the gate), in the model's type.
+    """
+    config = text_config(model)
+    wide = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    size = next(p for p in model.parameters() if p.is_floating_point()).element_size()
+    return int(config.num_hidden_layers * (8 * config.hidden_size + 4 * wide) * size)
+
+
+@contextmanager
+def compiled_blocks(model: nn.Module) -> Iterator[None]:
+    """Compile every decoder block while this is on, for any number of tokens (at its first pass, by a C++ compiler).
+
+    The forward function is compiled and not the module, so that hooks that read states stay outside.
+    """
+    blocks = list(decoder_blocks(model))
+    for block in blocks:
+        block.forward = torch.compile(block.forward, dynamic=True)
+    try:
+        yield
+    finally:
+        for block in blocks:
+            del block.forward
+
+
+def limit_threads(wanted: int) -> Choice:
+    """Set torch's CPU threads: as asked for, else no more than the container's share of the processors."""
+    before = torch.get_num_threads()
+    quota = cpu_quota()
+    if wanted:
+        choice = Choice(wanted, "as asked for")
+    elif quota is not None and quota < before:
+        choice = Choice(max(1, int(quota)), f"the container may use {quota:g} processors")
+    else:
+        choice = Choice(before, "torch's choice")
+    if choice.value != before:
+        torch.set_num_threads(choice.value)
+    return choice
+
+
+def cpu_quota(path: Path = Path("/sys/fs/cgroup/cpu.max")) -> float | None:
+    """Return how many processors the control group may use (cgroup v2); None where nothing limits it."""
+    try:
+        quota, period = path.read_text().split()
+        return None if quota == "max" else float(quota) / float(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        return None

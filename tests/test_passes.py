@@ -1,0 +1,185 @@
+"""Batches in several passes, compiled blocks, choices by hardware: the same gradients, whatever the machine likes."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from conftest import build_model
+from innerpo.config import ModelConfig, default_run
+from innerpo.data.batch import length_batches, make_batch, rows_of, token_batches
+from innerpo.model import hardware
+from innerpo.model.hardware import (
+    activation_bytes,
+    choose_attention,
+    choose_compile,
+    choose_pass_tokens,
+    compiled_blocks,
+    cpu_quota,
+    limit_threads,
+)
+from innerpo.model.outputs import StateRequest, sequence_outputs
+from innerpo.run import train_and_score
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+def test_token_batches_by_hand():
+    rows = [(1, 5), (1, 9), (2, 4), (1, 3), (1, 30)]
+    assert token_batches(rows, 20) == [[4], [1, 0], [2, 3]]  # 30 alone; 2 x 9; (2 + 1) x 4
+    assert token_batches(rows, 0) == [[4, 1, 0, 2, 3]]
+    assert token_batches([], 8) == []
+
+
+def test_rows_are_those_of_the_batch(items):
+    for layout in ("one_row", "concatenated"):
+        for item in items:
+            batch = make_batch([item], layout, 0)
+            assert rows_of(item, layout) == tuple(batch.input_ids.shape)
+
+
+def test_token_batches_hold_every_item_once_and_keep_the_limit(items):
+    rows = [rows_of(i, "concatenated") for i in items]
+    batches = token_batches(rows, 150)
+    assert sorted(i for b in batches for i in b) == list(range(len(items)))
+    assert all(sum(rows[i][0] for i in b) * max(rows[i][1] for i in b) <= 150 for b in batches)
+    assert 1 < len(batches) < len(items)
+    assert [i for b in batches for i in b] == [i for b in length_batches([n for _, n in rows], 3) for i in b]
+
+
+def toy_config(name, toy_folder, tmp_path, **data):
+    config = default_run(name)
+    where = tmp_path / "-".join(f"{k}{v}" for k, v in data.items()) if data else tmp_path / "plain"
+    return replace(
+        config,
+        method=replace(config.method, layers="1,2"),
+        model=replace(config.model, base_model=str(toy_folder), lora_r=4, dtype="float32"),
+        data=replace(
+            config.data, dataset="embedded:longer", max_train_prompts=24, cache_dir=tmp_path / "cache", **data
+        ),
+        training=replace(config.training, lr=5e-3, max_steps=4, save_steps=0, log_steps=1, grad_share_steps=2),
+        eval=replace(config.eval, skip=True),
+        output_dir=where,
+    )
+
+
+@pytest.mark.parametrize("name", ["dpo", "innerpo-none", "projgrad", "projbp"])
+def test_several_passes_train_the_adapter_of_one(name, toy_folder, tmp_path):
+    """Same pairs, same order, same steps: only the sum's order differs. Logs and gradient shares agree too."""
+    adapters, logs = [], []
+    for pass_tokens in (100_000, 120):
+        config = toy_config(name, toy_folder, tmp_path, pass_tokens=pass_tokens)
+        folder = train_and_score(config).folder
+        adapters.append(load_file(folder / "adapter_model.safetensors"))
+        logs.append((folder / "metrics.jsonl").read_text().splitlines())
+    for key, value in adapters[0].items():
+        torch.testing.assert_close(value, adapters[1][key], rtol=1e-3, atol=1e-5)
+    assert any(value.abs().sum() > 0 for key, value in adapters[0].items() if "lora_B" in key)
+    import json
+
+    for one, several in zip(*logs, strict=True):
+        a, b = json.loads(one), json.loads(several)
+        a, b = ({k: v for k, v in d.items() if "runtime" not in k and "per_second" not in k} for d in (a, b))
+        assert a == pytest.approx(b, rel=1e-3, abs=1e-5)
+    assert "grad_share/output" in logs[0][0]
+
+
+def test_passes_are_really_made(toy_folder, tmp_path, monkeypatch):
+    from innerpo.training import trainer
+
+    shapes = []
+    plain = trainer.sequence_outputs
+    monkeypatch.setattr(
+        trainer, "sequence_outputs", lambda m, batch, s: shapes.append(batch.input_ids.numel()) or plain(m, batch, s)
+    )
+    train_and_score(toy_config("dpo", toy_folder, tmp_path, pass_tokens=150))
+    assert len(shapes) > 4
+    assert max(shapes) <= 150
+
+
+def compiled_without_a_compiler(monkeypatch):
+    plain = torch.compile
+    monkeypatch.setattr(hardware.torch, "compile", lambda f, **options: plain(f, backend="aot_eager", **options))
+
+
+# dynamo looks at .grad of a block's input
+LOOKED_AT_GRAD = "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"
+
+
+@pytest.mark.filterwarnings(LOOKED_AT_GRAD)
+def test_compiled_blocks_give_the_same_states_and_gradients(family, items, monkeypatch):
+    """Traced and differentiated ahead of time; hooks still read the states. (The C++ backend: a slow test.)"""
+    compiled_without_a_compiler(monkeypatch)
+    check_compiled(build_model(family), items)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, when it loads its C++ backend
+@pytest.mark.filterwarnings(LOOKED_AT_GRAD)
+def test_blocks_compiled_to_machine_code_give_the_same(items):
+    check_compiled(build_model(), items)
+
+
+def check_compiled(model, items):
+    request = StateRequest((1, 3), tokens=True)
+    found = []
+    for compiled in (False, True):
+        for size in (3, 4):  # two shapes
+            batch = make_batch(items[:size], "one_row", 0)
+            model.zero_grad()
+            if compiled:
+                with compiled_blocks(model):
+                    out = sequence_outputs(model, batch, request)
+                    (out.logps.sum() + out.pooled.sum()).backward()
+            else:
+                out = sequence_outputs(model, batch, request)
+                (out.logps.sum() + out.pooled.sum()).backward()
+            gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+            found.append([out.logps.detach(), out.pooled.detach(), out.tokens.detach(), *gradients])
+    for plain, traced in zip(found[:2], found[2:], strict=True):
+        for a, b in zip(plain, traced, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3 * a.abs().max().item())
+    assert not [b for b in hardware.decoder_blocks(model) if "forward" in b.__dict__]
+
+
+def test_choices_and_their_reasons():
+    auto = ModelConfig()
+    assert choose_attention(auto, torch.bfloat16, CPU).value == "eager"
+    assert choose_attention(auto, torch.float32, CPU).value is None
+    assert choose_attention(auto, torch.bfloat16, CUDA).value is None
+    assert choose_attention(ModelConfig(attention="sdpa"), torch.bfloat16, CPU).value == "sdpa"
+    assert not choose_compile(auto, torch.float32, CPU, 10_000).value
+    assert not choose_compile(auto, torch.bfloat16, CPU, 199).value
+    assert choose_compile(auto, torch.bfloat16, CPU, 200).value
+    assert not choose_compile(auto, torch.bfloat16, CUDA, 10_000).value
+    assert choose_compile(ModelConfig(compile="on"), torch.float32, CPU, 1).value
+    assert not choose_compile(ModelConfig(compile="off"), torch.bfloat16, CPU, 10_000).value
+
+
+def test_tokens_in_a_pass(monkeypatch):
+    model = build_model()  # 4 blocks, hidden 32, MLP 48, float32
+    assert activation_bytes(model) == 4 * (8 * 32 + 4 * 48) * 4
+    assert choose_pass_tokens(0, model).value == 1024
+    assert choose_pass_tokens(77, model).value == 77
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for free, tokens in ((2**40, 32768), (2**20, 2048), (7168 * 2 * 5000, 5000)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda free=free: (free, 2**40))
+        assert choose_pass_tokens(0, model).value == tokens
+
+
+def test_threads_stay_within_the_container(tmp_path, monkeypatch):
+    file = tmp_path / "cpu.max"
+    for text, quota in (("max 100000", None), ("150000 100000", 1.5), ("", None)):
+        file.write_text(text)
+        assert cpu_quota(file) == quota
+    assert cpu_quota(tmp_path / "none") is None
+    set_to = []
+    monkeypatch.setattr(torch, "set_num_threads", set_to.append)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    monkeypatch.setattr(hardware, "cpu_quota", lambda: 2.5)
+    assert limit_threads(0).value == 2
+    assert limit_threads(3).value == 3
+    monkeypatch.setattr(hardware, "cpu_quota", lambda: None)
+    assert limit_threads(0).value == 8
+    assert set_to == [2, 3]
