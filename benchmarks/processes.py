@@ -3,7 +3,6 @@
 import json
 import os
 import pickle
-import resource
 import subprocess
 import sys
 import tempfile
@@ -33,7 +32,7 @@ def alternate(jobs: Mapping[str, Job], repeats: int) -> list[dict[str, Any]]:
 
 
 def in_own_process(function: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
-    """Call a function in a new Python process; add that process's peak memory and threads to what it returns."""
+    """Call a function in a new Python process; add the threads that torch had there to what it returns."""
     paths = [str(ROOT), str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "TOKENIZERS_PARALLELISM": "false"}
     with tempfile.TemporaryDirectory() as folder:
@@ -55,19 +54,11 @@ def in_own_process(function: Callable[..., dict[str, Any]], *arguments: Any) -> 
     return figures
 
 
-def peak_bytes() -> int:
-    """The most memory that this process has held: of the GPU as torch allocated it, else resident."""
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
 def main() -> None:
     """Run the job that comes in on stdin, and write its figures to the file that is named."""
     function, arguments = pickle.loads(sys.stdin.buffer.read())
     try:
-        figures = function(*arguments) | {"peak_bytes": peak_bytes(), "threads": torch.get_num_threads()}
+        figures = function(*arguments) | {"threads": torch.get_num_threads()}
     except UserError as error:
         figures = {"error": str(error)}
     write_text(Path(sys.argv[1]), json.dumps(figures))

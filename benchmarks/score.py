@@ -17,7 +17,7 @@ from benchmarks.flops import matmul_rate
 from benchmarks.options import ScoreOptions
 from benchmarks.processes import Job, alternate
 from benchmarks.scorers import measure
-from benchmarks.summary import MATMUL, Row, save, show, summarise
+from benchmarks.summary import MATMUL, Row, matmul_flops_per_second, save, show, summarise
 from innerpo.console import error_line, stdout
 from innerpo.errors import UserError
 
@@ -65,6 +65,7 @@ def _run(n_responses: int, options: ScoreOptions) -> dict[str, Any]:
         "name": name,
         "responses_per_prompt": n_responses,
         "baseline": baseline,
+        "matmul_flops_per_second": matmul_flops_per_second(rows),
         "rows": [{k: v for k, v in row.items() if k != "logps"} for row in rows],
         "summary": {k: asdict(s) | {"responses_per_second": total / s.seconds} for k, s in summaries.items()},
         "largest_relative_difference": difference,

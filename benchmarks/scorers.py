@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from benchmarks.flops import scoring_flops, shape_of, synchronise
+from benchmarks.memory import peak_bytes, reset_peak
 from benchmarks.models import load_model
 from benchmarks.options import ScoreOptions
 from benchmarks.pairs import load_workload, useful_tokens, with_responses
@@ -28,11 +29,14 @@ def measure(system: str, n_responses: int, options: ScoreOptions) -> dict[str, A
     longest = sorted(items, key=lambda item: -item.n_tokens)
     score(longest[: max(1, options.batch_size // n_responses)])
     synchronise()
+    reset_peak()
     before = time.perf_counter()
     logps = score(items)
     synchronise()
+    seconds = time.perf_counter() - before
     return {
-        "seconds": time.perf_counter() - before,
+        "seconds": seconds,
+        "peak_bytes": peak_bytes(),
         "tokens": useful_tokens(items),
         "flops": scoring_flops(shape, items),
         "logps": logps,

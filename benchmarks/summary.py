@@ -35,9 +35,14 @@ class Summary:
     time_ratio_range: tuple[float, float]
 
 
+def matmul_flops_per_second(rows: Sequence[Row]) -> float:
+    """What the machine's matrix products reached: the median of the repeats."""
+    return median(float(r["flops_per_second"]) for r in rows if r["system"] == MATMUL)
+
+
 def summarise(rows: Sequence[Row], baseline: str) -> dict[str, Summary]:
     """Return each system's summary, in the order of the rows."""
-    rate = median(r["flops_per_second"] for r in rows if r["system"] == MATMUL)
+    rate = matmul_flops_per_second(rows)
     by_system: dict[str, list[Row]] = {}
     for row in rows:
         if row["system"] != MATMUL:

@@ -12,6 +12,7 @@ from torch.nn.functional import logsigmoid
 from transformers import TrainerCallback
 
 from benchmarks.flops import RANK, shape_of, synchronise, training_flops
+from benchmarks.memory import peak_bytes, reset_peak
 from benchmarks.models import load_model, model_config
 from benchmarks.options import TrainOptions
 from benchmarks.pairs import load_workload, useful_tokens
@@ -32,7 +33,7 @@ BETA, SEED = 0.1, 1
 
 
 class Clock(TrainerCallback):
-    """Times a training from its first fetch of data to the end of its last step, and keeps the logged losses.
+    """Times a training from its first fetch of data to the end of its last step; keeps its peak memory and losses.
 
     Both this project's trainer and TRL's call it, since both are transformers' Trainer.
     """
@@ -40,10 +41,12 @@ class Clock(TrainerCallback):
     def __init__(self) -> None:
         self.losses: list[float] = []
         self.started = self.seconds = 0.0
+        self.peak_bytes = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start the clock, once all that set-up had begun on the accelerator is done."""
         synchronise()
+        reset_peak()
         self.started = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -51,6 +54,7 @@ class Clock(TrainerCallback):
         if state.global_step >= state.max_steps:
             synchronise()
             self.seconds = time.perf_counter() - self.started
+            self.peak_bytes = peak_bytes()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Keep a logged loss."""
@@ -75,6 +79,7 @@ def measure(system: str, options: TrainOptions, scratch: Path) -> dict[str, Any]
         "seconds": clock.seconds,
         "seconds_per_step": clock.seconds / options.steps,
         "setup_seconds": clock.started - before,
+        "peak_bytes": clock.peak_bytes,
         "tokens": useful_tokens(items) * options.passes,
         "flops": training_flops(shape, items) * options.passes,
         "warmup_losses": warm.losses,

@@ -13,7 +13,7 @@ from benchmarks.flops import matmul_rate
 from benchmarks.options import TrainOptions
 from benchmarks.pairs import SYNTHETIC
 from benchmarks.processes import Job, alternate
-from benchmarks.summary import MATMUL, Row, save, show, summarise
+from benchmarks.summary import MATMUL, Row, matmul_flops_per_second, save, show, summarise
 from benchmarks.systems import measure
 from innerpo.console import error_line, say, stdout
 from innerpo.errors import UserError
@@ -71,9 +71,11 @@ def _run(name: str, options: TrainOptions, scratch: Path) -> dict[str, Any]:
     rows = alternate(jobs, options.repeats)
     baseline = "trl" if "trl" in options.systems else options.systems[0]
     summaries = summarise(rows, baseline)
-    rate = next(r["flops_per_second"] for r in rows if r["system"] == MATMUL)
+    rate = matmul_flops_per_second(rows)
+    tokens = rows[0]["tokens"] // options.steps
     title = (
-        f"{name}; {options.dtype}, {options.repeats} repeats of {options.steps} steps, matmul {rate / 1e9:.0f} GFLOP/s"
+        f"{name} ({tokens} useful tokens); {options.dtype}, {options.repeats} repeats of {options.steps} steps, "
+        f"matmul {rate / 1e9:.0f} GFLOP/s"
     )
     show(title, summaries, "step", options.steps, baseline)
     failures = disagreements(rows, options.dtype)
@@ -83,6 +85,7 @@ def _run(name: str, options: TrainOptions, scratch: Path) -> dict[str, Any]:
         "batch_size": options.batch_size,
         "steps": options.steps,
         "baseline": baseline,
+        "matmul_flops_per_second": rate,
         "rows": rows,
         "summary": {system: asdict(s) for system, s in summaries.items()},
         "failures": [f"{name}: {failure}" for failure in failures],

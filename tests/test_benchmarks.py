@@ -10,6 +10,7 @@ import torch
 
 from benchmarks import processes, score, scorers, train
 from benchmarks.flops import attended, matmul_rate, scoring_flops, shape_of, training_flops
+from benchmarks.memory import CLEAR, peak_bytes, reset_peak
 from benchmarks.models import SHAPES, random_model
 from benchmarks.options import TrainOptions
 from benchmarks.pairs import load_workload, synthetic_pairs, useful_tokens, with_responses
@@ -37,7 +38,7 @@ def here(monkeypatch):
     """Measure in this process instead of new ones: quicker, and with the checks of types and warnings."""
 
     def call(function, *arguments):
-        return function(*arguments) | {"peak_bytes": processes.peak_bytes(), "threads": torch.get_num_threads()}
+        return function(*arguments) | {"threads": torch.get_num_threads()}
 
     monkeypatch.setattr(processes, "in_own_process", call)
 
@@ -140,7 +141,19 @@ def test_a_job_runs_in_a_process_of_its_own():
     found = processes.in_own_process(matmul_rate, torch.float32, 1, 64, 0.0)
     assert found["threads"] == 1
     assert found["products"] == 3
-    assert 5e7 < found["peak_bytes"] < 1e11
+
+
+@pytest.mark.skipif(torch.cuda.is_available() or not CLEAR.exists(), reason="resident memory, as Linux counts it")
+def test_peak_memory_is_that_of_the_stretch():
+    large = torch.ones(100_000_000)  # 400 MB
+    before = peak_bytes()
+    del large
+    reset_peak()
+    after = peak_bytes()
+    medium = torch.ones(50_000_000)
+    assert before - after > 3.5e8
+    assert 1.5e8 < peak_bytes() - after < 2.5e8
+    del medium
 
 
 def test_a_fault_of_the_process_is_told(monkeypatch):
@@ -211,6 +224,7 @@ def test_training_side_by_side(here, monkeypatch, capsys, tmp_path, toy_folder, 
     for system, found in workload["summary"].items():
         assert system in printed
         assert found["seconds"] > 0
+        assert 1e8 < found["peak_bytes"] < 1e11
         assert found["tokens_per_second"] > 0
         assert found["flops_fraction"] > 0
     dpo = [r for r in workload["rows"] if r["system"] in train.DPO]
