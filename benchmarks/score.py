@@ -29,8 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print and save; return 0, 1 where the log-probabilities do not agree, or a UserError's code."""
     options = parse(argv)
     try:
-        found = [_run(n, options) for n in options.responses]
-        save(options.save, "score", options, found)
+        found: list[dict[str, Any]] = []
+        for n in options.responses:
+            found.append(_run(n, options))
+            save(options.save, "score", options, found)
     except UserError as error:
         error_line(str(error))
         return error.exit_code

@@ -169,6 +169,7 @@ def _train_trl(
         max_length=options.max_prompt_tokens + options.max_response_tokens,
         bf16=options.dtype == "bfloat16",
         fp16=options.dtype == "float16",
+        use_cpu=options.dtype == "bfloat16" and not torch.cuda.is_available(),  # else refused without a GPU
         per_device_train_batch_size=options.batch_size,
         num_train_epochs=options.warmup,
         learning_rate=options.lr,
@@ -199,6 +200,7 @@ def _train_trl(
     trainer.remove_callback(warm)
     trainer.add_callback(clock)
     trainer.train_dataset = whole
+    trainer.optimizer = trainer.lr_scheduler = None  # made anew, as this project's second trainer makes its own
     trainer.args.num_train_epochs, trainer.args.logging_steps = options.passes, shared.log_steps
     trainer.train()
     return trainer.model, warm, clock

@@ -30,11 +30,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print and save; return 0, 1 where the losses do not agree, or a UserError's code."""
     options = parse(argv)
     try:
+        found: list[dict[str, Any]] = []
         with tempfile.TemporaryDirectory(prefix="innerpo-bench-") as scratch:
-            found = [_run(name, one, Path(scratch)) for name, one in _workloads(options)]
+            for name, one in _workloads(options):
+                found.append(_run(name, one, Path(scratch)))
+                save(options.save, "train", options, found)  # a series takes long; what is done is kept
         if options.scaling:
             _show_scaling(found)
-        save(options.save, "train", options, found)
     except UserError as error:
         error_line(str(error))
         return error.exit_code

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import torch
 
-from benchmarks import processes, score, scorers, train
+from benchmarks import processes, score, scorers, systems, train
 from benchmarks.flops import attended, matmul_rate, scoring_flops, shape_of, training_flops
 from benchmarks.memory import CLEAR, peak_bytes, reset_peak
 from benchmarks.models import SHAPES, random_model
@@ -232,6 +232,17 @@ def test_training_side_by_side(here, monkeypatch, capsys, tmp_path, toy_folder, 
         assert r["warmup_losses"][0] == pytest.approx(math.log(2), abs=1e-5)
         assert r["warmup_losses"] == pytest.approx(dpo[0]["warmup_losses"], abs=1e-3)
         assert r["dpo_loss_after"] < r["warmup_losses"][1] < r["warmup_losses"][0]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_two_systems_on_one_batch_end_alike(tmp_path, toy_folder, pairs_file):
+    """Where each timed step has all the pairs, nothing but rounding sets this project's DPO apart from TRL's."""
+    shared = {"model": str(toy_folder), "dataset": str(pairs_file), "cache_dir": tmp_path, "lr": 2e-3}
+    options = TrainOptions(**shared, batch_size=4, pairs=4, steps=3, warmup=2)
+    ours, theirs = (systems.measure(name, options, tmp_path) for name in ("innerpo-dpo", "trl-no-checkpointing"))
+    assert ours["dpo_loss_after"] == pytest.approx(theirs["dpo_loss_after"], abs=1e-4)
+    assert ours["dpo_loss_after"] < ours["warmup_losses"][-1] - 0.1
+    assert train.disagreements([{"system": "innerpo-dpo"} | ours, {"system": "trl"} | theirs], "float32") == []
 
 
 def test_scaling_measures_both_series(here, monkeypatch, capsys, tmp_path, toy_folder, pairs_file):
