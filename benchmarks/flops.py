@@ -83,22 +83,36 @@ def scoring_flops(shape: ModelShape, items: Sequence[PromptItem]) -> int:
 
 
 def matmul_rate(dtype: torch.dtype, threads: int, size: int = 0, seconds: float = 2.0) -> dict[str, Any]:
-    """Operations per second of square matrix products: the best of as many as fit the time, at least three."""
+    """Operations per second of square matrix products: the best of as many as fit the time, at least three.
+
+    Sizes double up to ``size`` (8192 on a GPU and 2048 on a CPU where it is 0), but not where a product would take
+    longer than ``seconds``, as with bfloat16 on a CPU that emulates it.
+    """
     if threads:
         torch.set_num_threads(threads)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    size = size or (8192 if device.type == "cuda" else 2048)
+    largest = size or (8192 if torch.cuda.is_available() else 2048)
+    size = min(256, largest)
+    took = _product_seconds(size, dtype, 2)
+    while size < largest and 8 * took < seconds:
+        size = min(2 * size, largest)
+        took = _product_seconds(size, dtype, 2)
+    count = max(3, min(100, int(seconds / took)))
+    return {"size": size, "flops_per_second": 2 * size**3 / _product_seconds(size, dtype, count), "products": count}
+
+
+def _product_seconds(size: int, dtype: torch.dtype, count: int) -> float:
+    """Seconds of the quickest of several products, after one that is not timed."""
     torch.manual_seed(0)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    a @ b
-    synchronise()
-    best, started, done = float("inf"), time.perf_counter(), 0
-    while done < 3 or time.perf_counter() - started < seconds:
+    found = []
+    for _ in range(count + 1):
+        synchronise()
         before = time.perf_counter()
         a @ b
         synchronise()
-        best, done = min(best, time.perf_counter() - before), done + 1
-    return {"size": size, "flops_per_second": 2 * size**3 / best, "products": done}
+        found.append(time.perf_counter() - before)
+    return min(found[1:])
 
 
 def synchronise() -> None:
