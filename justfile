@@ -42,6 +42,14 @@ eval run *args:
 demo:
     make demo
 
+# optimiser steps beside TRL's, timed in turn: just bench-train --dataset=embedded:longer (needs the extra `bench`)
+bench-train *args:
+    @{{python}} -m benchmarks.train "$@"
+
+# scoring beside lm-evaluation-harness: just bench-score --dataset=embedded:longer
+bench-score *args:
+    @{{python}} -m benchmarks.score "$@"
+
 # format, lint, types, import contract, fast tests
 check:
     make check

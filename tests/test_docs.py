@@ -87,6 +87,13 @@ def cli_arguments(words):
     return None
 
 
+def benchmark_arguments(words):
+    """The module of a benchmark and its arguments, or None for another program."""
+    if Path(words[0]).name == "python" and words[1:2] == ["-m"] and words[2].startswith("benchmarks."):
+        return words[2], words[3:]
+    return None
+
+
 ON_FOLDERS = ("eval", "inspect", "export")
 
 
@@ -153,7 +160,7 @@ def check_just(words, recorder, capfd):
     options = ["--justfile", str(ROOT / "justfile")]
     dry = subprocess.run([just, *options, "--dry-run", *words[1:]], capture_output=True, text=True, check=False)
     assert dry.returncode == 0, dry.stderr
-    if "cli.py" not in dry.stderr:
+    if "cli.py" not in dry.stderr and "-m benchmarks." not in dry.stderr:
         for line in filter(str.strip, dry.stderr.splitlines()):
             check(line, recorder, capfd)
         return
@@ -163,8 +170,15 @@ def check_just(words, recorder, capfd):
         [just, *options, "--set", "python", tell, *words[1:]], capture_output=True, text=True, check=True
     )
     script, *args = json.loads(run.stdout)
+    if script == "-m":
+        check_benchmark(*args)
+        return
     assert script == "cli.py"
     check_innerpo(args, recorder, capfd)
+
+
+def check_benchmark(module, *args):
+    importlib.import_module(module).parse(args)  # leaves the program where a flag is wrong
 
 
 def check_make(words):
@@ -176,6 +190,8 @@ def check(command, recorder, capfd):
     words = words_of(command)
     if (args := cli_arguments(words)) is not None:
         check_innerpo(args, recorder, capfd)
+    elif (benchmark := benchmark_arguments(words)) is not None:
+        check_benchmark(benchmark[0], *benchmark[1])
     elif words[0] == "just":
         check_just(words, recorder, capfd)
     elif words[0] == "make":

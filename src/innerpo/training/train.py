@@ -103,6 +103,7 @@ def train_policy(
     pad_id: int,
     config: RunConfig,
     checkpoint: Path | None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> dict[str, Any]:
     """Train the policy in place; return what the run's record should say of it."""
     if method.config.gradient != "none" and (config.training.fsdp or config.training.deepspeed):
@@ -125,7 +126,7 @@ def train_policy(
         PairCollator(items, reference, layout, pad_id, pass_tokens),
         grad_share_steps=config.training.grad_share_steps,
         metrics_path=config.run_dir / METRICS,
-        callbacks=[bar],
+        callbacks=[bar, *callbacks],
     )
     for noisy in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(noisy)
