@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from benchmarks.processes import ROOT
-from innerpo.model.load import has_native_bfloat16
+from innerpo.model.hardware import has_native_bfloat16
 
 PACKAGES = ("innerpo", "torch", "transformers", "peft", "accelerate", "datasets", "trl", "lm-eval")
 
