@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from innerpo.data.batch import attention_mask, length_batches, make_batch
+from innerpo.data.batch import attention_mask, make_batch
+from innerpo.data.order import length_batches
 from innerpo.data.tokens import PromptItem
 
 PAIR = PromptItem((11, 12), ((21, 22), (21, 31, 32)), (2, 3), ((0, 1, "a"),), "c")
@@ -22,6 +23,52 @@ def test_one_row():
     assert b.offset.tolist() == [0, 1, 0, 1, 2, 0, 0]
     assert b.n_tokens.tolist() == [2, 3, 1, 1]
     assert b.divergence.tolist() == [1, 1, 0, 0]
+
+
+def long(*ends):
+    """Items whose prompts begin with the same eight tokens."""
+    begin = (1, 2, 3, 4, 5, 6, 7, 8)
+    return [PromptItem((*begin, *e), ((21, 22), (31,)), (2, 1), ((0, 1, "x"),), "c") for e in ends]
+
+
+def test_prompts_that_begin_alike_share_a_row():
+    b = make_batch(long((9, 10), (11,)), "one_row", pad_id=0)
+    assert b.input_ids.tolist() == [[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 21, 22, 31, 11, 21, 22, 31]]
+    assert b.position_ids.tolist() == [[*range(8), 8, 9, 10, 11, 10, 8, 9, 10, 9]]
+    assert b.segments.tolist() == [[0] * 10 + [1, 1, 2, 0, 3, 3, 4]]
+    assert b.owners.tolist() == [[0] * 8 + [1] * 5 + [2] * 4]
+    assert b.predictor.tolist() == [9, 10, 9, 13, 14, 13]
+    assert b.completion.tolist() == [10, 11, 12, 14, 15, 16]
+    assert b.sequence.tolist() == [0, 0, 1, 2, 2, 3]
+    sees = {q: [k for k in range(17) if attention_mask(b)[0, 0, q, k]] for q in (7, 9, 12, 13, 15, 16)}
+    begin = list(range(8))
+    assert sees == {
+        7: begin,
+        9: [*begin, 8, 9],
+        12: [*begin, 8, 9, 12],
+        13: [*begin, 13],  # the second prompt's own part sees nothing of the first item
+        15: [*begin, 13, 14, 15],
+        16: [*begin, 13, 16],
+    }
+
+
+@pytest.mark.parametrize(
+    ("ends", "row_tokens", "rows"),
+    [
+        (((9,), (10,), (11,)), 512, [3]),
+        (((9,), (10,), (11,), (12,)), 16, [2, 2]),  # 8 + 2 x 4 tokens
+        (((9,), (10,), (11,), (12,)), 20, [2, 2]),  # 3 + 1 would be padded
+        (((9,), (10,), (11,)), 15, [1, 1, 1]),
+        (((9,), (10,), (11,)), 0, [1, 1, 1]),
+        (((), ()), 512, [1, 1]),  # seven tokens could be shared, the eighth must predict: too few
+        (((9, 9, 9), (9, 9, 9)), 512, [2]),  # the same prompt twice
+        (((9,) * 12, (9,) * 12, (10,)), 512, [2, 1]),  # with the third, 2 x 8 tokens would be shared instead of 19
+    ],
+)
+def test_which_items_share(ends, row_tokens, rows):
+    b = make_batch(long(*ends), "one_row", pad_id=0, row_tokens=row_tokens)
+    assert [int(r.max()) for r in b.owners] == rows
+    assert int((b.segments >= 0).sum()) <= sum(i.n_tokens for i in long(*ends))
 
 
 def test_concatenated():

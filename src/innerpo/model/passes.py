@@ -6,7 +6,8 @@ from itertools import accumulate
 from typing import Any
 
 from innerpo.console import track
-from innerpo.data.batch import Layout, length_batches, make_batch
+from innerpo.data.batch import Layout, make_batch
+from innerpo.data.order import by_prompt, length_batches
 from innerpo.data.tokens import PromptItem
 from innerpo.model.outputs import SequenceOutputs, StateRequest, sequence_outputs
 
@@ -47,6 +48,7 @@ def passes(
 ) -> Iterator[tuple[list[int], SequenceOutputs]]:
     """Yield (indices of items, the model's outputs on them) until all items have been run, longest first."""
     device = next(model.parameters()).device
-    for indices in track(length_batches([i.n_tokens for i in items], batch_size), what):
+    for alike in track(length_batches([i.n_tokens for i in items], batch_size), what):
+        indices = by_prompt(items, alike)
         batch = make_batch([items[i] for i in indices], layout, pad_id).to(device)
         yield indices, sequence_outputs(model, batch, request)

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from innerpo.data.batch import Layout, TokenBatch, make_batch, rows_of, token_batches
+from innerpo.data.batch import Layout, TokenBatch, make_batch
+from innerpo.data.order import by_prompt, rows_of, token_batches
 from innerpo.data.tokens import PromptItem
 from innerpo.errors import UserError
 from innerpo.files import machine_errors
@@ -49,7 +50,7 @@ class PairCollator:
         """Return ``{"passes": batches}``: the Trainer wants a mapping."""
         rows = [rows_of(self.items[i], self.layout) for i in indices]
         parts = token_batches(rows, self.pass_tokens)
-        return {"passes": [self._batch([indices[k] for k in part]) for part in parts]}
+        return {"passes": [self._batch(by_prompt(self.items, [indices[k] for k in part])) for part in parts]}
 
     def _batch(self, indices: Sequence[int]) -> PairBatch:
         items = [self.items[i] for i in indices]

@@ -10,7 +10,8 @@ from accelerate import PartialState
 from torch import Tensor, nn
 
 from innerpo.console import say, track
-from innerpo.data.batch import Layout, TokenBatch, length_batches, make_batch
+from innerpo.data.batch import Layout, TokenBatch, make_batch
+from innerpo.data.order import length_batches
 from innerpo.data.tokens import PromptItem
 from innerpo.errors import UserError
 from innerpo.methods.gradients.edit import Place, adapted_modules

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from innerpo.config import MethodConfig
 from innerpo.console import say
-from innerpo.data.batch import length_batches, make_batch
+from innerpo.data.batch import make_batch
+from innerpo.data.order import length_batches
 from innerpo.errors import UserError
 from innerpo.methods.transforms.transform import FitInputs, Transform, count_of, freeze
 from innerpo.model.unembedding import Unembedding, block_states
