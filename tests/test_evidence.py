@@ -40,3 +40,17 @@ def test_dpo_on_truthful_qa(genies_dir, tmp_path):
     assert first_worse("base", "oos") == pytest.approx(0.652, abs=0.01)
     assert first_worse("dpo", "test") >= 0.58
     assert abs(first_worse("dpo", "oos") - first_worse("base", "oos")) <= 0.05
+
+
+@pytest.mark.parametrize(("dataset", "bar"), [("truthful_qa", 0.78), ("alpaca_low_quality", 0.85)])
+def test_the_frozen_direction_knows_its_own_distribution(dataset, bar, genies_dir, tmp_path):
+    """No training: the shared direction of the training pairs ranks held-out pairs of the same distribution."""
+    config = default_run("probe")
+    config = replace(
+        config,
+        data=replace(config.data, dataset=dataset, genies_dir=genies_dir),
+        eval=replace(config.eval, oos_dataset="embedded:control", rnd_dataset="embedded:compare"),
+        output_dir=tmp_path,
+    )
+    rows = train_and_score(config).rows
+    assert accuracy([r for r in rows if r.column == "test"], "inner").mean >= bar

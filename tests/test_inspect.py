@@ -163,3 +163,16 @@ def test_one_pair_a_prompt():
     chosen = best_against_first_worse(doubled, 5, 0)
     assert len(chosen) == 5
     assert set(chosen) <= set(pairs)
+
+
+def test_another_site_is_inspected_where_the_method_reads_it(toy_folder, tmp_path):
+    """The inputs of down_proj have 48 components, the residual stream 32: other states, other numbers."""
+    config = toy_config("innerpo", toy_folder, tmp_path)
+    folder = train_and_score(replace(config, method=replace(config.method, site="down_proj_in"))).folder
+    own = read_run_config(folder)
+    assert own.method.site == "down_proj_in"
+    rows = inspect_run(folder, own, prompts=4).rows
+    residual = inspect_run(folder, replace(own, method=replace(own.method, site="residual")), prompts=4).rows
+    assert [r.read for r in rows] == [False, True, False, True]
+    assert all(r.across > 0 for r in rows[1:])
+    assert all(abs(a.cosine - b.cosine) > 1e-6 for a, b in zip(rows[1:], residual[1:], strict=True))

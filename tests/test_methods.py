@@ -27,7 +27,7 @@ def toy_run(name, toy_folder, tmp_path, **method):
         data=replace(
             config.data, dataset="embedded:longer", max_train_prompts=16, batch_size=8, cache_dir=tmp_path / "cache"
         ),
-        training=replace(config.training, lr=5e-3, max_steps=14, save_steps=0, log_steps=1, grad_share_steps=0),
+        training=replace(config.training, lr=5e-3, max_steps=20, save_steps=0, log_steps=1, grad_share_steps=0),
         eval=replace(config.eval, max_prompts=4, bootstrap=20),
         output_dir=tmp_path / "outputs",
     )
@@ -45,7 +45,7 @@ def test_every_method_trains_saves_reloads_and_scores(name, toy_folder, tmp_path
     assert result.folder.name == f"{label}_embedded-longer_seed1"
     steps = [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in steps if "loss" in line]
-    assert len(losses) == 14
+    assert len(losses) == 20
     assert sum(losses[-3:]) / 3 < 0.97 * losses[0], losses  # the first is at the reference, before any step
     assert {k.removeprefix("loss/") for k in steps[0] if k.startswith("loss/")} == set(config.method.weights())
     assert (result.folder / "directions.safetensors").is_file() == (name not in STATELESS)

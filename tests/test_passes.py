@@ -206,3 +206,18 @@ def test_threads_stay_within_the_container(tmp_path, monkeypatch):
     monkeypatch.setattr(hardware, "cpu_quota", lambda: None)
     assert limit_threads(0).value == 8
     assert set_to == [2, 3]
+
+
+def test_the_training_split_is_read_once(toy_folder, tmp_path, monkeypatch):
+    from innerpo.evaluation import columns
+
+    read = []
+    plain = columns.load_pairs
+    monkeypatch.setattr(
+        columns, "load_pairs", lambda name, split, *rest: read.append(split) or plain(name, split, *rest)
+    )
+    config = toy_config("dpo", toy_folder, tmp_path)
+    config = replace(config, eval=replace(config.eval, skip=False, max_prompts=4, bootstrap=10))
+    rows = train_and_score(config).rows
+    assert read.count("train") == 1
+    assert len({r.cluster for r in rows if r.column == "train"}) == 4

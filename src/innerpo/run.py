@@ -56,9 +56,10 @@ def train_and_score(config: RunConfig) -> RunResult:
     if is_finished(config):
         say(f"{config.run_dir} is finished: nothing to resume, scoring it again")
         return RunResult(config.run_dir) if config.eval.skip else evaluate(config.run_dir, config)
-    pairs = choose_negatives(training_pairs(config), config.data.negatives, config.data.seed)
+    known = training_pairs(config)
+    pairs = choose_negatives(known, config.data.negatives, config.data.seed)
     pairs = shuffle_labels(pairs, config.data.shuffled_labels, config.data.seed)
-    columns = [] if config.eval.skip else load_columns(config)
+    columns = [] if config.eval.skip else load_columns(config, known)
 
     base = load_base(config.model, cache_root(config.data.cache_dir))
     method = build_method(config.method, resolve_layers(config.method.layers, len(decoder_blocks(base.model))))

@@ -1,5 +1,6 @@
 """The four columns of the headline table: which data set and split each one is, and its pairs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from innerpo.config import RunConfig
@@ -27,16 +28,20 @@ class Column:
         return f"{self.dataset} ({self.split}), {len(self.pairs)} pairs of {prompts} prompts"
 
 
-def load_columns(config: RunConfig) -> list[Column]:
-    """Load the pairs of train, test, oos and rnd.
+def load_columns(config: RunConfig, trained: Sequence[PreferencePair] | None = None) -> list[Column]:
+    """Load the pairs of train, test, oos and rnd; ``trained`` are those of the training set, where they are at hand.
 
     Raises UserError where a data set that was named, or the training set's own, cannot be had. A default target or
     control that is not at hand leaves its column empty and says so; unknown is not zero.
     """
     source = config.eval.train_dataset or config.data.dataset
     target = config.eval.oos_dataset or default_target(source)
+    if trained is None or source != config.data.dataset:
+        train = _column("train", source, "train", config)
+    else:
+        train = Column("train", source, "train", _sample(trained, config))
     columns = [
-        _column("train", source, "train", config),
+        train,
         _column("test", source, "test", config),
         _optional("oos", config.eval.oos_dataset, target, config),
         _optional("rnd", config.eval.rnd_dataset, default_control(source, target), config),
@@ -86,8 +91,11 @@ def _column(name: str, dataset: str, split: str, config: RunConfig) -> Column:
         bad = BadRows()
         pairs = load_pairs(dataset, split, config.data, bad)
         _report(bad, dataset)
-    kept = take_prompts(pairs, config.eval.max_prompts, config.data.seed)
-    return Column(name, dataset, split, tuple(kept))
+    return Column(name, dataset, split, _sample(pairs, config))
+
+
+def _sample(pairs: Sequence[PreferencePair], config: RunConfig) -> tuple[PreferencePair, ...]:
+    return tuple(take_prompts(pairs, config.eval.max_prompts, config.data.seed))
 
 
 def _report(bad: BadRows, dataset: str) -> None:

@@ -71,7 +71,7 @@ def head_on_completions(model: nn.Module, batch: TokenBatch) -> Iterator[Callabl
     plain: Callable[[Tensor], Tensor] = head.forward
 
     def forward(hidden: Tensor) -> Tensor:
-        states = hidden.flatten(0, 1)[batch.predictor]
+        states = hidden.flatten(0, 1).index_select(0, batch.predictor)
         return target_log_probs(states, head, batch.targets)[None, :, None] if chunked else plain(states[None])
 
     with _forward_replaced(head, forward):

@@ -113,7 +113,7 @@ def _read_blocks(model: nn.Module, batch: TokenBatch, request: StateRequest) -> 
 
     def reduce(output: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         assert weights is not None
-        states = output.flatten(0, 1)[batch.completion]
+        states = output.flatten(0, 1).index_select(0, batch.completion)
         tokens = rms_normalise(states)
         rms = states.detach().float().square().mean(-1).sqrt().mean()
         return weights @ tokens, tokens if request.tokens else None, rms
