@@ -85,10 +85,15 @@ def show(title: str, summaries: Mapping[str, Summary], unit: str, per: int, base
     stdout.print(table)
 
 
+PATHS = ("genies_dir", "cache_dir", "save")
+"""Options that name places of one machine: not saved."""
+
+
 def save(path: Path | None, benchmark: str, options: Options, workloads: Sequence[Mapping[str, Any]]) -> None:
     """Write everything to a json file, whole or not at all; nothing where no path was given."""
     if path is None:
         return
-    record = {"benchmark": benchmark, **circumstances(), "options": to_dict(options), "workloads": list(workloads)}
+    asked = {name: value for name, value in to_dict(options).items() if name not in PATHS}
+    record = {"benchmark": benchmark, **circumstances(), "options": asked, "workloads": list(workloads)}
     write_text(path, json.dumps(record, indent=2) + "\n")
     say(f"saved {path}")
