@@ -93,8 +93,11 @@ def test_logits_that_a_model_changes_are_not_bypassed(items, capped, monkeypatch
     chunked = logps.target_log_probs
     monkeypatch.setattr(logps, "target_log_probs", lambda *args: used.append(1) or chunked(*args))
     batch = make_batch(items[:3], "concatenated", 0)
+    first = sequence_outputs(model, batch)  # finds out what the model does with its logits
+    assert not used
     found = sequence_outputs(model, batch)
     assert bool(used) == (not capped)
+    torch.testing.assert_close(first.logps, found.logps, rtol=1e-4, atol=1e-4)
     logits = model(input_ids=batch.input_ids, attention_mask=(batch.segments >= 0).long()).logits
     tokens = token_log_probs(logits.flatten(0, 1)[batch.predictor], batch.targets)
     expected = torch.zeros(batch.n_sequences).index_add(0, batch.sequence, tokens)

@@ -64,18 +64,31 @@ def head_on_completions(model: nn.Module, batch: TokenBatch) -> Iterator[Callabl
 
     Where the head is a plain frozen linear map and the model hands its output on untouched, the head returns
     log-probabilities, computed in chunks, in place of logits. Else (a trained or adapted head, soft-capped or scaled
-    logits) it returns the logits of those positions. The head's module is called either way, as FSDP needs.
+    logits) it returns the logits of those positions. Which it is, the first pass finds out and the head remembers. The
+    head's module is called either way, as FSDP needs.
     """
     head: Any = model.get_output_embeddings()  # type: ignore[operator]
-    chunked = type(head) is nn.Linear and not head.weight.requires_grad and _hands_on(model, head)
+    simple = type(head) is nn.Linear and not head.weight.requires_grad
+    handed_on: bool | None = getattr(head, "_innerpo_handed_on", None) if simple else False
     plain: Callable[[Tensor], Tensor] = head.forward
+    returned: list[Tensor] = []
 
     def forward(hidden: Tensor) -> Tensor:
         states = hidden.flatten(0, 1).index_select(0, batch.predictor)
-        return target_log_probs(states, head, batch.targets)[None, :, None] if chunked else plain(states[None])
+        if handed_on:
+            return target_log_probs(states, head, batch.targets)[None, :, None]
+        returned.append(plain(states[None]))
+        return returned[-1]
+
+    def read(logits: Tensor) -> Tensor:
+        if handed_on:
+            return logits[0, :, 0]
+        if handed_on is None:
+            head._innerpo_handed_on = torch.equal(logits.detach(), returned[-1].detach().to(logits.dtype))
+        return token_log_probs(logits[0], batch.targets)
 
     with _forward_replaced(head, forward):
-        yield lambda logits: logits[0, :, 0] if chunked else token_log_probs(logits[0], batch.targets)
+        yield read
 
 
 @contextmanager
@@ -89,18 +102,3 @@ def _forward_replaced(module: nn.Module, forward: Callable[[Tensor], Tensor]) ->
         del module.forward
         if own is not None:
             module.forward = own
-
-
-@torch.no_grad()
-def _hands_on(model: nn.Module, head: nn.Module) -> bool:
-    """Whether the model returns what its head returned: found out once by trying, and remembered at the head."""
-    known: bool | None = getattr(head, "_innerpo_hands_on", None)
-    if known is None:
-        probe = torch.tensor([[[-300.0], [7.0]]], device=next(model.parameters()).device)
-        ids = torch.zeros(1, 2, dtype=torch.long, device=probe.device)
-        was_training = model.training
-        with _forward_replaced(head, lambda _: probe):
-            known = torch.equal(model.eval()(input_ids=ids, use_cache=False).logits, probe)
-        model.train(was_training)
-        head._innerpo_hands_on = known  # type: ignore[assignment]
-    return known
