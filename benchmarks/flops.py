@@ -28,6 +28,7 @@ import torch
 from torch import nn
 
 from innerpo.data.tokens import PromptItem
+from innerpo.model.hardware import limit_threads
 from innerpo.model.layers import text_config
 
 RANK = 16
@@ -88,8 +89,7 @@ def matmul_rate(dtype: torch.dtype, threads: int, size: int = 0, seconds: float 
     Sizes double up to ``size`` (8192 on a GPU and 2048 on a CPU where it is 0), but not where a product would take
     longer than ``seconds``, as with bfloat16 on a CPU that emulates it.
     """
-    if threads:
-        torch.set_num_threads(threads)
+    limit_threads(threads)
     largest = size or (8192 if torch.cuda.is_available() else 2048)
     size = min(256, largest)
     took = _product_seconds(size, dtype, 2)

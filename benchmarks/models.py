@@ -42,13 +42,13 @@ def model_config(options: Options) -> ModelConfig:
     if name in SHAPES:
         cache = cache_root(options.cache_dir)
         name = str(random_model(cache / "models" / f"{name}-random", SHAPES[name], embedded_model_folder(cache)))
-    return ModelConfig(base_model=name, dtype=options.dtype, lora_r=16, lora_alpha=32.0, lora_dropout=0.0)
+    return ModelConfig(
+        base_model=name, dtype=options.dtype, lora_r=16, lora_alpha=32.0, lora_dropout=0.0, threads=options.threads
+    )
 
 
 def load_model(options: Options) -> LoadedModel:
     """Load the base model through the function that a run uses, for every system."""
-    if options.threads:
-        torch.set_num_threads(options.threads)
     return load_base(model_config(options), cache_root(options.cache_dir))
 
 

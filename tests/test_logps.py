@@ -54,6 +54,23 @@ def test_half_precision_keeps_float32_log_probs(dtype):
     torch.testing.assert_close(gradient, expected, rtol=5e-2, atol=5e-2)
 
 
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.bfloat16, 0.05), (torch.float16, 0.01)])
+def test_gradients_of_tokens_that_the_model_is_sure_of(dtype, limit):
+    """p = .996 and more: what is left of onehot - p must not be lost by rounding p."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(50, 16, generator=generator, dtype=torch.float64).to(dtype)
+    head = nn.Linear(16, 50, bias=False, dtype=dtype).requires_grad_(False)
+    head.weight.copy_(weight)
+    targets = torch.randint(50, (64,), generator=generator)
+    states = (1.2 * weight[targets]).requires_grad_()
+    (found,) = torch.autograd.grad(target_log_probs(states, head, targets, 16).sum(), states)
+    exact = states.detach().double().requires_grad_()
+    logps = torch.log_softmax(exact @ weight.double().T, 1).gather(1, targets[:, None])
+    (expected,) = torch.autograd.grad(logps.sum(), exact)
+    assert logps.exp().median() > 0.99
+    assert (found.double() - expected).norm() / expected.norm() < limit
+
+
 def test_neither_logits_nor_probabilities_are_kept():
     """What autograd keeps is one vector of the hidden size a token, whatever the vocabulary."""
     head, states, targets = head_and_states(False, torch.float32, tokens=40, hidden=8, vocab=1000)

@@ -10,6 +10,7 @@ from conftest import build_model
 from innerpo.config import ModelConfig, default_run
 from innerpo.data.batch import make_batch
 from innerpo.data.order import by_prompt, length_batches, rows_of, token_batches
+from innerpo.errors import UserError
 from innerpo.model import hardware
 from innerpo.model.hardware import (
     activation_bytes,
@@ -166,7 +167,8 @@ def check_compiled(model, items):
     assert not [b for b in hardware.decoder_blocks(model) if "forward" in b.__dict__]
 
 
-def test_choices_and_their_reasons():
+def test_choices_and_their_reasons(monkeypatch):
+    monkeypatch.setattr(hardware.shutil, "which", lambda name: name)
     auto = ModelConfig()
     assert choose_attention(auto, torch.bfloat16, CPU).value == "eager"
     assert choose_attention(auto, torch.float32, CPU).value is None
@@ -178,15 +180,22 @@ def test_choices_and_their_reasons():
     assert not choose_compile(auto, torch.bfloat16, CUDA, 10_000).value
     assert choose_compile(ModelConfig(compile="on"), torch.float32, CPU, 1).value
     assert not choose_compile(ModelConfig(compile="off"), torch.bfloat16, CPU, 10_000).value
+    assert not choose_compile(auto, torch.bfloat16, CPU, 200, hooked=True).value
+    with pytest.raises(UserError, match="would skip the hooks"):
+        choose_compile(ModelConfig(compile="on"), torch.bfloat16, CPU, 200, hooked=True)
+    monkeypatch.setattr(hardware.shutil, "which", lambda _: None)
+    assert choose_compile(auto, torch.bfloat16, CPU, 200).reason == "there is no C++ compiler"
 
 
 def test_tokens_in_a_pass(monkeypatch):
-    model = build_model()  # 4 blocks, hidden 32, MLP 48, float32
+    model = build_model().requires_grad_(False)  # 4 blocks, hidden 32, MLP 48, float32
     assert activation_bytes(model) == 4 * (8 * 32 + 4 * 48) * 4
+    half = build_model().to(torch.bfloat16)
+    assert activation_bytes(half) == 4 * ((8 * 32 + 4 * 48) * 2 + (6 * 32 + 48) * 4)
     assert choose_pass_tokens(0, model).value == 1024
     assert choose_pass_tokens(77, model).value == 77
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    for free, tokens in ((2**40, 32768), (2**20, 2048), (7168 * 2 * 5000, 5000)):
+    for free, tokens in ((2**40, 32768), (2**20, 2048), (int(1.5e9) + 7168 * 2 * 5000, 5000)):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda free=free: (free, 2**40))
         assert choose_pass_tokens(0, model).value == tokens
 
@@ -221,3 +230,17 @@ def test_the_training_split_is_read_once(toy_folder, tmp_path, monkeypatch):
     rows = train_and_score(config).rows
     assert read.count("train") == 1
     assert len({r.cluster for r in rows if r.column == "train"}) == 4
+
+
+def test_losses_that_were_not_looked_at_are_named_later():
+    """On a GPU finiteness is looked at when a line is logged or a checkpoint written, not at every pass."""
+    from types import SimpleNamespace
+
+    from innerpo.training.trainer import PairTrainer
+
+    trainer = object.__new__(PairTrainer)
+    trainer.args = SimpleNamespace(learning_rate=1e-4)
+    trainer._unchecked = [(2, ["a"], torch.ones(1)), (3, ["b", "c"], torch.tensor([1.0, float("nan")]))]
+    with pytest.raises(UserError, match="not finite at step 3 for 1 of 2 pairs: c;"):
+        trainer._raise_if_not_finite()
+    trainer._raise_if_not_finite()  # what was looked at is not looked at again

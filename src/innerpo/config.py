@@ -266,7 +266,7 @@ class TrainingConfig:
     """Fraction of the steps in which the learning rate rises linearly."""
     scheduler: Literal["linear", "cosine", "constant"] = "cosine"
     """How the learning rate falls after warm-up."""
-    optim: str = "adamw_torch"
+    optim: str = "adamw_torch_fused"
     """Optimiser, by its transformers name."""
     weight_decay: float = 0.0
     """Decoupled weight decay."""

@@ -1,7 +1,9 @@
 """What the machine suggests: data type, attention, compiled blocks, threads, tokens in a pass; each with its reason."""
 
+import os
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -11,7 +13,8 @@ import torch
 from torch import nn
 
 from innerpo.config import ModelConfig
-from innerpo.model.layers import decoder_blocks, text_config
+from innerpo.errors import UserError
+from innerpo.model.layers import decoder_blocks, forward_replaced, text_config
 
 # Compiling decoder blocks took 89 s on one CPU core (measured); in a prototype with bfloat16 units they then saved half
 # a second to a second of a step of 8 pairs. Below this number of steps they do not win the time back.
@@ -19,6 +22,8 @@ COMPILE_STEPS = 200
 # Of 170, 340, 680 and 1360 tokens a pass 680 was the fastest on a CPU, by 1 to 10 %; on CUDA memory decides, in bounds.
 CPU_PASS_TOKENS = 1024
 CUDA_PASS_TOKENS = (2048, 32768)
+# Bytes kept free on CUDA for logits of a chunk and the library's own use.
+CUDA_RESERVE = 1.5e9
 
 
 @dataclass(frozen=True)
@@ -59,12 +64,24 @@ def choose_attention(config: ModelConfig, dtype: torch.dtype, device: torch.devi
     return Choice(None, "the default")
 
 
-def choose_compile(config: ModelConfig, dtype: torch.dtype, device: torch.device, steps: int) -> Choice:
-    """Return whether decoder blocks are compiled for a training of so many steps."""
+def choose_compile(
+    config: ModelConfig, dtype: torch.dtype, device: torch.device, steps: int, hooked: bool = False
+) -> Choice:
+    """Return whether decoder blocks are compiled for a training of so many steps.
+
+    ``hooked`` says that the method has hooks on modules inside blocks. Compiled code would skip them unseen (torch does
+    not look whether a submodule's hooks changed), so such a method is not compiled; UserError where that is asked for.
+    """
+    if hooked and config.compile == "on":
+        raise UserError("model.compile=on would skip the hooks of this method's site or projbp inside blocks; use off")
+    if hooked:
+        return Choice(False, "the method reads or edits inside blocks")
     if config.compile != "auto":
         return Choice(config.compile == "on", "as asked for")
     if device.type == "cpu" and dtype == torch.float32:
         return Choice(False, "in float32 on a CPU matrix products take nearly all the time")
+    if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
+        return Choice(False, "there is no C++ compiler")
     if device.type != "cpu":
         return Choice(False, "what it gains there has not been measured; --model.compile=on tries it")
     return Choice(steps >= COMPILE_STEPS, f"{steps} steps; it takes {COMPILE_STEPS} to win back the time it costs")
@@ -77,19 +94,24 @@ def choose_pass_tokens(wanted: int, model: nn.Module) -> Choice:
     if not torch.cuda.is_available():
         return Choice(CPU_PASS_TOKENS, "CPU")
     free, _ = torch.cuda.mem_get_info()
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    room = free - 12 * trained - CUDA_RESERVE  # gradients and the optimiser's two states, in float32
     low, high = CUDA_PASS_TOKENS
-    tokens = int(0.5 * free / activation_bytes(model))
+    tokens = int(0.5 * room / activation_bytes(model))
     return Choice(max(low, min(high, tokens)), f"{free / 2**30:.0f} GiB of GPU memory free")
 
 
 def activation_bytes(model: nn.Module) -> int:
-    """Return about how many bytes one token's activations take for a LoRA backward pass: 8 states and 4 MLP widths a
-    block (inputs of the linear maps, of norms and of the gate), in the model's type.
+    """Return about how many bytes one token's activations take for a LoRA backward pass.
+
+    8 states and 4 MLP widths a block (inputs of the linear maps, of norms and of the gate) in the model's type; where
+    that is a half, also 6 states and one MLP width in float32, which adapters in float32 and norms keep.
     """
     config = text_config(model)
     wide = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
     size = next(p for p in model.parameters() if p.is_floating_point()).element_size()
-    return int(config.num_hidden_layers * (8 * config.hidden_size + 4 * wide) * size)
+    extra = 4 * (6 * config.hidden_size + wide) if size < 4 else 0
+    return int(config.num_hidden_layers * ((8 * config.hidden_size + 4 * wide) * size + extra))
 
 
 @contextmanager
@@ -98,14 +120,11 @@ def compiled_blocks(model: nn.Module) -> Iterator[None]:
 
     The forward function is compiled and not the module, so that hooks that read states stay outside.
     """
-    blocks = list(decoder_blocks(model))
-    for block in blocks:
-        block.forward = torch.compile(block.forward, dynamic=True)
-    try:
+    torch._dynamo.reset()  # what was compiled before may have had other hooks
+    with ExitStack() as stack:
+        for block in decoder_blocks(model):
+            stack.enter_context(forward_replaced(block, torch.compile(block.forward, dynamic=True)))
         yield
-    finally:
-        for block in blocks:
-            del block.forward
 
 
 def limit_threads(wanted: int) -> Choice:

@@ -2,6 +2,8 @@
 
 import math
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -75,3 +77,16 @@ def text_config(model: Any) -> Any:
     """Return the config of the language part of a model (the whole config where there is only language)."""
     config = model.config
     return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+
+@contextmanager
+def forward_replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Let a module compute something else for a while; its hooks stay."""
+    own = module.__dict__.get("forward")  # accelerate may have put one there
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward
+        if own is not None:
+            module.forward = own

@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from innerpo.data.batch import TokenBatch
+from innerpo.model.layers import forward_replaced
 
 # Numbers of one chunk's logits. On a CPU small enough to stay near the caches, on a GPU large enough to fill it.
 CHUNK = {"cpu": 2**23, "cuda": 2**27}
@@ -32,12 +34,15 @@ class _TargetLogProbs(torch.autograd.Function):
             normaliser = logits.logsumexp(1)
             logps[part] = logits.gather(1, targets[part, None])[:, 0] - normaliser
             if unit is not None:
-                probabilities = logits.sub_(normaliser[:, None]).exp_().to(weight.dtype)
-                unit[part] = weight[targets[part]] - probabilities @ weight
+                # p - onehot before rounding to half precision: where p is near 1, the difference is all there is.
+                wrong = logits.sub_(normaliser[:, None]).exp_()
+                wrong[torch.arange(len(wrong), device=wrong.device), targets[part]] -= 1.0
+                unit[part] = -(wrong.to(weight.dtype) @ weight)
         ctx.save_for_backward(*([] if unit is None else [unit]))
         return logps
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (unit,) = ctx.saved_tensors
         return gradients[0][:, None].to(unit.dtype) * unit, None, None, None, None
@@ -68,7 +73,7 @@ def head_on_completions(model: nn.Module, batch: TokenBatch) -> Iterator[Callabl
     head's module is called either way, as FSDP needs.
     """
     head: Any = model.get_output_embeddings()  # type: ignore[operator]
-    simple = type(head) is nn.Linear and not head.weight.requires_grad
+    simple = type(head) is nn.Linear and not any(p.requires_grad for p in head.parameters())
     handed_on: bool | None = getattr(head, "_innerpo_handed_on", None) if simple else False
     plain: Callable[[Tensor], Tensor] = head.forward
     returned: list[Tensor] = []
@@ -87,18 +92,5 @@ def head_on_completions(model: nn.Module, batch: TokenBatch) -> Iterator[Callabl
             head._innerpo_handed_on = torch.equal(logits.detach(), returned[-1].detach().to(logits.dtype))
         return token_log_probs(logits[0], batch.targets)
 
-    with _forward_replaced(head, forward):
+    with forward_replaced(head, forward):
         yield read
-
-
-@contextmanager
-def _forward_replaced(module: nn.Module, forward: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Let a module compute something else for a while; its hooks stay."""
-    own = module.__dict__.get("forward")  # accelerate may have put one there
-    module.forward = forward
-    try:
-        yield
-    finally:
-        del module.forward
-        if own is not None:
-            module.forward = own

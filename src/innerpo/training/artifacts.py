@@ -176,6 +176,8 @@ def _what_is_scored(config: RunConfig) -> dict[str, Any]:
     plain = to_dict(config)
     for name in ("batch_size", "bootstrap", "format", "skip"):
         plain["eval"].pop(name)
+    if not config.eval.steer:  # as folders were named before there was a choice
+        plain["eval"].pop("steer")
     data = {n: plain["data"][n] for n in ("dataset", "max_prompt_tokens", "max_response_tokens", "seed", "on_bad_row")}
     model = {n: plain["model"][n] for n in ("base_model", "revision", "dtype", "load_in_4bit")}
     return {"eval": plain["eval"], "data": data, "model": model}

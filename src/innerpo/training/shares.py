@@ -15,10 +15,12 @@ class GradientShares:
         """Measure every so many steps; 0 = never."""
         self.every = every
         self._measured_at = -1
+        self._single = True
         self._gradients: dict[str, list[Tensor | None]] | None = None
 
-    def begin(self, step: int) -> None:
-        """Call before the passes of a batch."""
+    def begin(self, step: int, passes: int) -> None:
+        """Call before the passes of a batch. Of a single one only norms are kept, of several whole gradients."""
+        self._single = passes == 1
         due = self.every and step % self.every == 0 and step != self._measured_at
         self._gradients = {} if due else None
         if due:
@@ -31,6 +33,8 @@ class GradientShares:
         trained = [p for p in parameters if p.requires_grad]
         for name, value in out.terms.items():
             found = torch.autograd.grad(weights[name] * value.sum(), trained, retain_graph=True, allow_unused=True)
+            if self._single:
+                found = tuple(None if f is None else f.float().norm() for f in found)
             before = self._gradients.get(name, [None] * len(found))
             self._gradients[name] = [
                 b if f is None else f.float() if b is None else b + f.float()

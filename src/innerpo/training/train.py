@@ -21,6 +21,7 @@ from innerpo.errors import MachineError, UserError
 from innerpo.methods.method import Method
 from innerpo.model.hardware import choose_compile, choose_pass_tokens, compiled_blocks
 from innerpo.model.reference import Reference
+from innerpo.model.sites import RESIDUAL
 from innerpo.training.folder import CHECKPOINTS, METRICS, cut_metrics
 from innerpo.training.trainer import PairCollator, PairTrainer
 
@@ -118,7 +119,8 @@ def train_policy(
     if "tensorboard" in config.training.report_to:  # its default lies among the checkpoints, which go when all is done
         os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(config.run_dir / "tensorboard"))
     bar, args = _Progress(), training_arguments(config)
-    pass_tokens, compiled = _passes(policy, items, args, config)
+    hooked = config.method.gradient == "projbp" or (method.request is not None and method.request.site != RESIDUAL)
+    pass_tokens, compiled = _passes(policy, items, args, config, hooked)
     trainer = PairTrainer(
         policy,
         args,
@@ -139,8 +141,8 @@ def train_policy(
             _train_or_load(trainer, checkpoint)
     except torch.OutOfMemoryError as error:
         raise MachineError(
-            f"out of memory with {config.data.batch_size} pairs a batch; a smaller --data.batch-size with "
-            "--training.gradient-accumulation, or --training.gradient-checkpointing, needs less"
+            f"out of memory with {trainer.data_collator.pass_tokens or 'all'} tokens of a batch in a pass; a smaller "
+            "--data.pass-tokens, a smaller --data.batch-size or --training.gradient-checkpointing needs less"
         ) from error
     finally:
         bar.close()
@@ -155,14 +157,14 @@ def train_policy(
 
 
 def _passes(
-    policy: nn.Module, items: Sequence[PromptItem], args: TrainingArguments, config: RunConfig
+    policy: nn.Module, items: Sequence[PromptItem], args: TrainingArguments, config: RunConfig, hooked: bool
 ) -> tuple[int, bool]:
     """Choose how many tokens a pass may have and whether blocks are compiled, and say so."""
     tokens = choose_pass_tokens(config.data.pass_tokens, policy)
     weights = next(p for p in policy.parameters() if p.is_floating_point())
     per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps * max(1, args.world_size)
     steps = args.max_steps if args.max_steps > 0 else int(args.num_train_epochs * -(-len(items) // per_step))
-    compiled = choose_compile(config.model, weights.dtype, weights.device, steps)
+    compiled = choose_compile(config.model, weights.dtype, weights.device, steps, hooked)
     say(f"passes: at most {tokens.value} tokens ({tokens.reason})")
     say(f"blocks: {'compiled' if compiled.value else 'not compiled'} ({compiled.reason})")
     return int(tokens.value), bool(compiled.value)

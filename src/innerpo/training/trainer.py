@@ -115,6 +115,7 @@ class PairTrainer(Trainer):
         self.shares = GradientShares(grad_share_steps if self.args.world_size == 1 else 0)
         self._shares: dict[str, float] = {}
         self.metrics_path = metrics_path
+        self._unchecked: list[tuple[int, list[str], Tensor]] = []
         self._sums: dict[str, Tensor] = {}
         self._count = 0
         self._staging: Path | None = None
@@ -131,12 +132,9 @@ class PairTrainer(Trainer):
         """Return one pass's share of the mean loss over all pairs of the optimiser step."""
         pairs = inputs["pairs"]
         out = self.loss_on(model, pairs)
-        if not torch.isfinite(out.per_pair).all():
-            bad = [i for i, ok in zip(pairs.ids, torch.isfinite(out.per_pair).tolist(), strict=True) if not ok]
-            raise UserError(
-                f"the loss is not finite at step {self.state.global_step + 1} for {len(bad)} of {len(pairs.ids)} "
-                f"pairs: {', '.join(bad)}; a lower --training.lr (now {self.args.learning_rate:g}) may help"
-            )
+        self._unchecked.append((self.state.global_step + 1, pairs.ids, out.per_pair.detach()))
+        if self.args.device.type == "cpu":  # elsewhere a look at the values would hold the device up at every pass
+            self._raise_if_not_finite()
         self.shares.add(out, self.method.weights, self.model.parameters())
         self._record(out)
         n_pairs = len(pairs.ids) if num_items_in_batch is None else num_items_in_batch
@@ -144,6 +142,17 @@ class PairTrainer(Trainer):
         if num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # DDP and FSDP average gradients over processes
         return (loss, out) if return_outputs else loss
+
+    def _raise_if_not_finite(self) -> None:
+        """Raise UserError naming step and pairs if a loss since the last look was nan or inf."""
+        looked_at, self._unchecked = self._unchecked, []
+        for step, ids, per_pair in looked_at:
+            bad = [i for i, ok in zip(ids, torch.isfinite(per_pair).tolist(), strict=True) if not ok]
+            if bad:
+                raise UserError(
+                    f"the loss is not finite at step {step} for {len(bad)} of {len(ids)} pairs: {', '.join(bad)}; "
+                    f"a lower --training.lr (now {self.args.learning_rate:g}) may help"
+                )
 
     def loss_on(self, model: nn.Module, pairs: PairBatch) -> LossOutput:
         """Run policy (and, where its token states are not cached, reference) on a batch of pairs."""
@@ -159,8 +168,8 @@ class PairTrainer(Trainer):
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """One batch, in passes; the method's gradient edit follows the last batch of a step, before clipping."""
-        self.shares.begin(self.state.global_step)
         passes: list[PairBatch] = inputs["passes"]
+        self.shares.begin(self.state.global_step, len(passes))
         loss = torch.zeros((), device=self.args.device)
         for pairs in passes:  # gradients are exchanged between processes with the last one
             with nullcontext() if pairs is passes[-1] else self.accelerator.no_sync(model):
@@ -195,6 +204,7 @@ class PairTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the mean of every term and metric since the last line, and append the line to metrics.jsonl."""
+        self._raise_if_not_finite()
         if "loss" in logs and self._count:
             logs |= {name: (total / self._count).item() for name, total in self._sums.items()} | self._shares
             self._sums, self._count, self._shares = {}, 0, {}
@@ -211,6 +221,7 @@ class PairTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Write a checkpoint aside and rename it, then drop the older ones: a kill leaves the last whole one."""
+        self._raise_if_not_finite()
         root = Path(str(self.args.output_dir))
         self._staging = root / ".partial"
         try:
