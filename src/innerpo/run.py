@@ -83,8 +83,8 @@ def train_and_score(config: RunConfig) -> RunResult:
     inner = _inner_scorer(method)
     suite = prepare_suite(columns, base, config, layout, inner)
 
-    inputs = artifacts.inputs_hash(items, base)
-    with run_folder(config, inputs) as checkpoint:
+    data_hash = artifacts.hash_of_tokens(items)
+    with run_folder(config, artifacts.inputs_hash(data_hash, base)) as checkpoint:
         if config.method.frozen:
             policy, summary = base.model, {"steps": 0, "train_seconds": 0.0}
         else:
@@ -92,7 +92,8 @@ def train_and_score(config: RunConfig) -> RunResult:
             method = _with_gradients(method, policy, base, items, layout, config)
             summary = train_policy(policy, method, items, reference, layout.layout, base.pad_id, config, checkpoint)
         weights = summary.pop("gathered", None)
-        record = artifacts.run_record(config, items, method, layout) | summary | {"seconds": time.time() - started}
+        record = artifacts.run_record(config, len(items), data_hash, method, layout) | summary
+        record["seconds"] = time.time() - started
         if process.is_main_process:
             card = model_card(config, record)
             artifacts.save_run(config.run_dir, policy, base.tokenizer, method, record, card, weights)

@@ -37,7 +37,8 @@ class SequenceOutputs:
 
     ``logps`` are sums over completion tokens, in nats. ``pooled`` are means of RMS-normalised states (block outputs,
     or another site) u = h / rms(h) over the pooled tokens (design: s_l(y) before the transform); ``tokens`` are the u;
-    ``rms`` is the mean of rms(h) over all completion tokens of the batch, without gradient.
+    ``rms`` is the mean of rms(h) over all completion tokens of the batch; only passes without gradient that keep the
+    tokens (the reference) have it.
     """
 
     logps: Float[Tensor, " seq"]
@@ -69,7 +70,7 @@ def sequence_outputs(model: nn.Module, batch: TokenBatch, states: StateRequest |
         )
     token_logps = log_probs(output.logits)
     logps = torch.zeros(batch.n_sequences, dtype=token_logps.dtype, device=token_logps.device)
-    found = read()
+    found, measured = read(), _measures_size(request)
     if len(widths := {int(pooled.shape[-1]) for pooled, _, _ in found}) > 1:
         raise UserError(f"method.site={request.site!r} has other widths in other blocks: {sorted(widths)}")
     return SequenceOutputs(
@@ -77,7 +78,7 @@ def sequence_outputs(model: nn.Module, batch: TokenBatch, states: StateRequest |
         n_tokens=batch.n_tokens,
         pooled=torch.stack([pooled for pooled, _, _ in found]) if found else None,
         tokens=torch.stack([tokens for _, tokens, _ in found]) if found and request.tokens else None,
-        rms=torch.stack([rms for _, _, rms in found]) if found else None,
+        rms=torch.stack([rms for _, _, rms in found]) if found and measured else None,
     )
 
 
@@ -100,6 +101,11 @@ def pool_weights(batch: TokenBatch, pool: Pool) -> Float[Tensor, "seq token"]:
     return weights / weights.sum(1, keepdim=True)
 
 
+def _measures_size(request: StateRequest) -> bool:
+    """Whether a pass measures how large states are: the reference's does, a training step has no use for it."""
+    return request.tokens and not torch.is_grad_enabled()
+
+
 @contextmanager
 def _read_blocks(model: nn.Module, batch: TokenBatch, request: StateRequest) -> Iterator[Any]:
     """Read the chosen blocks' states during one forward; the value yielded returns [(pooled, tokens, rms)] by layer.
@@ -111,11 +117,11 @@ def _read_blocks(model: nn.Module, batch: TokenBatch, request: StateRequest) -> 
     weights = pool_weights(batch, request.pool) if request.layers else None
     found: dict[int, Any] = {}
 
-    def reduce(output: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+    def reduce(output: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
         assert weights is not None
         states = output.flatten(0, 1).index_select(0, batch.completion)
         tokens = rms_normalise(states)
-        rms = states.detach().float().square().mean(-1).sqrt().mean()
+        rms = states.float().square().mean(-1).sqrt().mean() if _measures_size(request) else None
         return weights @ tokens, tokens if request.tokens else None, rms
 
     def hook_for(layer: int) -> Any:

@@ -57,7 +57,7 @@ def save_run(
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
 
-def run_record(config: RunConfig, items: Sequence[PromptItem], method: Method, layout: LayoutChoice) -> dict[str, Any]:
+def run_record(config: RunConfig, n_pairs: int, data_hash: str, method: Method, layout: LayoutChoice) -> dict[str, Any]:
     """Return what a reader needs to trust or repeat the run."""
     return {
         "run_id": config.run_id(),
@@ -65,8 +65,8 @@ def run_record(config: RunConfig, items: Sequence[PromptItem], method: Method, l
         "method": config.method_label,
         "base_model": config.model.base_model,
         "dataset": config.data.dataset,
-        "n_pairs": len(items),
-        "data_hash": data_hash(items),
+        "n_pairs": n_pairs,
+        "data_hash": data_hash,
         "layout": layout.layout,
         "layers": list(method.layers) if method.request is not None else [],
         "site": "" if method.request is None else method.config.site,
@@ -183,12 +183,12 @@ def _what_is_scored(config: RunConfig) -> dict[str, Any]:
     return {"eval": plain["eval"], "data": data, "model": model}
 
 
-def inputs_hash(items: Sequence[PromptItem], base: LoadedModel) -> str:
+def inputs_hash(data_hash: str, base: LoadedModel) -> str:
     """Identity of what a run computes on, beyond its config: token ids and base weights."""
-    return hashlib.sha256(f"{data_hash(items)}/{base.identity}".encode()).hexdigest()[:16]
+    return hashlib.sha256(f"{data_hash}/{base.identity}".encode()).hexdigest()[:16]
 
 
-def data_hash(items: Sequence[PromptItem]) -> str:
+def hash_of_tokens(items: Sequence[PromptItem]) -> str:
     """Hash of the token ids that were trained on."""
     return hashlib.sha256(json.dumps([(i.prompt, i.responses) for i in items]).encode()).hexdigest()[:16]
 
