@@ -47,9 +47,9 @@ def model_config(options: Options) -> ModelConfig:
     )
 
 
-def load_model(options: Options) -> LoadedModel:
+def load_model(options: Options, config: ModelConfig | None = None) -> LoadedModel:
     """Load the base model through the function that a run uses, for every system."""
-    return load_base(model_config(options), cache_root(options.cache_dir))
+    return load_base(config or model_config(options), cache_root(options.cache_dir))
 
 
 def random_model(folder: Path, shape: dict[str, Any], tokenizer: Path) -> Path:

@@ -94,6 +94,29 @@ class TrainOptions(Options):
 
 
 @dataclass(frozen=True)
+class ParityOptions(Options):
+    """Train the same steps on every fast path and plainly in float32, and compare the losses."""
+
+    method: str = "dpo"
+    """A method of this project that pools states by their mean, e.g. dpo or innerpo."""
+    paths: tuple[str, ...] = ()
+    """Fast paths to compare (see benchmarks/parity.py); none named = all of them."""
+    pairs: int = 0
+    """Pairs trained on, epoch after epoch; 0 = as many as the steps take."""
+    batch_size: int = 4
+    """Pairs per optimiser step."""
+    steps: int = 20
+    """Optimiser steps."""
+    lr: float = 2e-4
+    """Learning rate, constant."""
+
+    @property
+    def n_pairs(self) -> int:
+        """Pairs trained on."""
+        return self.pairs or self.steps * self.batch_size
+
+
+@dataclass(frozen=True)
 class ScoreOptions(Options):
     """Time the log-probabilities of responses by this project and by lm-evaluation-harness, on the same token ids."""
 

@@ -14,18 +14,19 @@ from transformers import TrainerCallback
 from benchmarks.flops import RANK, shape_of, synchronise, training_flops
 from benchmarks.memory import peak_bytes, reset_peak
 from benchmarks.models import load_model, model_config
-from benchmarks.options import TrainOptions
+from benchmarks.options import ParityOptions, TrainOptions
 from benchmarks.pairs import load_workload, useful_tokens
 from innerpo.config import RunConfig, default_run
 from innerpo.data.pairs import PreferencePair
+from innerpo.data.rows import Layout
 from innerpo.data.tokens import PromptItem
 from innerpo.errors import UserError
 from innerpo.evaluation.score import score_items
-from innerpo.methods.method import build_method, fit_method
+from innerpo.methods.method import Method, build_method, fit_method
 from innerpo.model.layers import decoder_blocks, resolve_layers
 from innerpo.model.layout import choose_layout
 from innerpo.model.load import LoadedModel, add_adapter, reference_mode
-from innerpo.model.reference import compute_reference
+from innerpo.model.reference import Reference, compute_reference
 from innerpo.training.train import train_policy
 
 METHODS = {"innerpo-dpo": "dpo", "innerpo-default": "innerpo"}
@@ -95,20 +96,8 @@ def _train_innerpo(
     scratch: Path,
 ) -> tuple[nn.Module, Clock, Clock]:
     """Do what ``innerpo.run.train_and_score`` does with pairs that are already tokens, twice with one adapter."""
-    config = _run_config(name, options, scratch)
-    method = build_method(config.method, resolve_layers(config.method.layers, len(decoder_blocks(base.model))))
-    layout = choose_layout(base.model, items, base.pad_id, config.data.layout).layout
-    reference = compute_reference(
-        base,
-        items,
-        layout,
-        method.request,
-        batch_size=config.data.batch_size,
-        cache_dir=scratch,
-        what=options.dataset,
-        token_limit_bytes=config.data.token_cache_gb * 1e9,
-    )
-    method = fit_method(method, reference, base.model, SEED, layout, base.pad_id)
+    config = run_config(name, options, scratch)
+    method, reference, layout = fitted(base, items, config, options.dataset, scratch)
     policy = add_adapter(base, config.model, SEED)
     config.run_dir.mkdir(parents=True, exist_ok=True)
     warm, clock = Clock(), Clock()
@@ -122,7 +111,26 @@ def _train_innerpo(
     return policy, warm, clock
 
 
-def _run_config(method: str, options: TrainOptions, scratch: Path) -> RunConfig:
+def fitted(
+    base: LoadedModel, items: Sequence[PromptItem], config: RunConfig, what: str, scratch: Path
+) -> tuple[Method, Reference, Layout]:
+    """Build a run's method, run the reference on its pairs and fit what the method fits on that."""
+    method = build_method(config.method, resolve_layers(config.method.layers, len(decoder_blocks(base.model))))
+    layout = choose_layout(base.model, items, base.pad_id, config.data.layout).layout
+    reference = compute_reference(
+        base,
+        items,
+        layout,
+        method.request,
+        batch_size=config.data.batch_size,
+        cache_dir=scratch,
+        what=what,
+        token_limit_bytes=config.data.token_cache_gb * 1e9,
+    )
+    return fit_method(method, reference, base.model, SEED, layout, base.pad_id), reference, layout
+
+
+def run_config(method: str, options: TrainOptions | ParityOptions, scratch: Path) -> RunConfig:
     """A method's defaults, with what the systems share, and nothing but log lines written.
 
     The share of each term in the gradient, which a run measures every 25 steps by a backward pass more, is left out:

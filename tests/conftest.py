@@ -1,5 +1,6 @@
 """Toy models and tokenizers, built here, so that every fast test runs the real code on something small."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -139,3 +140,11 @@ def genies_dir():
     if not folder.is_dir():
         pytest.skip("GENIES data is not at ../shared/data/genies")
     return folder
+
+
+@pytest.fixture(scope="session")
+def pairs_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("bench") / "pairs.jsonl"
+    rows = ({"prompt": p.prompt, "chosen": p.chosen, "rejected": p.rejected} for p in make_pairs(8))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path

@@ -15,22 +15,15 @@ from benchmarks.models import SHAPES, random_model
 from benchmarks.options import TrainOptions
 from benchmarks.pairs import load_workload, synthetic_pairs, useful_tokens, with_responses
 from benchmarks.summary import summarise
-from conftest import build_model, make_pairs
-from innerpo.data.batch import PADDING, attention_mask, make_batch
+from conftest import build_model
+from innerpo.data.batch import PADDING, make_batch
 from innerpo.data.tokens import PromptItem, Tokens
 from innerpo.errors import MachineError, UserError
+from innerpo.model.masks import attention_mask
 
 needs_lm_eval = pytest.mark.skipif(
     importlib.util.find_spec("lm_eval") is None, reason="lm-eval is not installed (the extra `bench`)"
 )
-
-
-@pytest.fixture(scope="session")
-def pairs_file(tmp_path_factory):
-    path = tmp_path_factory.mktemp("bench") / "pairs.jsonl"
-    rows = ({"prompt": p.prompt, "chosen": p.chosen, "rejected": p.rejected} for p in make_pairs(8))
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 @pytest.fixture

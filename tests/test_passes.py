@@ -29,11 +29,11 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 def test_token_batches_by_hand():
     rows = [(1, 5), (1, 9), (2, 4), (1, 3), (1, 30)]
-    assert token_batches(rows, 20) == [[4], [1, 0], [2, 3]]  # 30 alone; 2 x 9; (2 + 1) x 4
-    assert token_batches([(1, 9)] * 5, 28) == [[0, 1, 2], [3, 4]]  # two batches, and no fuller than need be
-    assert token_batches([(1, 9)] * 6, 50) == [[0, 1, 2], [3, 4, 5]]
-    assert token_batches(rows, 0) == [[4, 1, 0, 2, 3]]
-    assert token_batches([], 8) == []
+    assert token_batches(rows, 20, "one_row") == [[4], [1, 0], [2, 3]]  # 30 alone; 2 x 9; (2 + 1) x 4
+    assert token_batches([(1, 9)] * 5, 28, "one_row") == [[0, 1, 2], [3, 4]]  # two batches, and no fuller than need be
+    assert token_batches([(1, 9)] * 6, 50, "one_row") == [[0, 1, 2], [3, 4, 5]]
+    assert token_batches(rows, 0, "one_row") == [[4, 1, 0, 2, 3]]
+    assert token_batches([], 8, "one_row") == []
 
 
 def test_rows_are_those_of_the_batch(items):
@@ -45,7 +45,7 @@ def test_rows_are_those_of_the_batch(items):
 
 def test_token_batches_hold_every_item_once_and_keep_the_limit(items):
     rows = [rows_of(i, "concatenated") for i in items]
-    batches = token_batches(rows, 150)
+    batches = token_batches(rows, 150, "concatenated")
     assert sorted(i for b in batches for i in b) == list(range(len(items)))
     assert all(sum(rows[i][0] for i in b) * max(rows[i][1] for i in b) <= 150 for b in batches)
     assert 1 < len(batches) < len(items)

@@ -185,8 +185,8 @@ class ModelConfig:
     """Modules that get an adapter: all-linear, or names separated by commas (q_proj,v_proj)."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type of the base weights; auto = bfloat16 where the hardware multiplies it natively, else float32."""
-    attention: Literal["auto", "sdpa", "eager"] = "auto"
-    """Attention implementation; auto = by hardware and type, said at start."""
+    attention: Literal["auto", "sdpa", "eager", "flex_attention"] = "auto"
+    """Attention implementation; auto = by hardware and type, said at start. flex_attention (CUDA) packs rows."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Compile decoder blocks for training (torch.compile); auto = where the run is long enough to win the time back."""
     threads: int = 0
@@ -228,8 +228,8 @@ class DataConfig:
     """Swap chosen and rejected in training with this probability (control: 0.5 leaves no signal)."""
     on_bad_row: Literal["error", "skip"] = "error"
     """A row that cannot be used: stop, or leave it out, count it and say so."""
-    layout: Literal["auto", "one_row", "concatenated"] = "auto"
-    """One row a prompt with its responses behind it, or one row a response; auto = compare one batch."""
+    layout: Literal["auto", "one_row", "packed", "concatenated"] = "auto"
+    """A row a prompt (its responses behind it), one row for all, or a row a response; auto = compare one batch."""
     pass_tokens: int = 0
     """Most padded tokens run forward and back at once; larger batches take several passes, same gradients. 0 = auto."""
     seed: int = 0

@@ -1,24 +1,23 @@
-"""Items to tensors, in two layouts with one interface: completion tokens packed, item by item.
+"""Items to tensors, in three layouts with one interface: completion tokens packed, item by item.
 
 Shape names: row, time (a padded row), token (completion tokens of all sequences, packed), seq (responses; those of
 one item are neighbours, a pair's are chosen then rejected).
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from itertools import pairwise
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
 
+from innerpo.data.rows import ROW_TOKENS, Layout, Row, plan_rows
 from innerpo.data.tokens import PromptItem
 
-Layout = Literal["one_row", "concatenated"]
 PROMPT, SHARED, PADDING = 0, 0, -1
-# Fewest tokens worth sharing, and the longest row that is made for it: attention's cost grows with a row's square.
-FEWEST_SHARED, ROW_TOKENS = 8, 512
+# A packed row is as long as a multiple of this, the block of flex attention: few lengths mean few compiled kernels.
+PACKED_MULTIPLE = 128
 
 
 @dataclass(frozen=True)
@@ -26,15 +25,16 @@ class TokenBatch:
     """A batch ready for the model.
 
     ``segments`` says what a position is: -1 padding, 0 prompt, 1.. the response of its row; ``owners`` whose it is:
-    -1 padding, 0 shared by all items of the row, 1.. the item of its row. ``predictor`` is the flat (row * time)
-    position whose output predicts a completion token; in a one-row layout the first token of every response is
-    predicted from the last prompt token.
+    -1 padding, 0 shared by all items of its group, 1.. the item of its row; ``groups`` counts a row's groups of items
+    whose prompts begin alike. ``predictor`` is the flat (row * time) position whose output predicts a completion token;
+    in one_row and packed layouts the first token of every response is predicted from the last prompt token.
     """
 
     input_ids: Int[Tensor, "row time"]
     position_ids: Int[Tensor, "row time"]
     segments: Int[Tensor, "row time"]
     owners: Int[Tensor, "row time"]
+    groups: Int[Tensor, "row time"]
     completion: Int[Tensor, " token"]
     predictor: Int[Tensor, " token"]
     targets: Int[Tensor, " token"]
@@ -46,8 +46,15 @@ class TokenBatch:
 
     def to(self, device: Any, **kwargs: Any) -> "TokenBatch":
         """Return the batch on a device (accelerate calls this)."""
-        moved = {f.name: getattr(self, f.name).to(device, **kwargs) for f in fields(self) if f.name != "layout"}
-        return replace(self, **moved)
+        return self._each(lambda tensor: tensor.to(device, **kwargs))
+
+    def pin_memory(self, device: Any = None) -> "TokenBatch":
+        """Return the batch in page-locked memory (torch's DataLoader calls this), which a GPU reads by itself."""
+        return self._each(lambda tensor: tensor.pin_memory(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "TokenBatch":
+        changed: dict[str, Any] = {f.name: change(getattr(self, f.name)) for f in fields(self) if f.name != "layout"}
+        return replace(self, **changed)
 
     @property
     def n_sequences(self) -> int:
@@ -55,133 +62,84 @@ class TokenBatch:
         return int(self.n_tokens.shape[0])
 
 
-@dataclass(frozen=True)
-class _Row:
-    """Items of one row; all their prompts begin with the same ``shared`` tokens, which stand there once."""
+@dataclass
+class _Written:
+    """One row as it is written: a list a field, all of one length, and where its responses stand."""
 
-    items: tuple[PromptItem, ...]
-    shared: int = 0
+    ids: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    segments: list[int] = field(default_factory=list)
+    owners: list[int] = field(default_factory=list)
+    groups: list[int] = field(default_factory=list)
+    responses: list[tuple[int, int, int]] = field(default_factory=list)
+    """(position of the last prompt token, of the first response token, number of tokens) of each response"""
 
-    @property
-    def n_tokens(self) -> int:
-        return sum(i.n_tokens for i in self.items) - self.shared * (len(self.items) - 1)
+    def add(self, tokens: Sequence[int], first_position: int, segment: int, owner: int, group: int) -> None:
+        """Append tokens whose positions count on from ``first_position``."""
+        n = len(tokens)
+        self.ids += tokens
+        self.positions += range(first_position, first_position + n)
+        self.segments += [segment] * n
+        self.owners += [owner] * n
+        self.groups += [group] * n
 
 
 def make_batch(items: Sequence[PromptItem], layout: Layout, pad_id: int, row_tokens: int = ROW_TOKENS) -> TokenBatch:
-    """Lay items out: ``one_row`` puts a prompt and all its responses in a row, ``concatenated`` a row a response.
+    """Lay items out: ``one_row`` puts a prompt and all its responses in a row, ``concatenated`` a row a response,
+    ``packed`` all items into one row.
 
-    In one_row, neighbouring items whose prompts begin alike (a common instruction) stand in one row of at most
-    ``row_tokens`` tokens behind that beginning, which is run once.
+    In one_row and packed, neighbouring items whose prompts begin alike (a common instruction) stand behind that
+    beginning, which is run once; in one_row such a row has at most ``row_tokens`` tokens.
     """
-    if layout == "one_row":
-        rows = _shared_rows(items, row_tokens)
-    else:
-        rows = [_Row((replace(i, responses=(r,)),)) for i in items for r in i.responses]
-    first = [_divergence(i.responses) for i in items for _ in i.responses]
-    time = max(r.n_tokens for r in rows)
-    shape = (len(rows), time)
-    input_ids = torch.full(shape, pad_id, dtype=torch.long)
-    position_ids = torch.zeros(shape, dtype=torch.long)
-    segments, owners = torch.full(shape, PADDING, dtype=torch.long), torch.full(shape, PADDING, dtype=torch.long)
-    packed: dict[str, list[int]] = {k: [] for k in ("completion", "predictor", "sequence", "offset")}
+    rows = [_write(row) for row in plan_rows(items, layout, row_tokens)]
+    time = max(len(row.ids) for row in rows)
+    if layout == "packed":
+        time = -(-time // PACKED_MULTIPLE) * PACKED_MULTIPLE
+
+    def padded(name: str, value: int) -> Tensor:
+        return torch.tensor([(cells := getattr(row, name)) + [value] * (time - len(cells)) for row in rows])
+
+    completion: list[int] = []
+    predictor: list[int] = []
     n_tokens: list[int] = []
     for i, row in enumerate(rows):
-        ids = list(row.items[0].prompt[: row.shared])
-        positions, kinds, own = list(range(row.shared)), [PROMPT] * row.shared, [SHARED] * row.shared
-        response_of_row = 0
-        for owner, item in enumerate(row.items, start=SHARED + 1):
-            n_prompt = len(item.prompt)
-            ids += item.prompt[row.shared :]
-            positions += range(row.shared, n_prompt)
-            kinds += [PROMPT] * (n_prompt - row.shared)
-            last = i * time + len(ids) - 1
-            for response in item.responses:
-                start, n = i * time + len(ids), len(response)
-                response_of_row += 1
-                packed["completion"] += range(start, start + n)
-                packed["predictor"] += [last, *range(start, start + n - 1)]
-                packed["sequence"] += [len(n_tokens)] * n
-                packed["offset"] += range(n)
-                ids += response
-                positions += range(n_prompt, n_prompt + n)
-                kinds += [response_of_row] * n
-                n_tokens.append(n)
-            own += [owner] * (len(ids) - len(own))
-        for tensor, values in ((input_ids, ids), (position_ids, positions), (segments, kinds), (owners, own)):
-            tensor[i, : len(ids)] = torch.tensor(values)
-    tensors = {k: torch.tensor(v, dtype=torch.long) for k, v in packed.items()}
+        for last, start, n in row.responses:
+            completion += range(i * time + start, i * time + start + n)
+            predictor += [i * time + last, *range(i * time + start, i * time + start + n - 1)]
+            n_tokens.append(n)
+    first = [_divergence(i.responses) for i in items for _ in i.responses]
+    input_ids = padded("ids", pad_id)
     return TokenBatch(
         input_ids=input_ids,
-        position_ids=position_ids,
-        segments=segments,
-        owners=owners,
-        targets=input_ids.flatten()[tensors["completion"]],
+        position_ids=padded("positions", 0),
+        segments=padded("segments", PADDING),
+        owners=padded("owners", PADDING),
+        groups=padded("groups", PADDING),
+        completion=torch.tensor(completion),
+        predictor=torch.tensor(predictor),
+        targets=input_ids.flatten()[completion],
+        sequence=torch.tensor([s for s, n in enumerate(n_tokens) for _ in range(n)]),
+        offset=torch.tensor([o for n in n_tokens for o in range(n)]),
         n_tokens=torch.tensor(n_tokens),
         divergence=torch.tensor([min(f, n - 1) for f, n in zip(first, n_tokens, strict=True)]),
         layout=layout,
-        **tensors,
     )
 
 
-def _shared_rows(items: Sequence[PromptItem], row_tokens: int) -> list[_Row]:
-    """Group neighbours so that the whole batch costs least: tokens run once against padding and longer rows."""
-    neighbours = pairwise(items)
-    # What two have in common, but for a last token of each prompt, which predicts its own responses.
-    common = [min(_common(a.prompt, b.prompt), len(a.prompt) - 1, len(b.prompt) - 1) for a, b in neighbours]
-    longest = max(i.n_tokens for i in items)
-    limits = range(longest + 1, row_tokens + 1, max(1, row_tokens // 16))
-    plans = [_grouped(items, common, limit) for limit in (0, *limits, row_tokens)]
-    return min(plans, key=_cost)
-
-
-def _grouped(items: Sequence[PromptItem], common: Sequence[int], limit: int) -> list[_Row]:
-    """Fill rows with neighbours, each as long as it has at most ``limit`` tokens and sharing saves more than before."""
-    rows: list[_Row] = []
-    for i, item in enumerate(items):
-        if rows:
-            row, n = rows[-1], len(rows[-1].items)
-            shared = min(common[i - 1], row.shared if n > 1 else common[i - 1])
-            joined = _Row((*row.items, item), shared)
-            if shared >= FEWEST_SHARED and shared * n > row.shared * (n - 1) and joined.n_tokens <= limit:
-                rows[-1] = joined
-                continue
-        rows.append(_Row((item,)))
-    return rows
-
-
-def _cost(rows: Sequence[_Row]) -> float:
-    """Cells of the batch, padding included; attention makes those of a long row dearer (by 10 % at 170 tokens)."""
-    longest = max(r.n_tokens for r in rows)
-    return len(rows) * longest * (1.0 + longest / 2048)
-
-
-def _common(a: Sequence[int], b: Sequence[int]) -> int:
-    """Number of tokens with which both begin."""
-    shortest = min(len(a), len(b))
-    return next((n for n in range(shortest) if a[n] != b[n]), shortest)
-
-
-def attention_mask(
-    batch: TokenBatch, window: int | None = None
-) -> Bool[Tensor, "row 1 time time"] | Bool[Tensor, "row time"]:
-    """True where a query (first time axis) may look at a key.
-
-    A response sees its prompt and itself, never another response or what is another item's alone. ``window`` limits
-    the distance in *positions*, as a sliding-window layer does for a response on its own. A padding query sees only
-    itself, so that no softmax row is empty. The concatenated layout needs only the usual (row, time) padding mask.
-    """
-    if batch.layout == "concatenated":
-        return batch.segments != PADDING
-    q, k = batch.segments[:, :, None], batch.segments[:, None, :]
-    time = batch.segments.shape[1]
-    order = torch.arange(time, device=q.device)
-    q_owner, k_owner = batch.owners[:, :, None], batch.owners[:, None, :]
-    own = (k_owner == q_owner) | (k_owner == SHARED)
-    allowed = own & ((k == q) | (k == PROMPT)) & (q != PADDING) & (order[:, None] >= order[None, :])
-    if window is not None:
-        allowed &= batch.position_ids[:, :, None] - batch.position_ids[:, None, :] < window
-    allowed |= torch.eye(time, dtype=torch.bool, device=q.device)
-    return allowed[:, None]
+def _write(row: Row) -> _Written:
+    """Write a row: each group's shared beginning, then each item's own prompt and its responses."""
+    out = _Written()
+    owner = SHARED
+    for number, group in enumerate(row):
+        out.add(group.items[0].prompt[: group.shared], 0, PROMPT, SHARED, number)
+        for item in group.items:
+            owner += 1
+            out.add(item.prompt[group.shared :], group.shared, PROMPT, owner, number)
+            last = len(out.ids) - 1
+            for response in item.responses:
+                out.responses.append((last, len(out.ids), len(response)))
+                out.add(response, len(item.prompt), len(out.responses), owner, number)
+    return out
 
 
 def _divergence(responses: Sequence[Sequence[int]]) -> int:

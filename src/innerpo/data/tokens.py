@@ -122,7 +122,7 @@ class Tokens:
         """
         alone = self._encode(prompt)
         together = [self._encode(prompt, r) for r in responses]
-        n = min(_common_prefix(alone, ids) for ids in together)
+        n = min(common_prefix(alone, ids) for ids in together)
         self.report.boundary_merged += n < len(alone)
         prompt_ids, response_ids = alone[:n], [self._close(ids[n:]) for ids in together]
         if not prompt_ids:  # the first response token needs something to be predicted from
@@ -167,7 +167,8 @@ class Tokens:
         return ids[-self.max_prompt :]
 
 
-def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """Number of tokens with which both begin."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 

@@ -20,9 +20,10 @@ from torch import Tensor
 
 from innerpo.config import MethodConfig, RunConfig
 from innerpo.console import say, track
-from innerpo.data.batch import Layout, make_batch
+from innerpo.data.batch import make_batch
 from innerpo.data.order import length_batches
 from innerpo.data.pairs import BadRows, PreferencePair, choose_negatives, take_prompts
+from innerpo.data.rows import Layout
 from innerpo.data.sources import load_pairs
 from innerpo.data.tokens import PromptItem, Tokens
 from innerpo.errors import UserError

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from innerpo.config import MethodConfig
-from innerpo.data.batch import Layout
+from innerpo.data.rows import Layout
 from innerpo.errors import UserError
 from innerpo.methods.directions import estimate_directions
 from innerpo.methods.gradients.edit import GradientEdit

@@ -15,6 +15,7 @@ from torch import nn
 from innerpo.config import ModelConfig
 from innerpo.errors import UserError
 from innerpo.model.layers import decoder_blocks, forward_replaced, text_config
+from innerpo.model.masks import FLEX
 
 # Compiling decoder blocks took 89 s on one CPU core (measured); in a prototype with bfloat16 units they then saved half
 # a second to a second of a step of 8 pairs. Below this number of steps they do not win the time back.
@@ -57,6 +58,10 @@ def choose_attention(config: ModelConfig, dtype: torch.dtype, device: torch.devi
     On a CPU in bfloat16 the flash kernel's backward pass took 36 % of a step in a prototype, and eager attention was
     faster; in float32 the two are alike (measured here), and sdpa keeps no attention matrix.
     """
+    if config.attention == FLEX and device.type == "cpu":
+        raise UserError(
+            "model.attention=flex_attention has no backward pass on a CPU in torch; use sdpa or eager there"
+        )
     if config.attention != "auto":
         return Choice(config.attention, "as asked for")
     if device.type == "cpu" and dtype == torch.bfloat16:

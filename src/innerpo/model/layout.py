@@ -1,4 +1,4 @@
-"""Find out by trying whether a model honours one-row batches (4-D masks and restarted positions)."""
+"""Find out by trying whether a model honours rows of several responses (4-D masks and restarted positions)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,11 +7,13 @@ from typing import Literal
 import torch
 from torch import nn
 
-from innerpo.data.batch import Layout, make_batch
+from innerpo.data.batch import make_batch
+from innerpo.data.rows import Layout
 from innerpo.data.tokens import PromptItem
 from innerpo.errors import UserError
-from innerpo.model.layers import decoder_blocks
-from innerpo.model.outputs import SequenceOutputs, StateRequest, layer_kinds, sequence_outputs
+from innerpo.model.layers import decoder_blocks, text_config
+from innerpo.model.masks import FLEX, layer_kinds
+from innerpo.model.outputs import SequenceOutputs, StateRequest, sequence_outputs
 
 # Largest difference between the layouts that rounding explains: of log-probabilities, nats per token, and of pooled
 # states, whose components have a root mean square of about 1. A model that lets the rejected response see the chosen
@@ -31,37 +33,40 @@ def choose_layout(
     model: nn.Module,
     items: Sequence[PromptItem],
     pad_id: int,
-    wanted: Literal["auto", "one_row", "concatenated"] = "auto",
+    wanted: Layout | Literal["auto"] = "auto",
 ) -> LayoutChoice:
     """Return ``one_row`` where one batch gives the same numbers both ways, else ``concatenated``.
 
-    Raises UserError where ``one_row`` is asked for and the model does not honour it.
+    With flex attention, which skips what a mask forbids, ``packed`` in place of ``one_row``. Raises UserError where
+    one of the two is asked for and the model does not honour it.
     """
     if wanted == "concatenated":
         return LayoutChoice("concatenated", "as asked for")
+    flex = text_config(model)._attn_implementation == FLEX
+    tried: Layout = wanted if wanted != "auto" else "packed" if flex else "one_row"
     unknown = set(layer_kinds(model)) - {"full_attention", "sliding_attention"}
     if unknown:
         difference, reason = float("inf"), f"the model has layers of kind {', '.join(sorted(unknown))}"
     else:
-        difference, reason = _difference(model, items[:2], pad_id)
+        difference, reason = _difference(model, items[:2], pad_id, tried)
     honoured = difference <= TOLERANCE.get(next(model.parameters()).dtype, TOLERANCE[torch.bfloat16])
-    if wanted == "one_row" and not honoured:
+    if wanted != "auto" and not honoured:
         raise UserError(
-            f"data.layout=one_row gives other numbers than one response a row ({reason}); "
+            f"data.layout={wanted} gives other numbers than one response a row ({reason}); "
             "use --data.layout=concatenated"
         )
-    return LayoutChoice("one_row" if honoured else "concatenated", reason)
+    return LayoutChoice(tried if honoured else "concatenated", reason)
 
 
 @torch.no_grad()
-def _difference(model: nn.Module, items: Sequence[PromptItem], pad_id: int) -> tuple[float, str]:
+def _difference(model: nn.Module, items: Sequence[PromptItem], pad_id: int, tried: Layout) -> tuple[float, str]:
     device = next(model.parameters()).device
     request = StateRequest((len(decoder_blocks(model)) - 1,))
     was_training = model.training
     model.eval()
     outputs: list[SequenceOutputs] = []
     try:
-        for layout in ("one_row", "concatenated"):
+        for layout in (tried, "concatenated"):
             batch = make_batch(items, layout, pad_id).to(device)
             outputs.append(sequence_outputs(model, batch, request))
     except (TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:

@@ -1,6 +1,6 @@
 """One forward pass: log-probabilities of completions, and hidden states pooled as they pass."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
@@ -10,10 +10,10 @@ from accelerate.utils import extract_model_from_parallel
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from innerpo.data.batch import TokenBatch, attention_mask
+from innerpo.data.batch import TokenBatch
 from innerpo.errors import UserError
-from innerpo.model.layers import text_config
 from innerpo.model.logps import head_on_completions
+from innerpo.model.masks import mask_for
 from innerpo.model.sites import RESIDUAL, site_places
 
 Pool = Literal["mean", "last", "first_divergence"]
@@ -47,10 +47,17 @@ class SequenceOutputs:
     tokens: Float[Tensor, "layer token hidden"] | None = None
     rms: Float[Tensor, " layer"] | None = None
 
-    def to(self, device: torch.device) -> "SequenceOutputs":
+    def to(self, device: torch.device, **kwargs: Any) -> "SequenceOutputs":
         """Return the outputs on a device."""
-        present: dict[str, Any] = {f.name: t for f in fields(self) if (t := getattr(self, f.name)) is not None}
-        return replace(self, **{name: tensor.to(device) for name, tensor in present.items()})
+        return self._each(lambda tensor: tensor.to(device, **kwargs))
+
+    def pin_memory(self, device: Any = None) -> "SequenceOutputs":
+        """Return the outputs in page-locked memory, which a GPU reads by itself."""
+        return self._each(lambda tensor: tensor.pin_memory(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "SequenceOutputs":
+        present: dict[str, Any] = {f.name: change(t) for f in fields(self) if (t := getattr(self, f.name)) is not None}
+        return replace(self, **present)
 
 
 def sequence_outputs(model: nn.Module, batch: TokenBatch, states: StateRequest | None = None) -> SequenceOutputs:
@@ -64,9 +71,9 @@ def sequence_outputs(model: nn.Module, batch: TokenBatch, states: StateRequest |
     with head_on_completions(bare, batch) as log_probs, _read_blocks(bare, batch, request) as read:
         output = model(
             input_ids=batch.input_ids,
-            attention_mask=_mask_for(bare, batch),
+            attention_mask=mask_for(bare, batch),
             use_cache=False,
-            **({"position_ids": batch.position_ids} if batch.layout == "one_row" else {}),
+            **({"position_ids": batch.position_ids} if batch.layout != "concatenated" else {}),
         )
     token_logps = log_probs(output.logits)
     logps = torch.zeros(batch.n_sequences, dtype=token_logps.dtype, device=token_logps.device)
@@ -144,35 +151,3 @@ def _read_blocks(model: nn.Module, batch: TokenBatch, request: StateRequest) -> 
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _mask_for(model: nn.Module, batch: TokenBatch) -> Tensor | dict[str, Tensor]:
-    """The attention mask in the form that the model's attention implementation takes."""
-    if batch.layout == "concatenated":
-        return attention_mask(batch).long()
-    config = text_config(model)
-    additive = config._attn_implementation == "eager"
-    dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
-
-    def form(window: int | None) -> Tensor:
-        allowed = attention_mask(batch, window)
-        if not additive:
-            return allowed
-        return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(
-            ~allowed, torch.finfo(dtype).min
-        )
-
-    kinds = layer_kinds(model)
-    window = getattr(config, "sliding_window", None)
-    if len(kinds) > 1:
-        return {kind: form(window if kind == "sliding_attention" else None) for kind in kinds}
-    return form(window if kinds == ("sliding_attention",) else None)
-
-
-def layer_kinds(model: nn.Module) -> Sequence[str]:
-    """The kinds of attention layer in the model, e.g. ("full_attention", "sliding_attention")."""
-    config = text_config(model)
-    kinds = getattr(config, "layer_types", None)
-    if kinds:
-        return tuple(sorted(set(kinds)))
-    return ("sliding_attention",) if getattr(config, "sliding_window", None) else ("full_attention",)

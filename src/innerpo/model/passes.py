@@ -6,8 +6,9 @@ from itertools import accumulate
 from typing import Any
 
 from innerpo.console import track
-from innerpo.data.batch import Layout, make_batch
+from innerpo.data.batch import make_batch
 from innerpo.data.order import by_prompt, length_batches
+from innerpo.data.rows import Layout
 from innerpo.data.tokens import PromptItem
 from innerpo.model.outputs import SequenceOutputs, StateRequest, sequence_outputs
 

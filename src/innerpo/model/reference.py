@@ -15,7 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from innerpo.console import say
-from innerpo.data.batch import Layout, make_batch
+from innerpo.data.batch import make_batch
+from innerpo.data.rows import Layout
 from innerpo.data.tokens import PromptItem
 from innerpo.model.cache import content_key, load_tensors, save_tensors
 from innerpo.model.load import LoadedModel, reference_mode

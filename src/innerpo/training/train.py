@@ -15,7 +15,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from innerpo.config import RunConfig
 from innerpo.console import progress, say
-from innerpo.data.batch import Layout
+from innerpo.data.rows import Layout
 from innerpo.data.tokens import PromptItem
 from innerpo.errors import MachineError, UserError
 from innerpo.methods.method import Method

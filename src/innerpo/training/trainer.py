@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from innerpo.data.batch import Layout, TokenBatch, make_batch
+from innerpo.data.batch import TokenBatch, make_batch
 from innerpo.data.order import by_prompt, rows_of, token_batches
+from innerpo.data.rows import Layout
 from innerpo.data.tokens import PromptItem
 from innerpo.errors import UserError
 from innerpo.files import machine_errors
@@ -35,6 +36,10 @@ class PairBatch:
     reference: SequenceOutputs
     ids: list[str]
 
+    def pin_memory(self, device: Any = None) -> "PairBatch":
+        """Return the batch in page-locked memory, so that a GPU can fetch it while it computes the one before."""
+        return replace(self, tokens=self.tokens.pin_memory(device), reference=self.reference.pin_memory(device))
+
 
 @dataclass(frozen=True)
 class PairCollator:
@@ -49,7 +54,7 @@ class PairCollator:
     def __call__(self, indices: Sequence[int]) -> dict[str, list[PairBatch]]:
         """Return ``{"passes": batches}``: the Trainer wants a mapping."""
         rows = [rows_of(self.items[i], self.layout) for i in indices]
-        parts = token_batches(rows, self.pass_tokens)
+        parts = token_batches(rows, self.pass_tokens, self.layout)
         return {"passes": [self._batch(by_prompt(self.items, [indices[k] for k in part])) for part in parts]}
 
     def _batch(self, indices: Sequence[int]) -> PairBatch:
@@ -115,6 +120,8 @@ class PairTrainer(Trainer):
         self.shares = GradientShares(grad_share_steps if self.args.world_size == 1 else 0)
         self._shares: dict[str, float] = {}
         self.metrics_path = metrics_path
+        # On a GPU a look at the values would hold the host up until the pass is done; there, when something is logged.
+        self.looks_at_every_pass = self.args.device.type == "cpu"
         self._unchecked: list[tuple[int, list[str], Tensor]] = []
         self._sums: dict[str, Tensor] = {}
         self._count = 0
@@ -133,7 +140,7 @@ class PairTrainer(Trainer):
         pairs = inputs["pairs"]
         out = self.loss_on(model, pairs)
         self._unchecked.append((self.state.global_step + 1, pairs.ids, out.per_pair.detach()))
-        if self.args.device.type == "cpu":  # elsewhere a look at the values would hold the device up at every pass
+        if self.looks_at_every_pass:
             self._raise_if_not_finite()
         self.shares.add(out, self.method.weights, self.model.parameters())
         self._record(out)
@@ -157,8 +164,8 @@ class PairTrainer(Trainer):
     def loss_on(self, model: nn.Module, pairs: PairBatch) -> LossOutput:
         """Run policy (and, where its token states are not cached, reference) on a batch of pairs."""
         device = self.accelerator.device
-        tokens, request, transform = pairs.tokens.to(device), self.method.request, self.method.transform
-        cached = pairs.reference.to(device)
+        request, transform = self.method.request, self.method.transform
+        tokens, cached = pairs.tokens.to(device, non_blocking=True), pairs.reference.to(device, non_blocking=True)
         if request is not None and request.tokens and cached.tokens is None:
             with reference_mode(self.accelerator.unwrap_model(model)):
                 cached = sequence_outputs(model, tokens, request)
@@ -179,12 +186,13 @@ class PairTrainer(Trainer):
             self.method.gradient_edit.after_backward(model)
         return loss
 
-    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor | int:
         """Pairs in the whole optimiser step, over all batches and processes."""
-        n = torch.tensor(sum(len(p.ids) for b in batch_samples for p in b["passes"]), device=device)
-        if self.args.world_size > 1:
-            n = self.accelerator.gather(n).sum()
-        return n
+        here = sum(len(p.ids) for b in batch_samples for p in b["passes"])
+        if self.args.world_size == 1:
+            return here
+        everywhere: Tensor = self.accelerator.gather(torch.tensor(here, device=device)).sum()
+        return everywhere
 
     def _get_train_sampler(self, train_dataset: Any = None) -> PairSampler:
         return self.sampler

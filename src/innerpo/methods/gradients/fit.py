@@ -10,8 +10,9 @@ from accelerate import PartialState
 from torch import Tensor, nn
 
 from innerpo.console import say, track
-from innerpo.data.batch import Layout, TokenBatch, make_batch
+from innerpo.data.batch import TokenBatch, make_batch
 from innerpo.data.order import length_batches
+from innerpo.data.rows import Layout
 from innerpo.data.tokens import PromptItem
 from innerpo.errors import UserError
 from innerpo.methods.gradients.edit import Place, adapted_modules
