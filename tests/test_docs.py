@@ -22,13 +22,14 @@ import innerpo.evaluation.export
 import innerpo.evaluation.inspect
 import innerpo.run
 from innerpo import cli, registry
-from innerpo.config import MethodConfig, RunConfig, default_run
+from innerpo.config import RunConfig, default_run
 from innerpo.config_files import overlay, preset_dir, read_yaml
 from innerpo.data import sources
 from innerpo.data.shifts import suites
 from innerpo.data.sources import embedded, ethics, files
 from innerpo.evaluation.metrics import AGGREGATES
 from innerpo.evaluation.score import PairScore
+from innerpo.method_config import MethodConfig
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

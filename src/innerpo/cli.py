@@ -14,10 +14,11 @@ from typing import Annotated, Any, Literal, TypeVar
 import tyro
 from tyro.conf import arg
 
-from innerpo.config import DataConfig, EvalConfig, MethodConfig, ModelConfig, RunConfig, default_run, method_names
+from innerpo.config import DataConfig, EvalConfig, ModelConfig, RunConfig, default_run
 from innerpo.config_files import overlay, preset_path, read_run_config, read_yaml, without_identity
 from innerpo.console import error_line, say, stdout
 from innerpo.errors import MachineError, UserError
+from innerpo.method_config import MethodConfig, method_names
 from innerpo.registry import METHODS
 
 C = TypeVar("C")
