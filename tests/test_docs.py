@@ -17,7 +17,7 @@ import pytest
 
 import innerpo.data.describe
 import innerpo.demo
-import innerpo.doctor
+import innerpo.doctor.table
 import innerpo.evaluation.export
 import innerpo.evaluation.inspect
 import innerpo.run
@@ -109,7 +109,7 @@ class Recorder:
             (innerpo.data.describe, "describe"),
             (innerpo.data.describe, "render"),
             (innerpo.demo, "run_demo"),
-            (innerpo.doctor, "consult"),
+            (innerpo.doctor.table, "consult"),
             (innerpo.evaluation.inspect, "inspect_run"),
             (innerpo.evaluation.inspect, "as_rich"),
             (innerpo.evaluation.export, "export_run"),

@@ -190,7 +190,7 @@ def doctor(args: list[str]) -> None:
     few = replace(config.data, dataset="embedded:longer", max_train_prompts=16)
     default = DoctorCommand(config.method, few, config.model)
     command = _parse(DoctorCommand, args[1:], f"innerpo doctor {config.method.name}", default)
-    from innerpo.doctor import consult
+    from innerpo.doctor.table import consult
 
     consult(replace(config, method=command.method, data=command.data, model=command.model), command.seed)
 
