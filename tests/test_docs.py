@@ -22,6 +22,7 @@ import innerpo.evaluation.export
 import innerpo.evaluation.inspect
 import innerpo.run
 from innerpo import cli, registry
+from innerpo.commands import EXAMPLES
 from innerpo.config import RunConfig, default_run
 from innerpo.config_files import overlay, preset_dir, read_yaml
 from innerpo.data import sources
@@ -64,7 +65,7 @@ def commands():
             for i, command in enumerate(text.replace("\\\n", "  ").splitlines()):
                 if command.strip() and not command.lstrip().startswith("#"):
                     found.setdefault(command.strip(), f"{name_of(page)}:{line + i}")
-    for command in cli.EXAMPLES:
+    for command in EXAMPLES:
         found.setdefault(command, "innerpo examples")
     return found
 
