@@ -36,7 +36,7 @@ PATHS: dict[str, dict[str, dict[str, Any]]] = {
     "bfloat16, sdpa": {"model": {"dtype": "bfloat16", "attention": "sdpa"}},
     "bfloat16, plain": {"model": {"dtype": "bfloat16"}},
 }
-"""What is set otherwise than by default, by section of a run's config. The last is plain too: how far bfloat16 alone goes."""
+"""What is set otherwise than by default, by section of a run's config. The last is plain: what bfloat16 changes."""
 LIMIT = {"float32": 1e-4, "bfloat16": 1e-2}
 """Largest relative difference of a step's loss from the plain path's that passes."""
 

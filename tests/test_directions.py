@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from innerpo.config import MethodConfig
 from innerpo.errors import UserError
+from innerpo.method_config import MethodConfig
 from innerpo.methods.directions import estimate_directions
 from innerpo.methods.lda import lda_directions
 from innerpo.methods.nuisance import nuisance_of, residuals

@@ -17,18 +17,20 @@ import pytest
 
 import innerpo.data.describe
 import innerpo.demo
-import innerpo.doctor
+import innerpo.doctor.table
 import innerpo.evaluation.export
 import innerpo.evaluation.inspect
 import innerpo.run
 from innerpo import cli, registry
-from innerpo.config import MethodConfig, RunConfig, default_run
+from innerpo.commands import EXAMPLES
+from innerpo.config import RunConfig, default_run
 from innerpo.config_files import overlay, preset_dir, read_yaml
 from innerpo.data import sources
 from innerpo.data.shifts import suites
 from innerpo.data.sources import embedded, ethics, files
 from innerpo.evaluation.metrics import AGGREGATES
 from innerpo.evaluation.score import PairScore
+from innerpo.method_config import MethodConfig
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -63,7 +65,7 @@ def commands():
             for i, command in enumerate(text.replace("\\\n", "  ").splitlines()):
                 if command.strip() and not command.lstrip().startswith("#"):
                     found.setdefault(command.strip(), f"{name_of(page)}:{line + i}")
-    for command in cli.EXAMPLES:
+    for command in EXAMPLES:
         found.setdefault(command, "innerpo examples")
     return found
 
@@ -108,7 +110,7 @@ class Recorder:
             (innerpo.data.describe, "describe"),
             (innerpo.data.describe, "render"),
             (innerpo.demo, "run_demo"),
-            (innerpo.doctor, "consult"),
+            (innerpo.doctor.table, "consult"),
             (innerpo.evaluation.inspect, "inspect_run"),
             (innerpo.evaluation.inspect, "as_rich"),
             (innerpo.evaluation.export, "export_run"),

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from innerpo.cli import main
-from innerpo.config import MethodConfig, default_run
-from innerpo.doctor import examine
+from innerpo.config import default_run
+from innerpo.doctor.checks import examine
+from innerpo.method_config import MethodConfig
 from innerpo.methods.losses.output import log_ratio_margin
 from innerpo.methods.records import Term
 from innerpo.registry import METHODS, TERMS

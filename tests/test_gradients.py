@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from conftest import build_model, build_tokenizer, make_pairs
-from innerpo.config import MethodConfig
 from innerpo.data.batch import make_batch
 from innerpo.data.tokens import Tokens
 from innerpo.errors import UserError
+from innerpo.method_config import MethodConfig
 from innerpo.methods.gradients.edit import GradientEdit, adapted_modules, project
 from innerpo.methods.gradients.fit import mean_differences
 from innerpo.methods.gradients.projbp import ProjBp

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from innerpo.config import MethodConfig
+from innerpo.method_config import MethodConfig
 from innerpo.methods.directions import estimate_directions
 from innerpo.methods.losses.angle import angle_loss
 from innerpo.methods.losses.drift import orthogonal_drift

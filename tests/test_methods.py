@@ -8,9 +8,10 @@ import torch
 
 import innerpo.config
 from innerpo.cli import main
-from innerpo.config import MethodConfig, default_run, method_names
+from innerpo.config import default_run
 from innerpo.config_files import read_run_config as load_config
 from innerpo.errors import UserError
+from innerpo.method_config import MethodConfig, method_names
 from innerpo.registry import METHODS, TRANSFORMS
 from innerpo.run import evaluate, train_and_score
 from innerpo.training.artifacts import load_directions

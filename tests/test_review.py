@@ -8,11 +8,12 @@ import pytest
 
 from conftest import build_tokenizer, make_pairs
 from innerpo.cli import main
-from innerpo.config import DataConfig, EvalConfig, MethodConfig, TrainingConfig, default_run
+from innerpo.config import DataConfig, EvalConfig, TrainingConfig, default_run
 from innerpo.data.pairs import PreferencePair
 from innerpo.data.tokens import Tokens
 from innerpo.errors import UserError
 from innerpo.evaluation.columns import default_control
+from innerpo.method_config import MethodConfig
 from innerpo.model.layers import resolve_layers
 from innerpo.training.artifacts import scores_folder
 from innerpo.training.folder import last_checkpoint

@@ -9,10 +9,11 @@ from peft import LoraConfig, get_peft_model
 import innerpo.config
 from conftest import build_model
 from innerpo.cli import main
-from innerpo.config import MethodConfig, ModelConfig, RunConfig, default_run
+from innerpo.config import ModelConfig, RunConfig, default_run
 from innerpo.data.batch import make_batch
 from innerpo.errors import UserError
 from innerpo.evaluation.score import InnerScorer
+from innerpo.method_config import MethodConfig
 from innerpo.model.outputs import StateRequest, sequence_outputs
 from innerpo.model.reference import compute_reference
 from innerpo.model.sites import NAMED, site_places

@@ -8,9 +8,10 @@ import torch
 from safetensors.torch import load_file
 
 from conftest import build_model, build_tokenizer, make_pairs
-from innerpo.config import MethodConfig, RunConfig, default_run
+from innerpo.config import RunConfig, default_run
 from innerpo.data.tokens import Tokens
 from innerpo.errors import UserError
+from innerpo.method_config import MethodConfig
 from innerpo.methods.gradients.fit import fit_gradients
 from innerpo.methods.method import build_method, fit_method
 from innerpo.model.load import LoadedModel, add_adapter

@@ -9,10 +9,11 @@ import torch
 import innerpo.methods.transforms.ether as ether_module
 import innerpo.methods.transforms.hra as hra_module
 from conftest import build_model, make_pairs
-from innerpo.config import MethodConfig, TransformConfig, default_run
+from innerpo.config import default_run
 from innerpo.data.batch import make_batch
 from innerpo.data.tokens import PromptItem, Tokens
 from innerpo.errors import UserError
+from innerpo.method_config import MethodConfig, TransformConfig
 from innerpo.methods.directions import estimate_directions
 from innerpo.methods.losses.inner import margin
 from innerpo.methods.method import build_method, fit_method

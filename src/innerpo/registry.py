@@ -16,7 +16,7 @@ _OUTPUT_ONLY = {"alpha": 0.0, "gamma": 0.0}
 
 METHODS: dict[str, dict[str, Any]] = {
     # name -> the MethodConfig fields in which it differs from the defaults; under "data", fields of DataConfig.
-    # NAME-TRANSFORM is known too, for each method that reads states (innerpo.config.method_names lists them).
+    # NAME-TRANSFORM is known too, for each method that reads states (innerpo.method_config.method_names lists them).
     "dpo": {**_OUTPUT_ONLY},
     "innerpo": {},
     "ipo": {**_OUTPUT_ONLY, "output": "ipo"},

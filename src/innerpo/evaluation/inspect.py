@@ -18,7 +18,7 @@ from jaxtyping import Float
 from rich.table import Table
 from torch import Tensor
 
-from innerpo.config import MethodConfig, RunConfig
+from innerpo.config import RunConfig
 from innerpo.console import say, track
 from innerpo.data.batch import make_batch
 from innerpo.data.order import length_batches
@@ -29,6 +29,7 @@ from innerpo.data.tokens import PromptItem, Tokens
 from innerpo.errors import UserError
 from innerpo.evaluation.columns import training_pairs
 from innerpo.files import cache_root, write_atomically, write_text
+from innerpo.method_config import MethodConfig
 from innerpo.methods.directions import estimate_directions
 from innerpo.methods.losses.drift import orthogonal_drift
 from innerpo.methods.records import Directions

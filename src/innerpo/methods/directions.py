@@ -4,8 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from innerpo.config import MethodConfig
 from innerpo.errors import UserError
+from innerpo.method_config import MethodConfig
 from innerpo.methods.lda import lda_directions
 from innerpo.methods.nuisance import residuals
 from innerpo.methods.records import Directions, norm, unit

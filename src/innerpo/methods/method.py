@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from innerpo.config import MethodConfig
 from innerpo.data.rows import Layout
 from innerpo.errors import UserError
+from innerpo.method_config import MethodConfig
 from innerpo.methods.directions import estimate_directions
 from innerpo.methods.gradients.edit import GradientEdit
 from innerpo.methods.losses.inner import margin_of

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from innerpo.config import MethodConfig
 from innerpo.data.batch import TokenBatch
+from innerpo.method_config import MethodConfig
 from innerpo.methods.transforms.transform import Transform
 from innerpo.model.outputs import SequenceOutputs
 

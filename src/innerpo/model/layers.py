@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from innerpo.errors import UserError
 
@@ -77,6 +77,11 @@ def text_config(model: Any) -> Any:
     """Return the config of the language part of a model (the whole config where there is only language)."""
     config = model.config
     return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+
+def state_of(output: Any) -> Tensor:
+    """Return the state in what a module gave: the output itself, or the first of several (a cache, attentions)."""
+    return output if isinstance(output, Tensor) else output[0]
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from innerpo.errors import UserError, near_matches
-from innerpo.model.layers import decoder_blocks
+from innerpo.model.layers import decoder_blocks, state_of
 
 RESIDUAL = "residual"
 INPUT = "_in"
@@ -39,7 +39,7 @@ class Place:
             return self.module.register_forward_pre_hook(pre_hook, with_kwargs=True)
 
         def hook(_: nn.Module, __: Any, output: Any) -> None:
-            read(output if isinstance(output, Tensor) else output[0])
+            read(state_of(output))
 
         return self.module.register_forward_hook(hook)
 

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from innerpo.errors import UserError
-from innerpo.model.layers import decoder_blocks
+from innerpo.model.layers import decoder_blocks, state_of
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def steered(model: nn.Module, vector: SteeringVector, coefficient: float) -> Ite
 
     def hook_for(v: Float[Tensor, " hidden"]) -> Any:
         def hook(_: nn.Module, __: Any, output: Any) -> Any:
-            state = output if isinstance(output, Tensor) else output[0]
+            state = state_of(output)
             moved = state + coefficient * v.to(state)
             return moved if isinstance(output, Tensor) else (moved, *output[1:])
 

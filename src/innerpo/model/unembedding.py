@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from innerpo.data.batch import TokenBatch
 from innerpo.errors import UserError
-from innerpo.model.layers import decoder_blocks
+from innerpo.model.layers import decoder_blocks, state_of
 from innerpo.model.load import reference_mode
 from innerpo.model.outputs import sequence_outputs
 
@@ -95,7 +95,7 @@ def _read_inputs_and_outputs(model: Any, batch: TokenBatch, layers: Sequence[int
     def hook_for(layer: int) -> Any:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             before = args[0] if args else kwargs["hidden_states"]
-            after = output if isinstance(output, Tensor) else output[0]
+            after = state_of(output)
             found[layer] = tuple(h.flatten(0, 1)[batch.completion] for h in (before, after))
 
         return hook

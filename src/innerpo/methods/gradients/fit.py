@@ -19,7 +19,7 @@ from innerpo.methods.gradients.edit import Place, adapted_modules
 from innerpo.methods.method import Method
 from innerpo.methods.records import unit
 from innerpo.model.cache import content_key, load_tensors, save_tensors
-from innerpo.model.layers import decoder_blocks
+from innerpo.model.layers import decoder_blocks, state_of
 from innerpo.model.load import LoadedModel, reference_mode
 from innerpo.model.outputs import Pool, pool_weights, rms_normalise, sequence_outputs
 from innerpo.registry import GRADIENTS, resolve
@@ -93,7 +93,7 @@ def mean_differences(
     def hook_for(place: Place) -> Any:
         def hook(_: nn.Module, __: Any, output: Any) -> None:
             batch: TokenBatch = state["batch"]
-            found = output if isinstance(output, Tensor) else output[0]
+            found = state_of(output)
             if found.shape[:2] != batch.input_ids.shape:
                 raise UserError(f"block {place[0]}, {place[1] or 'output'}: not every token passes here (experts?)")
             pooled = state["weights"] @ rms_normalise(found.flatten(0, 1)[batch.completion])

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from innerpo.config import MethodConfig
+from innerpo.method_config import MethodConfig
 from innerpo.methods.records import Term, TermInputs, direction_sees_labels
 
 

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from innerpo.config import MethodConfig
+from innerpo.method_config import MethodConfig
 from innerpo.methods.transforms.probe import learn_rows
 from innerpo.methods.transforms.reflections import reflect
 from innerpo.methods.transforms.transform import FitInputs, Transform, count_of, freeze

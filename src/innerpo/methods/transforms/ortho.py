@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal
 
-from innerpo.config import MethodConfig
+from innerpo.method_config import MethodConfig
 from innerpo.methods.transforms.probe import learn_rows
 from innerpo.methods.transforms.random import random_rows
 from innerpo.methods.transforms.transform import FitInputs, Transform, count_of, freeze

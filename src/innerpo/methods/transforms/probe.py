@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from innerpo.config import TransformConfig
 from innerpo.console import say
 from innerpo.data.tokens import PromptItem
 from innerpo.errors import UserError
+from innerpo.method_config import TransformConfig
 from innerpo.methods.directions import SCALE_FLOOR
 from innerpo.methods.records import norm, unit
 from innerpo.methods.transforms.transform import FitInputs

@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from innerpo.config import MethodConfig
 from innerpo.console import say
 from innerpo.data.batch import make_batch
 from innerpo.data.order import length_batches
 from innerpo.errors import UserError
+from innerpo.method_config import MethodConfig
 from innerpo.methods.transforms.transform import FitInputs, Transform, count_of, freeze
 from innerpo.model.unembedding import Unembedding, block_states
 

@@ -1,0 +1,181 @@
+"""The checks of each term and of the method as a whole, and the record of what they found."""
+
+import math
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from innerpo.config import RunConfig
+from innerpo.doctor.patient import Patient, admit
+from innerpo.doctor.steps import gradient_shares, length_of, move, step_away, step_lowers, term_gradients
+from innerpo.methods.records import PairOutputs
+
+TRIES = 8
+"""Perturbations tried before a term counts as flat: coherence and the hinge are flat on one side of a bend."""
+CHANGED = 1e-4
+"""Least relative change that is a change, when labels are swapped; float32 rounding stays below 1e-5."""
+
+
+@dataclass(frozen=True)
+class TermCheck:
+    """What was found of one term. ``share`` is of the sum of weighted gradient norms; no ``faults``: all is well."""
+
+    name: str
+    weight: float
+    value: float
+    share: float
+    gradient: str
+    sign: str
+    labels: str
+    faults: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The terms, and checks of the method as a whole: (what, what was found, whether it is right)."""
+
+    method: str
+    terms: tuple[TermCheck, ...]
+    whole: tuple[tuple[str, str, bool], ...]
+
+    @property
+    def failures(self) -> list[str]:
+        """Every check that failed, named."""
+        of_terms = [f"{term.name}: {fault}" for term in self.terms for fault in term.faults]
+        return of_terms + [f"{what}: {found}" for what, found, right in self.whole if not right]
+
+
+def examine(config: RunConfig, seed: int = 0) -> Diagnosis:
+    """Check a method on the first batch of its training pairs. Nothing is written, but the model cache."""
+    with tempfile.TemporaryDirectory() as scratch:
+        patient = admit(config, Path(scratch))
+    whole = _at_the_reference(patient)
+    start = [p.detach().clone() for p in patient.parameters]
+    noise = step_away(patient, start, seed)
+    found = patient.loss()
+    gradients = term_gradients(found, list(found.terms), patient.parameters)
+    shares = gradient_shares(patient.method.weights, gradients)
+    values = {name: float(value.detach().mean()) for name, value in found.terms.items()}
+    checks = {name: _check_term(patient, name, found.terms[name], gradient) for name, gradient in gradients.items()}
+    whole += _edited(patient)
+    for attempt in range(1, TRIES):
+        flat = [name for name, check in checks.items() if check[0] == "none"]
+        if not flat:
+            break
+        if attempt % 2:  # each step forwards and backwards: where one is on the flat side of a bend, the other is not
+            move(patient.parameters, start, [-n for n in noise])
+        else:
+            noise = step_away(patient, start, seed + attempt)
+        found = patient.loss()
+        for name, gradient in term_gradients(found, flat, patient.parameters).items():
+            checks[name] = _check_term(patient, name, found.terms[name], gradient)
+    terms = [_term_check(patient, name, values[name], shares[name], *check) for name, check in checks.items()]
+    return Diagnosis(config.method_label, tuple(terms), tuple(whole))
+
+
+# -- the whole method ------------------------------------------------------------------------------------------------
+
+
+def _at_the_reference(patient: Patient) -> list[tuple[str, str, bool]]:
+    """Policy = reference: margin 0, drift exactly 0, DPO's loss log 2, no gradient that is not a number."""
+    found = patient.loss()
+    checks = []
+    if "inner_margin" in found.metrics:
+        margin = float(found.metrics["inner_margin"].abs().max())
+        checks.append(("margin at the reference", f"{margin:.1e}, should be 0", margin < 1e-6))
+    if "drift" in found.terms:
+        drift = float(found.terms["drift"].detach().abs().max())
+        checks.append(("drift at the reference", f"{drift:.1e}, should be 0", drift == 0.0))
+    if "output" in found.terms and patient.method.config.output == "dpo":
+        off = float((found.terms["output"].detach() - math.log(2.0)).abs().max())
+        checks.append(("dpo at the reference", f"{off:.1e} from log 2", off < 1e-6))
+    gradients = term_gradients(found, list(found.terms), patient.parameters)
+    wrong = [name for name, g in gradients.items() if not math.isfinite(length_of(g))]
+    checks.append(("gradients at the reference", f"not finite: {', '.join(wrong)}" if wrong else "finite", not wrong))
+    directions, rows = patient.method.directions, patient.method.transform.rows
+    if directions is not None:
+        frozen = {"transform": rows, "directions": directions.w, "scale": directions.scale}
+        learns = [name for name, t in frozen.items() if t is not None and t.requires_grad]
+        checks.append(("frozen", f"gradient reaches {', '.join(learns)}" if learns else "no gradient", not learns))
+    return checks
+
+
+def _edited(patient: Patient) -> list[tuple[str, str, bool]]:
+    """A step down the gradient that the method's gradient edit leaves must lower the loss."""
+    edit = patient.method.gradient_edit
+    if edit is None:
+        return []
+    for p in patient.parameters:
+        p.grad = None
+    with edit.installed(patient.policy):
+        before = patient.loss().per_pair.mean()
+        before.backward()  # type: ignore[no-untyped-call]
+        edit.after_backward(patient.policy)
+    gradient = [torch.zeros_like(p) if p.grad is None else p.grad for p in patient.parameters]
+    name = f"{patient.method.config.gradient} gradient"
+    length = length_of(gradient)
+    if not 0.0 < length < math.inf:
+        return [(name, "none" if length == 0.0 else "not finite", False)]
+    falls = step_lowers(patient, gradient, float(before.detach()), lambda out: out.per_pair)
+    return [(name, "a step down it lowers the loss" if falls else "a step down it does not lower the loss", falls)]
+
+
+# -- one term --------------------------------------------------------------------------------------------------------
+
+
+def _check_term(
+    patient: Patient, name: str, value: Float[Tensor, " pair"], gradient: list[Tensor]
+) -> tuple[str, str, str]:
+    """(gradient, sign, labels) where the parameters are: each "ok" or the fault; the parameters stay where they are."""
+    labels = _label_check(patient, name)
+    length = length_of(gradient)
+    if not math.isfinite(length) or not bool(torch.isfinite(value).all()):
+        return "not finite", "-", labels
+    if length == 0.0:
+        return "none", "-", labels
+    falls = step_lowers(patient, gradient, float(value.detach().mean()), lambda out: out.terms[name])
+    return "ok", "ok" if falls else "wrong", labels
+
+
+def _label_check(patient: Patient, name: str) -> str:
+    """What a swap of chosen and rejected, in policy and reference alike, does to a term: changes it, or not."""
+    with torch.no_grad():
+        policy = patient.outputs()
+        plain = patient.method.loss(policy, patient.reference).terms[name]
+        swapped = patient.method.loss(_swap(policy), _swap(patient.reference)).terms[name]
+    change = float((swapped - plain).abs().max())
+    return "change" if change > CHANGED * max(float(plain.abs().max()), 1e-3) else "same"
+
+
+def _swap(outputs: PairOutputs) -> PairOutputs:
+    """The same responses with the other one called chosen."""
+    return replace(
+        outputs,
+        chosen_logps=outputs.rejected_logps,
+        rejected_logps=outputs.chosen_logps,
+        chosen_tokens=outputs.rejected_tokens,
+        rejected_tokens=outputs.chosen_tokens,
+        chosen_states=outputs.rejected_states,
+        rejected_states=outputs.chosen_states,
+        sequence=None if outputs.sequence is None else outputs.sequence ^ 1,  # 2i <-> 2i + 1
+    )
+
+
+def _term_check(
+    patient: Patient, name: str, value: float, share: float, gradient: str, sign: str, labels: str
+) -> TermCheck:
+    expected = patient.method.terms[name].label_expectation(patient.method.config)
+    faults = []
+    if gradient != "ok":
+        faults.append("no gradient reaches the adapter" if gradient == "none" else "its gradient is not finite")
+    if sign == "wrong":
+        faults.append("a step down its gradient does not lower it")
+    if expected is not None and (labels == "change") != expected:
+        faults.append("does not see the labels, and should" if expected else "sees the labels, and should not")
+    shown = "not declared" if expected is None else "expected" if (labels == "change") == expected else "unexpected"
+    weight = patient.method.weights[name]
+    return TermCheck(name, weight, value, share, gradient, sign, f"{labels} ({shown})", tuple(faults))

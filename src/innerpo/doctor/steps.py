@@ -1,0 +1,98 @@
+"""Gradients of terms, and small steps of the parameters: away from the reference, and down a gradient."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from innerpo.doctor.patient import Parameters, Patient
+from innerpo.methods.method import LossOutput
+
+SIZES = 8
+"""Step sizes tried, each a third of the last; the smallest promises a change well above float32 rounding."""
+LEAST_SLOPE = 0.1
+"""Part of the decrease that the gradient promises which a small step must bring."""
+
+
+def term_gradients(found: LossOutput, names: Sequence[str], parameters: Parameters) -> dict[str, list[Tensor]]:
+    """Return each term's own gradient (of its mean over the batch, unweighted)."""
+    result = {}
+    for name in names:
+        value = found.terms[name]
+        if not value.requires_grad:
+            result[name] = [torch.zeros_like(p) for p in parameters]
+            continue
+        gradient = torch.autograd.grad(value.mean(), parameters, retain_graph=True, allow_unused=True)
+        result[name] = [torch.zeros_like(p) if g is None else g for g, p in zip(gradient, parameters, strict=True)]
+    return result
+
+
+def gradient_shares(weights: dict[str, float], gradients: dict[str, list[Tensor]]) -> dict[str, float]:
+    """Return each term's part of the sum of weighted gradient norms; 0 for all where none has a gradient."""
+    lengths = {name: abs(weights[name]) * length_of(g) for name, g in gradients.items()}
+    total = sum(lengths.values())
+    return {name: length / total if total else 0.0 for name, length in lengths.items()}
+
+
+def step_away(patient: Patient, start: Sequence[Tensor], seed: int) -> list[Tensor]:
+    """Make a seeded step away from the reference that moves some response's log-probability by .02 to .2 nats a token.
+
+    It moves what is zero at the reference (LoRA's second matrices), or, with full fine-tuning, every weight. The
+    parameters are left at the step's end.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    drawn = [torch.randn(p.shape, generator=generator).to(p.device, p.dtype) for p in start]
+    zero = [not bool(p.any()) for p in start]
+    sizes = [
+        float(z) if any(zero) else float(p.float().square().mean().sqrt()) for z, p in zip(zero, start, strict=True)
+    ]
+    factor, reference = 0.02, patient.reference
+    for _ in range(24):
+        noise = [factor * size * n for size, n in zip(sizes, drawn, strict=True)]
+        move(patient.parameters, start, noise)
+        with torch.no_grad():
+            policy = patient.outputs()
+        chosen = (policy.chosen_logps - reference.chosen_logps) / policy.chosen_tokens
+        rejected = (policy.rejected_logps - reference.rejected_logps) / policy.rejected_tokens
+        moved = float(torch.cat([chosen, rejected]).abs().max())
+        if 0.02 <= moved <= 0.2:
+            return noise
+        factor *= 0.5 if not moved <= 0.2 else 1.6
+    return noise
+
+
+def step_lowers(
+    patient: Patient, gradient: Sequence[Tensor], before: float, value: Callable[[LossOutput], Tensor]
+) -> bool:
+    """Whether a small step down a gradient lowers a value: the smaller the step, the more surely.
+
+    Steps forwards and backwards, ever smaller, until two sizes agree on the slope: then it is a slope, and not how the
+    loss bends further away. 1 is the slope that the gradient promises.
+    """
+    start = [p.detach().clone() for p in patient.parameters]
+    length, promised, slopes = length_of(gradient), 0.05 * max(abs(before), 0.01), [math.nan]
+    for _ in range(SIZES):
+        ends = []
+        for sign in (1.0, -1.0):
+            move(patient.parameters, start, [sign * promised / length**2 * g for g in gradient])
+            with torch.no_grad():
+                ends.append(float(value(patient.loss()).mean()))
+        slopes.append((ends[0] - ends[1]) / (2.0 * promised))
+        if abs(slopes[-1] - slopes[-2]) <= 0.2 * abs(slopes[-1]):
+            break
+        promised /= 3.0
+    move(patient.parameters, start, [torch.zeros_like(p) for p in start])
+    return slopes[-1] >= LEAST_SLOPE
+
+
+def move(parameters: Parameters, start: Sequence[Tensor], step: Sequence[Tensor]) -> None:
+    """Put the parameters at ``start`` plus a step."""
+    with torch.no_grad():
+        for p, p0, s in zip(parameters, start, step, strict=True):
+            p.copy_(p0 + s)
+
+
+def length_of(tensors: Sequence[Tensor]) -> float:
+    """Return the norm of all the tensors together."""
+    return float(torch.stack([t.float().square().sum() for t in tensors]).sum().sqrt())
