@@ -19,3 +19,10 @@ def test_config_and_cli_import_nothing_heavy():
     code = f"import sys, innerpo.cli; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_run_begins_without_what_only_its_end_needs():
+    late = ("scipy.stats", "altair", "gguf", "trl", "matplotlib")
+    code = f"import sys, innerpo.run; print([m for m in {late} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,6 +1,5 @@
 """The benchmarks: formulas by hand, both of them end to end on a toy, and what they refuse to call a result."""
 
-import importlib.util
 import json
 import math
 from functools import partial
@@ -20,10 +19,6 @@ from innerpo.data.batch import PADDING, make_batch
 from innerpo.data.tokens import PromptItem, Tokens
 from innerpo.errors import MachineError, UserError
 from innerpo.model.masks import attention_mask
-
-needs_lm_eval = pytest.mark.skipif(
-    importlib.util.find_spec("lm_eval") is None, reason="lm-eval is not installed (the extra `bench`)"
-)
 
 
 @pytest.fixture
@@ -252,7 +247,6 @@ def test_scaling_measures_both_series(here, monkeypatch, capsys, tmp_path, toy_f
     assert "(x1.00); 16 tokens a row" in capsys.readouterr().out
 
 
-@needs_lm_eval
 @pytest.mark.filterwarnings("ignore")  # lm-eval's deprecations are not ours
 def test_scoring_side_by_side(here, monkeypatch, capsys, tmp_path, toy_folder, pairs_file):
     monkeypatch.setattr(score, "matmul_rate", small_matmul)
@@ -271,7 +265,6 @@ def test_scoring_side_by_side(here, monkeypatch, capsys, tmp_path, toy_folder, p
     assert "FAIL" in capsys.readouterr().err
 
 
-@needs_lm_eval
 @pytest.mark.filterwarnings("ignore")
 def test_lm_eval_gives_the_log_probabilities_of_this_project(toy, items):
     ours = scorers.innerpo_scorer(toy, items, 4)(items)

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
 
 from innerpo.evaluation.score import PairScore
 
@@ -72,6 +71,8 @@ def cluster_mean(values: Outcomes, clusters: Sequence[str], *, resamples: int = 
     too narrow. Where all values are 0, or all 1, resampling sees no variance; the interval is then the exact binomial
     one for that many clusters (Clopper & Pearson 1934), not a point. With a single cluster there is none: NaN.
     """
+    from scipy import stats  # not at the top: over a second that would stand before a run's first step
+
     if len(values) == 0 or np.isnan(values).any():
         return UNKNOWN
     names, index = np.unique(np.asarray(clusters), return_inverse=True)
