@@ -43,7 +43,13 @@ def model_config(options: Options) -> ModelConfig:
         cache = cache_root(options.cache_dir)
         name = str(random_model(cache / "models" / f"{name}-random", SHAPES[name], embedded_model_folder(cache)))
     return ModelConfig(
-        base_model=name, dtype=options.dtype, lora_r=16, lora_alpha=32.0, lora_dropout=0.0, threads=options.threads
+        base_model=name,
+        dtype=options.dtype,
+        attention=options.attention,
+        lora_r=16,
+        lora_alpha=32.0,
+        lora_dropout=0.0,
+        threads=options.threads,
     )
 
 

@@ -28,6 +28,8 @@ class Options:
     """Pairs with a longer response are left out."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type of the base weights; the adapter is float32."""
+    attention: Literal["auto", "sdpa", "eager", "flex_attention"] = "auto"
+    """Attention of the model that all systems run; auto = as a run of this project chooses it."""
     threads: int = 0
     """Threads of torch in every measured process; 0 = torch's own choice (OMP_NUM_THREADS)."""
     repeats: int = 3
@@ -125,7 +127,7 @@ class ScoreOptions(Options):
     prompts: int = 64
     """Prompts scored."""
     responses: tuple[int, ...] = (2, 4)
-    """Responses a prompt; beyond its own two, a prompt borrows those of the prompts after it."""
+    """Responses a prompt: the first of its own; where the data have fewer, those of the prompts after it."""
     batch_size: int = 16
     """Responses per forward pass, in both systems."""
 

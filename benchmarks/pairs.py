@@ -21,10 +21,7 @@ def load_workload(options: Options, tokenizer: Any, n: int) -> tuple[list[Prefer
 
     Raises UserError where there are fewer.
     """
-    if options.dataset.startswith(SYNTHETIC):
-        pairs = synthetic_pairs(tokenizer, _tokens_of(options.dataset), n)
-    else:
-        pairs = choose_negatives(_load(options), "one", 0)
+    pairs = choose_negatives(_load(options, tokenizer, n), "one", 0)
     kept: list[tuple[PreferencePair, PromptItem]] = []
     too_long = 0
     for pair in pairs:
@@ -35,13 +32,31 @@ def load_workload(options: Options, tokenizer: Any, n: int) -> tuple[list[Prefer
             kept.append((pair, items[0]))
         if len(kept) == n:
             return [p for p, _ in kept], [i for _, i in kept]
-    raise UserError(
-        f"{options.dataset} has {len(kept)} pairs within the limits of tokens ({too_long} do not fit), and {n} are "
+    raise _too_few(options, len(kept), too_long, n)
+
+
+def load_prompts(options: Options, tokenizer: Any, n: int) -> list[PromptItem]:
+    """Return the first ``n`` prompts that fit the limits, each with all responses that the data have of it.
+
+    Raises UserError where there are fewer.
+    """
+    items = Tokens(tokenizer, NO_LIMIT, NO_LIMIT).scoring_items(_load(options, tokenizer, n))
+    kept = [item for item in items if _fits(item, options)]
+    if len(kept) < n:
+        raise _too_few(options, len(kept), len(items) - len(kept), n)
+    return kept[:n]
+
+
+def _too_few(options: Options, found: int, too_long: int, n: int) -> UserError:
+    return UserError(
+        f"{options.dataset} has {found} prompts within the limits of tokens ({too_long} do not fit), and {n} are "
         "needed; fewer --steps, --pairs or --prompts need fewer"
     )
 
 
-def _load(options: Options) -> list[PreferencePair]:
+def _load(options: Options, tokenizer: Any, n: int) -> list[PreferencePair]:
+    if options.dataset.startswith(SYNTHETIC):
+        return synthetic_pairs(tokenizer, _tokens_of(options.dataset), n)
     try:
         return load_pairs(options.dataset, "train", DataConfig(dataset=options.dataset, genies_dir=options.genies_dir))
     except UserError as error:
@@ -61,7 +76,7 @@ def useful_tokens(items: Sequence[PromptItem]) -> int:
 
 
 def with_responses(items: Sequence[PromptItem], n: int) -> list[PromptItem]:
-    """Give every item ``n`` responses: its own two, then those of the items after it, none twice."""
+    """Give every item ``n`` responses: its own, then (where it has fewer) those of the items after it, none twice."""
     found = []
     for i, item in enumerate(items):
         responses = list(item.responses)
@@ -71,7 +86,8 @@ def with_responses(items: Sequence[PromptItem], n: int) -> list[PromptItem]:
                 break
         if len(responses) < n:
             raise UserError(f"the data have too few different responses for {n} a prompt")
-        found.append(replace(item, responses=tuple(responses[:n]), characters=(0,) * n))
+        pair = (0, 1, item.pairs[0][2])
+        found.append(replace(item, responses=tuple(responses[:n]), characters=(0,) * n, pairs=(pair,)))
     return found
 
 

@@ -43,7 +43,7 @@ LIMIT = {"float32": 1e-4, "bfloat16": 1e-2}
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train on every path, print and save; return 0, 1 where a loss differs by more than its limit."""
-    options: ParityOptions = tyro.cli(ParityOptions, args=argv, prog="python -m benchmarks.parity")
+    options = parse(argv)
     try:
         unknown = [p for p in options.paths if p not in PATHS]
         if unknown:
@@ -58,6 +58,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     _show(options, rows[0], found)
     save(options.save, "parity", options, [{"name": f"{options.method}, {options.dataset}", "rows": [rows[0], *found]}])
     return 0 if all(row["passes"] for row in found) else 1
+
+
+def parse(argv: Sequence[str] | None = None) -> ParityOptions:
+    """Read the command line."""
+    return tyro.cli(ParityOptions, args=argv, prog="python -m benchmarks.parity")
 
 
 def losses(path: str, options: ParityOptions, scratch: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from benchmarks.flops import scoring_flops, shape_of, synchronise
 from benchmarks.memory import peak_bytes, reset_peak
 from benchmarks.models import load_model
 from benchmarks.options import ScoreOptions
-from benchmarks.pairs import load_workload, useful_tokens, with_responses
+from benchmarks.pairs import load_prompts, useful_tokens, with_responses
 from innerpo.data.tokens import PromptItem
 from innerpo.errors import UserError
 from innerpo.evaluation.score import score_items
@@ -21,8 +21,7 @@ Scorer = Callable[[Sequence[PromptItem]], list[float]]
 def measure(system: str, n_responses: int, options: ScoreOptions) -> dict[str, Any]:
     """Time one system on all requests, after one pass over the first batch; return the log-probabilities too."""
     base = load_model(options)
-    _, items = load_workload(options, base.tokenizer, options.prompts)
-    items = with_responses(items, n_responses)
+    items = with_responses(load_prompts(options, base.tokenizer, options.prompts), n_responses)
     shape = shape_of(base.model)
     size = options.batch_size
     score = innerpo_scorer(base, items, size) if system == "innerpo" else lm_eval_scorer(base, size)

@@ -11,8 +11,8 @@ from benchmarks import processes, score, scorers, systems, train
 from benchmarks.flops import attended, matmul_rate, scoring_flops, shape_of, training_flops
 from benchmarks.memory import CLEAR, peak_bytes, reset_peak
 from benchmarks.models import SHAPES, random_model
-from benchmarks.options import TrainOptions
-from benchmarks.pairs import load_workload, synthetic_pairs, useful_tokens, with_responses
+from benchmarks.options import ScoreOptions, TrainOptions
+from benchmarks.pairs import load_prompts, load_workload, synthetic_pairs, useful_tokens, with_responses
 from benchmarks.summary import summarise
 from conftest import build_model
 from innerpo.data.batch import PADDING, make_batch
@@ -87,6 +87,21 @@ def test_borrowed_responses_come_after_ones_own(items):
     assert all(len(set(i.responses)) == 4 for i in found)
     with pytest.raises(UserError, match="too few different responses"):
         with_responses(items[:1], 3)
+
+
+def test_all_responses_of_a_prompt_are_scored_before_any_are_borrowed(tokenizer, tmp_path):
+    file = tmp_path / "pairs.jsonl"
+    pairs = [("a?", " yes", " no"), ("a?", " yes", " maybe"), ("b?", " one", " two"), ("a?", " yes", " never")]
+    file.write_text("".join(json.dumps({"prompt": p, "chosen": c, "rejected": r}) + "\n" for p, c, r in pairs))
+    options = ScoreOptions(dataset=str(file))
+    items = load_prompts(options, tokenizer, 2)
+    assert [len(i.responses) for i in items] == [4, 2]
+    four, borrowed = with_responses(items, 4)
+    assert four.responses == items[0].responses
+    assert borrowed.responses == items[1].responses + items[0].responses[:2]
+    assert with_responses(items, 2)[0].responses == items[0].responses[:2]
+    with pytest.raises(UserError, match="has 2 prompts"):
+        load_prompts(options, tokenizer, 3)
 
 
 def test_pairs_that_would_be_cut_are_left_out(tokenizer, pairs_file):

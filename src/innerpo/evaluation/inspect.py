@@ -19,9 +19,7 @@ from rich.table import Table
 from torch import Tensor
 
 from innerpo.config import RunConfig
-from innerpo.console import say, track
-from innerpo.data.batch import make_batch
-from innerpo.data.order import length_batches
+from innerpo.console import say
 from innerpo.data.pairs import BadRows, PreferencePair, choose_negatives, take_prompts
 from innerpo.data.rows import Layout
 from innerpo.data.sources import load_pairs
@@ -37,6 +35,7 @@ from innerpo.model.layers import decoder_blocks, resolve_layers
 from innerpo.model.layout import choose_layout
 from innerpo.model.load import LoadedModel, load_base, reference_mode
 from innerpo.model.outputs import StateRequest, sequence_outputs
+from innerpo.model.passes import batches
 from innerpo.model.reference import compute_reference
 from innerpo.training import artifacts
 
@@ -146,8 +145,8 @@ def _measure(
     reference_model = policy if hasattr(policy, "disable_adapter") else base.model
     policy.eval()
     parts: dict[str, list[Tensor]] = {}
-    for indices in track(length_batches([i.n_tokens for i in items], batch_size), "states of policy and reference"):
-        batch = make_batch([items[i] for i in indices], layout, base.pad_id).to(device)
+    what = "states of policy and reference"
+    for _, batch in batches(items, layout, base.pad_id, batch_size, device, what):
         with reference_mode(reference_model):
             before = sequence_outputs(reference_model, batch, request)
         after = sequence_outputs(policy, batch, request)

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
+import torch
+
 from innerpo.console import track
-from innerpo.data.batch import make_batch
+from innerpo.data.batch import TokenBatch, make_batch
 from innerpo.data.order import by_prompt, length_batches
 from innerpo.data.rows import Layout
 from innerpo.data.tokens import PromptItem
@@ -37,6 +39,18 @@ class Offsets:
         return [t for i in indices for t in range(self.tokens[i], self.tokens[i + 1])]
 
 
+def batches(
+    items: Sequence[PromptItem], layout: Layout, pad_id: int, batch_size: int, device: torch.device, what: str
+) -> Iterator[tuple[list[int], TokenBatch]]:
+    """Yield (indices of items, their batch on the device) until all items were there once, longest first.
+
+    Of like length, and within a batch in the order of their prompts, so that those which begin alike share a row.
+    """
+    for alike in track(length_batches([i.n_tokens for i in items], batch_size), what):
+        indices = by_prompt(items, alike)
+        yield indices, make_batch([items[i] for i in indices], layout, pad_id).to(device)
+
+
 def passes(
     model: Any,
     items: Sequence[PromptItem],
@@ -49,7 +63,5 @@ def passes(
 ) -> Iterator[tuple[list[int], SequenceOutputs]]:
     """Yield (indices of items, the model's outputs on them) until all items have been run, longest first."""
     device = next(model.parameters()).device
-    for alike in track(length_batches([i.n_tokens for i in items], batch_size), what):
-        indices = by_prompt(items, alike)
-        batch = make_batch([items[i] for i in indices], layout, pad_id).to(device)
+    for indices, batch in batches(items, layout, pad_id, batch_size, device, what):
         yield indices, sequence_outputs(model, batch, request)

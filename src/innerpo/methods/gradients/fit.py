@@ -9,9 +9,8 @@ import torch
 from accelerate import PartialState
 from torch import Tensor, nn
 
-from innerpo.console import say, track
-from innerpo.data.batch import TokenBatch, make_batch
-from innerpo.data.order import length_batches
+from innerpo.console import say
+from innerpo.data.batch import TokenBatch
 from innerpo.data.rows import Layout
 from innerpo.data.tokens import PromptItem
 from innerpo.errors import UserError
@@ -22,6 +21,7 @@ from innerpo.model.cache import content_key, load_tensors, save_tensors
 from innerpo.model.layers import decoder_blocks, state_of
 from innerpo.model.load import LoadedModel, reference_mode
 from innerpo.model.outputs import Pool, pool_weights, rms_normalise, sequence_outputs
+from innerpo.model.passes import batches
 from innerpo.registry import GRADIENTS, resolve
 
 RESIDUAL_WRITERS = ("o_proj", "down_proj", "out_proj", "c_proj", "dense_4h_to_h", "fc2", "wo", "w2")
@@ -109,12 +109,11 @@ def mean_differences(
     ]
     device = next(model.parameters()).device
     try:
-        batches = length_batches([i.n_tokens for i in items], batch_size)
-        for indices in track(batches, f"directions at {len(places)} modules"):
-            state["batch"] = make_batch([items[i] for i in indices], layout, pad_id).to(device)
-            state["weights"] = pool_weights(state["batch"], pool)
+        what = f"directions at {len(places)} modules"
+        for _, batch in batches(items, layout, pad_id, batch_size, device, what):
+            state["batch"], state["weights"] = batch, pool_weights(batch, pool)
             with reference_mode(model):
-                sequence_outputs(model, state["batch"])
+                sequence_outputs(model, batch)
     finally:
         for handle in handles:
             handle.remove()

@@ -9,11 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from innerpo.console import say
-from innerpo.data.batch import make_batch
-from innerpo.data.order import length_batches
 from innerpo.errors import UserError
 from innerpo.method_config import MethodConfig
 from innerpo.methods.transforms.transform import FitInputs, Transform, count_of, freeze
+from innerpo.model.passes import batches
 from innerpo.model.unembedding import Unembedding, block_states
 
 MAX_PAIRS = 64
@@ -59,8 +58,8 @@ def suppressed_grams(inputs: FitInputs, k: int) -> list[Float[Tensor, "hidden hi
         )
     unembedding = Unembedding.of(inputs.model)
     grams = [torch.zeros(inputs.hidden, inputs.hidden, dtype=torch.float64) for _ in inputs.layers]
-    for indices in length_batches([item.n_tokens for item in items], BATCH):
-        batch = make_batch([items[i] for i in indices], inputs.layout, inputs.pad_id).to(unembedding.weight.device)
+    device = unembedding.weight.device
+    for _, batch in batches(items, inputs.layout, inputs.pad_id, BATCH, device, "suppressed components"):
         for gram, (before, after) in zip(grams, block_states(inputs.model, batch, inputs.layers), strict=True):
             x = unembedding.suppressed(before, after).to(inputs.device).double()
             gram += (x.T @ x).cpu()
