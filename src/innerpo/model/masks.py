@@ -25,7 +25,7 @@ def may_attend(batch: TokenBatch, window: int | None, row: Tensor, query: Tensor
     own = (batch.groups[row, query] == batch.groups[row, key]) & ((owner_k == owner_q) | (owner_k == SHARED))
     allowed = own & ((kind_k == kind_q) | (kind_k == PROMPT)) & (kind_q != PADDING) & (query >= key)
     if window is not None:
-        allowed &= batch.position_ids[row, query] - batch.position_ids[row, key] < window
+        allowed = allowed & (batch.position_ids[row, query] - batch.position_ids[row, key] < window)
     return allowed | (query == key)
 
 
