@@ -82,12 +82,19 @@ def toy_data(folder):
         ("--method.pool=men", ["'men'", "--method.pool", "'mean'"]),
         ("--method.transform=supra", ["transform", "'supra'", "did you mean 'supr'"]),
         ("--data.batch-size=0", ["data.batch_size must be at least 1, got 0"]),
+        ("--training.fsdp=full_shard", ["FSDP needs processes with a GPU each", "accelerate launch --use_fsdp"]),
+        ("--training.fsdp=whole_shard", ["transformers refuses the training options", "whole_shard"]),
         ("--preset=dmeo", ["unknown preset 'dmeo'", "'demo'"]),
         ("--config=none.yaml", ["cannot read config file none.yaml"]),
     ],
 )
 def test_a_wrong_flag(fails, flag, says):
     fails(flag, says=says)
+
+
+def test_fsdp_asked_of_the_launcher(fails, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    fails(says=["FSDP needs processes with a GPU each"])
 
 
 @pytest.mark.parametrize(

@@ -5,30 +5,62 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+from peft import PeftModel
 from safetensors.torch import load_file
+
+from conftest import build_model
+from innerpo.cli import main
 
 ROOT = Path(__file__).parents[1]
 
 
-def launch(processes, toy_folder, tmp_path):
-    words = [
-        *("train", "innerpo", f"--model.base_model={toy_folder}", "--model.lora_r=4", "--method.layers=1,2"),
-        *("--data.dataset=embedded:longer", f"--data.batch_size={8 // processes}", "--data.max_train_prompts=48"),
-        *(f"--data.cache_dir={tmp_path / 'cache'}", "--training.lr=5e-3", "--training.save_steps=3", "--eval.skip"),
-        f"--output_dir={tmp_path / str(processes)}",
-    ]
-    run = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", "29617"]
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*run, "cli.py", *words], cwd=ROOT, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stderr.count("model: ") == 1  # one of them speaks
-    (folder,) = (tmp_path / str(processes)).iterdir()
-    assert not (folder / "checkpoints").exists()
-    return load_file(folder / "adapter_model.safetensors")
+@pytest.fixture(scope="module")
+def launch(toy_folder, tmp_path_factory):
+    """Train in some processes of a program; return the run's folder."""
+    root = tmp_path_factory.mktemp("distributed")
+
+    def run(name, processes, *flags, program="cli.py"):
+        words = [
+            *("train", "innerpo", f"--model.base_model={toy_folder}", "--model.lora_r=4", "--method.layers=1,2"),
+            *("--data.dataset=embedded:longer", f"--data.batch_size={8 // processes}", "--data.max_train_prompts=48"),
+            *(f"--data.cache_dir={root / 'cache'}", "--training.lr=5e-3", "--training.save_steps=3", "--eval.skip"),
+            *(f"--output_dir={root / name}", *flags),
+        ]
+        several = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", "29617"]
+        environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            [sys.executable, *several, program, *words], cwd=ROOT, capture_output=True, text=True, env=environment
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert done.stderr.count("model: ") == 1  # one of them speaks
+        assert ("the weights are in pieces" in done.stderr) == (program != "cli.py")
+        (folder,) = (root / name).iterdir()
+        assert not (folder / "checkpoints").exists()
+        return folder
+
+    return run
 
 
-def test_two_processes_train_what_one_does(toy_folder, tmp_path):
-    one, two = (launch(n, toy_folder, tmp_path) for n in (1, 2))
+@pytest.fixture(scope="module")
+def adapter_of_one(launch):
+    return load_file(launch("one", 1) / "adapter_model.safetensors")
+
+
+def assert_same(one, two):
     assert one.keys() == two.keys()
     assert max(((two[n] - one[n]).norm() / one[n].norm()).item() for n in one) < 1e-3
     assert max(one[n].abs().max().item() for n in one if "lora_B" in n) > 1e-3
+
+
+def test_two_processes_train_what_one_does(launch, adapter_of_one):
+    assert_same(adapter_of_one, load_file(launch("two", 2) / "adapter_model.safetensors"))
+
+
+def test_two_processes_with_half_the_weights_each_train_what_one_does(launch, adapter_of_one):
+    folder = launch("fsdp", 2, "--training.fsdp=full_shard", program="tests/fsdp_on_cpu.py")
+    assert_same(adapter_of_one, load_file(folder / "adapter_model.safetensors"))
+    loaded = PeftModel.from_pretrained(build_model(), folder).state_dict()
+    for name, saved in adapter_of_one.items():
+        assert loaded[name.replace(".weight", ".default.weight")].shape == saved.shape
+    assert main(["eval", str(folder), "--eval.max_prompts=4", "--eval.bootstrap=10"]) == 0

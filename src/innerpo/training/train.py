@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import DistributedType, parse_flag_from_env
 from rich.progress import Progress
 from torch import nn
 from transformers import TrainerCallback, TrainerState, TrainingArguments
@@ -19,7 +21,7 @@ from innerpo.data.rows import Layout
 from innerpo.data.tokens import PromptItem
 from innerpo.errors import MachineError, UserError
 from innerpo.methods.method import Method
-from innerpo.model.hardware import choose_compile, choose_pass_tokens, compiled_blocks
+from innerpo.model.hardware import Choice, choose_compile, choose_pass_tokens, compiled_blocks
 from innerpo.model.reference import Reference
 from innerpo.model.sites import RESIDUAL
 from innerpo.training.folder import CHECKPOINTS, METRICS, cut_metrics
@@ -95,6 +97,26 @@ def training_arguments(config: RunConfig) -> TrainingArguments:
     return args
 
 
+def is_sharded(config: RunConfig) -> bool:
+    """Whether the policy's weights are to lie in pieces on several devices: asked for here, or of the launcher."""
+    return _fsdp(config) or bool(config.training.deepspeed) or parse_flag_from_env("ACCELERATE_USE_DEEPSPEED")
+
+
+def _fsdp(config: RunConfig) -> bool:
+    return bool(config.training.fsdp) or parse_flag_from_env("ACCELERATE_USE_FSDP")
+
+
+def check_sharding(config: RunConfig) -> None:
+    """Raise UserError where the policy cannot be trained in pieces. Accelerate would leave FSDP out and not say so."""
+    if config.method.gradient != "none" and is_sharded(config):
+        raise UserError(f"{config.method.gradient} needs whole gradients; FSDP and DeepSpeed keep them in pieces")
+    if _fsdp(config) and PartialState().distributed_type in (DistributedType.NO, DistributedType.MULTI_CPU):
+        raise UserError(
+            "FSDP needs processes with a GPU each; accelerate started this one without (accelerate launch --use_fsdp "
+            f"--num_processes 2 cli.py train {config.method.name} ...)"
+        )
+
+
 def train_policy(
     policy: nn.Module,
     method: Method,
@@ -107,8 +129,6 @@ def train_policy(
     callbacks: Sequence[TrainerCallback] = (),
 ) -> dict[str, Any]:
     """Train the policy in place; return what the run's record should say of it."""
-    if method.config.gradient != "none" and (config.training.fsdp or config.training.deepspeed):
-        raise UserError(f"{method.config.gradient} needs whole gradients; FSDP and DeepSpeed keep them in pieces")
     if checkpoint is not None:
         step = int(checkpoint.name.split("-")[1])
         say(f"resuming from step {step}")
@@ -159,13 +179,16 @@ def train_policy(
 def _passes(
     policy: nn.Module, items: Sequence[PromptItem], args: TrainingArguments, config: RunConfig, hooked: bool
 ) -> tuple[int, bool]:
-    """Choose how many tokens a pass may have and whether blocks are compiled, and say so."""
-    tokens = choose_pass_tokens(config.data.pass_tokens, policy)
+    """Choose how many tokens a pass may have (0 = all of a batch) and whether blocks are compiled, and say so."""
+    if is_sharded(config):
+        tokens = Choice(0, "all processes must make the same number of passes")
+    else:
+        tokens = choose_pass_tokens(config.data.pass_tokens, policy)
     weights = next(p for p in policy.parameters() if p.is_floating_point())
     per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps * max(1, args.world_size)
     steps = args.max_steps if args.max_steps > 0 else int(args.num_train_epochs * -(-len(items) // per_step))
     compiled = choose_compile(config.model, weights.dtype, weights.device, steps, hooked)
-    say(f"passes: at most {tokens.value} tokens ({tokens.reason})")
+    say(f"passes: {f'at most {tokens.value} tokens' if tokens.value else 'one a batch'} ({tokens.reason})")
     say(f"blocks: {'compiled' if compiled.value else 'not compiled'} ({compiled.reason})")
     return int(tokens.value), bool(compiled.value)
 

@@ -110,8 +110,6 @@ class PairTrainer(Trainer):
             train_dataset=_Indices(len(collator.items)),
             callbacks=[_SetEpoch(self.sampler), *callbacks],
         )
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:  # all processes must make the same number of passes
-            self.data_collator = replace(collator, pass_tokens=0)
         # The loss is divided by the pairs of the whole step below, not by the number of accumulated batches.
         self.model_accepts_loss_kwargs = True
         directions = method.directions
