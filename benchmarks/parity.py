@@ -3,40 +3,19 @@
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import tyro
 from rich.table import Table
 
-from benchmarks.models import load_model
 from benchmarks.options import ParityOptions
-from benchmarks.pairs import load_workload
-from benchmarks.plain import plain_losses
+from benchmarks.paths import PATHS, PLAIN, losses
 from benchmarks.processes import alternate
 from benchmarks.summary import save
-from benchmarks.systems import Clock, fitted, run_config
-from innerpo.config import RunConfig
 from innerpo.console import error_line, stdout
 from innerpo.errors import UserError
-from innerpo.model.load import add_adapter
-from innerpo.training.train import train_policy
 
-PLAIN = "plain"
-PATHS: dict[str, dict[str, dict[str, Any]]] = {
-    "default": {},
-    "one pass a step": {"data": {"pass_tokens": 1 << 30}},
-    "a pass a pair": {"data": {"pass_tokens": 1}},
-    "concatenated": {"data": {"layout": "concatenated"}},
-    "packed": {"data": {"layout": "packed"}},
-    "eager": {"model": {"attention": "eager"}},
-    "compiled": {"model": {"compile": "on"}},
-    "bfloat16": {"model": {"dtype": "bfloat16"}},
-    "bfloat16, sdpa": {"model": {"dtype": "bfloat16", "attention": "sdpa"}},
-    "bfloat16, plain": {"model": {"dtype": "bfloat16"}},
-}
-"""What is set otherwise than by default, by section of a run's config. The last is plain: what bfloat16 changes."""
 LIMIT = {"float32": 1e-4, "bfloat16": 1e-2}
 """Largest relative difference of a step's loss from the plain path's that passes."""
 
@@ -63,29 +42,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parse(argv: Sequence[str] | None = None) -> ParityOptions:
     """Read the command line."""
     return tyro.cli(ParityOptions, args=argv, prog="python -m benchmarks.parity")
-
-
-def losses(path: str, options: ParityOptions, scratch: Path) -> dict[str, Any]:
-    """Train on one path; return the loss of every step."""
-    config = path_config(path, options, scratch)
-    base = load_model(options, config.model)
-    _, items = load_workload(options, base.tokenizer, options.n_pairs)
-    method, reference, layout = fitted(base, items, config, options.dataset, scratch)
-    policy = add_adapter(base, config.model, config.training.seed)
-    if PLAIN in path:
-        return {"losses": plain_losses(policy, method, items, config, options.steps, base.pad_id)}
-    config.run_dir.mkdir(parents=True, exist_ok=True)
-    clock = Clock()
-    train_policy(policy, method, items, reference, layout, base.pad_id, config, None, callbacks=[clock])
-    return {"losses": clock.losses, "seconds": clock.seconds}
-
-
-def path_config(path: str, options: ParityOptions, scratch: Path) -> RunConfig:
-    """Return the run of one path: the method's defaults, a log line a step, and what the path sets."""
-    config = run_config(options.method, options, scratch)
-    training = replace(config.training, log_steps=1, max_steps=options.steps)
-    changed = {name: replace(getattr(config, name), **fields) for name, fields in PATHS.get(path, {}).items()}
-    return replace(config, training=training, **changed)
 
 
 def compared(row: dict[str, Any], plain: dict[str, Any]) -> dict[str, Any]:

@@ -92,6 +92,11 @@ def test_a_wrong_flag(fails, flag, says):
     fails(flag, says=says)
 
 
+def test_processes_that_do_not_know_of_each_other(fails, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    fails(says=["2 processes were started", "ACCELERATE_USE_CPU=true"])
+
+
 def test_fsdp_asked_of_the_launcher(fails, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     fails(says=["FSDP needs processes with a GPU each"])

@@ -7,13 +7,17 @@ import pytest
 import torch
 
 from benchmarks import parity, processes
-from benchmarks.parity import LIMIT, PATHS, compared
+from benchmarks.parity import LIMIT, compared
+from benchmarks.paths import PATHS
 from innerpo.model import hardware
 
 LOOKED_AT_GRAD = "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"  # dynamo does
 
 
 def in_this_process(function, *arguments):
+    assert (
+        function.__module__ != parity.__name__
+    )  # run as a program, it is __main__: not to be pickled
     return function(*arguments) | {"threads": torch.get_num_threads()}
 
 

@@ -32,7 +32,7 @@ from innerpo.model.sites import site_places
 from innerpo.training import artifacts
 from innerpo.training.card import model_card
 from innerpo.training.folder import check_run_dir, is_finished, run_folder
-from innerpo.training.train import check_sharding, train_policy, training_arguments
+from innerpo.training.train import check_processes, train_policy, training_arguments
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def train_and_score(config: RunConfig) -> RunResult:
     started = time.time()
     training_arguments(config)  # refuses an unknown optimiser or a missing library before anything is computed
     process = PartialState()  # one of several under `accelerate launch`; files are the main process's business
-    check_sharding(config)
+    check_processes(config)
     if process.is_main_process:
         check_run_dir(config)
     process.wait_for_everyone()

@@ -106,8 +106,18 @@ def _fsdp(config: RunConfig) -> bool:
     return bool(config.training.fsdp) or parse_flag_from_env("ACCELERATE_USE_FSDP")
 
 
-def check_sharding(config: RunConfig) -> None:
-    """Raise UserError where the policy cannot be trained in pieces. Accelerate would leave FSDP out and not say so."""
+def check_processes(config: RunConfig) -> None:
+    """Raise UserError where accelerate does not do what was asked of it, and would not say so.
+
+    It leaves FSDP out where there are no GPUs; and processes that were started without them, but not for the CPU, it
+    takes for one each, so that all of them would write the same folder.
+    """
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started > 1 and PartialState().num_processes == 1:
+        raise UserError(
+            f"{started} processes were started and accelerate found no GPU for them; ACCELERATE_USE_CPU=true "
+            "(accelerate launch --cpu) joins them on the CPU"
+        )
     if config.method.gradient != "none" and is_sharded(config):
         raise UserError(f"{config.method.gradient} needs whole gradients; FSDP and DeepSpeed keep them in pieces")
     if _fsdp(config) and PartialState().distributed_type in (DistributedType.NO, DistributedType.MULTI_CPU):
