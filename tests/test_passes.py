@@ -12,7 +12,6 @@ from innerpo.data.batch import make_batch
 from innerpo.data.order import by_prompt, length_batches, rows_of, token_batches
 from innerpo.errors import UserError
 from innerpo.model import hardware
-from innerpo.model import passes as model_passes
 from innerpo.model.hardware import (
     activation_bytes,
     choose_attention,
@@ -20,11 +19,9 @@ from innerpo.model.hardware import (
     choose_pass_tokens,
     compiled_blocks,
     cpu_quota,
-    inference_tokens,
     limit_threads,
 )
 from innerpo.model.outputs import StateRequest, sequence_outputs
-from innerpo.model.passes import Offsets, passes
 from innerpo.run import train_and_score
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -125,24 +122,6 @@ def test_a_shared_beginning_changes_no_number(family, items):
         torch.testing.assert_close(alone, shared, rtol=1e-3, atol=1e-4 * max(1.0, alone.abs().max().item()))
 
 
-def test_passes_by_tokens_give_what_passes_by_number_do(items, monkeypatch):
-    """As on CUDA, where memory decides how many items run at once."""
-    model, request, found, sizes = build_model(), StateRequest((1,), tokens=True), [], []
-    for most in (0, 150):
-        monkeypatch.setattr(model_passes, "inference_tokens", lambda *_, most=most: most)
-        at, logps = Offsets.of(items), torch.zeros(2 * len(items))
-        sizes.append([])
-        with torch.no_grad():
-            for indices, out in passes(model, items, "one_row", 0, batch_size=5, request=request, what="items"):
-                logps[at.sequence_rows(indices)] = out.logps
-                sizes[-1].append(len(indices))
-        found.append(logps)
-    assert sizes[0] == [5, 5, 2]
-    assert sum(sizes[1]) == 12
-    assert sizes[1] != sizes[0]
-    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
-
-
 def compiled_without_a_compiler(monkeypatch):
     plain = torch.compile
     monkeypatch.setattr(hardware.torch, "compile", lambda f, **options: plain(f, backend="aot_eager", **options))
@@ -220,15 +199,6 @@ def test_tokens_in_a_pass(monkeypatch):
     for free, tokens in ((2**40, 32768), (2**20, 2048), (int(1.5e9) + 7168 * 2 * 5000, 5000)):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda free=free: (free, 2**40))
         assert choose_pass_tokens(0, model).value == tokens
-
-
-def test_tokens_in_a_pass_without_gradient(monkeypatch):
-    model = build_model()
-    assert inference_tokens(model, 2, CPU) == 0
-    per_token = (8 * 32 + 4 * 48) * 4 + 8 * 2 * 32
-    for free, tokens in ((2**40, 32768), (2**20, 2048), (int(1.5e9) + per_token * 2 * 5000, 5000)):
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda free=free: (free, 2**40))
-        assert inference_tokens(model, 2, CUDA) == tokens
 
 
 def test_threads_stay_within_the_container(tmp_path, monkeypatch):

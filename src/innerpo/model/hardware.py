@@ -106,21 +106,6 @@ def choose_pass_tokens(wanted: int, model: nn.Module) -> Choice:
     return Choice(max(low, min(high, tokens)), f"{free / 2**30:.0f} GiB of GPU memory free")
 
 
-def inference_tokens(model: nn.Module, layers: int, device: torch.device) -> int:
-    """Return the most padded tokens of a pass without gradient on CUDA, by free memory; 0 (no limit set) elsewhere.
-
-    Such a pass keeps one block's activations, and the states of the ``layers`` that are read, in float32 and once more
-    for what is computed of them. On a CPU larger batches are no faster.
-    """
-    if device.type != "cuda":
-        return 0
-    free, _ = torch.cuda.mem_get_info()
-    config = text_config(model)
-    per_token = activation_bytes(model) // int(config.num_hidden_layers) + 8 * layers * int(config.hidden_size)
-    low, high = CUDA_PASS_TOKENS
-    return max(low, min(high, int(0.5 * (free - CUDA_RESERVE) / per_token)))
-
-
 def activation_bytes(model: nn.Module) -> int:
     """Return about how many bytes one token's activations take for a LoRA backward pass.
 

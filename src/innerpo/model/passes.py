@@ -9,10 +9,9 @@ import torch
 
 from innerpo.console import track
 from innerpo.data.batch import TokenBatch, make_batch
-from innerpo.data.order import by_prompt, length_batches, rows_of, token_batches
+from innerpo.data.order import by_prompt, length_batches
 from innerpo.data.rows import Layout
 from innerpo.data.tokens import PromptItem
-from innerpo.model.hardware import inference_tokens
 from innerpo.model.outputs import SequenceOutputs, StateRequest, sequence_outputs
 
 
@@ -41,24 +40,13 @@ class Offsets:
 
 
 def batches(
-    items: Sequence[PromptItem],
-    layout: Layout,
-    pad_id: int,
-    batch_size: int,
-    device: torch.device,
-    what: str,
-    most_tokens: int = 0,
+    items: Sequence[PromptItem], layout: Layout, pad_id: int, batch_size: int, device: torch.device, what: str
 ) -> Iterator[tuple[list[int], TokenBatch]]:
     """Yield (indices of items, their batch on the device) until all items were there once, longest first.
 
-    ``batch_size`` items each, or where ``most_tokens`` is not 0 as many as have no more padded tokens than that. Of
-    like length, and within a batch in the order of their prompts, so that those which begin alike share a row.
+    Of like length, and within a batch in the order of their prompts, so that those which begin alike share a row.
     """
-    if most_tokens:
-        found = token_batches([rows_of(i, layout) for i in items], most_tokens, layout)
-    else:
-        found = length_batches([i.n_tokens for i in items], batch_size)
-    for alike in track(found, what):
+    for alike in track(length_batches([i.n_tokens for i in items], batch_size), what):
         indices = by_prompt(items, alike)
         yield indices, make_batch([items[i] for i in indices], layout, pad_id).to(device)
 
@@ -73,11 +61,7 @@ def passes(
     request: StateRequest | None,
     what: str,
 ) -> Iterator[tuple[list[int], SequenceOutputs]]:
-    """Yield (indices of items, the model's outputs on them) until all items have been run, longest first.
-
-    Without gradient, ``batch_size`` items at a time; on CUDA as many as memory allows (hardware.py).
-    """
+    """Yield (indices of items, the model's outputs on them) until all items have been run, longest first."""
     device = next(model.parameters()).device
-    most = inference_tokens(model, 0 if request is None else len(request.layers), device)
-    for indices, batch in batches(items, layout, pad_id, batch_size, device, what, most):
+    for indices, batch in batches(items, layout, pad_id, batch_size, device, what):
         yield indices, sequence_outputs(model, batch, request)
