@@ -102,7 +102,9 @@ class ParityOptions(Options):
     method: str = "dpo"
     """A method of this project that pools states by their mean, e.g. dpo or innerpo."""
     paths: tuple[str, ...] = ()
-    """Fast paths to compare (see benchmarks/parity.py); none named = all of them."""
+    """Fast paths to compare (benchmarks/paths.py); none named = all of them. Each sets its own type and attention."""
+    repeats: int = 1
+    """Only 1: a training is repeatable."""
     pairs: int = 0
     """Pairs trained on, epoch after epoch; 0 = as many as the steps take."""
     batch_size: int = 4
@@ -111,6 +113,16 @@ class ParityOptions(Options):
     """Optimiser steps."""
     lr: float = 2e-4
     """Learning rate, constant."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.dtype != "float32" or self.repeats != 1:
+            raise UserError("plain training is in float32, once: leave --dtype and --repeats out, and name --paths")
+        if self.steps < 1 or self.batch_size < 1 or self.n_pairs % self.batch_size:
+            raise UserError(
+                f"--steps ({self.steps}) and --batch-size ({self.batch_size}) must be at least 1, and --pairs "
+                f"({self.pairs}) a multiple of --batch-size: else the last step of an epoch would be a short one"
+            )
 
     @property
     def n_pairs(self) -> int:

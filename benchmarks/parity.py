@@ -1,5 +1,6 @@
 """``python -m benchmarks.parity``: the losses of every fast path beside plain training in float32, step by step."""
 
+import math
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -22,8 +23,8 @@ LIMIT = {"float32": 1e-4, "bfloat16": 1e-2}
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train on every path, print and save; return 0, 1 where a loss differs by more than its limit."""
-    options = parse(argv)
     try:
+        options = parse(argv)
         unknown = [p for p in options.paths if p not in PATHS]
         if unknown:
             raise UserError(f"no path {unknown[0]!r}; there are {', '.join(PATHS)}")
@@ -50,7 +51,7 @@ def compared(row: dict[str, Any], plain: dict[str, Any]) -> dict[str, Any]:
     Plain training in bfloat16 has no limit: it is no fast path, it shows what the type alone changes.
     """
     differences = [abs(a - b) / abs(b) for a, b in zip(row["losses"], plain["losses"], strict=True)]
-    worst = max(differences)
+    worst = max(differences, key=lambda d: math.inf if math.isnan(d) else d)
     limit = LIMIT["bfloat16" if "bfloat16" in row["system"] else "float32"]
     passes = PLAIN in row["system"] or worst <= limit
     return {**row, "difference": worst, "at_step": differences.index(worst) + 1, "limit": limit, "passes": passes}
@@ -58,11 +59,7 @@ def compared(row: dict[str, Any], plain: dict[str, Any]) -> dict[str, Any]:
 
 def _show(options: ParityOptions, plain: dict[str, Any], found: Sequence[dict[str, Any]]) -> None:
     first, last = plain["losses"][0], plain["losses"][-1]
-    table = Table(
-        title=f"{options.method}, {options.steps} steps of {options.batch_size} pairs; plain float32 loss "
-        f"{first:.5f} -> {last:.5f}",
-        title_justify="left",
-    )
+    table = Table()
     for head in ("path", "largest difference of a loss", "at step", "limit", ""):
         table.add_column(head)
     for row in found:
@@ -73,6 +70,8 @@ def _show(options: ParityOptions, plain: dict[str, Any], found: Sequence[dict[st
             f"{row['limit']:.0e}",
             "" if row["passes"] else "FAIL",
         )
+    head = f"{options.method}, {options.steps} steps of {options.batch_size} pairs"
+    stdout.print(f"{head}; plain float32 loss {first:.5f} -> {last:.5f}", soft_wrap=True)
     stdout.print(table)
 
 

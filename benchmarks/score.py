@@ -27,9 +27,8 @@ TOLERANCE = {"float32": 1e-4, "bfloat16": 1e-2, "float16": 1e-2}
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print and save; return 0, 1 where the log-probabilities do not agree, or a UserError's code."""
-    options = parse(argv)
     try:
-        found: list[dict[str, Any]] = []
+        options, found = parse(argv), list[dict[str, Any]]()
         for n in options.responses:
             found.append(_run(n, options))
             save(options.save, "score", options, found)

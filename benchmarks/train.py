@@ -28,9 +28,8 @@ AFTER_TOLERANCE = 0.15
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print and save; return 0, 1 where the losses do not agree, or a UserError's code."""
-    options = parse(argv)
     try:
-        found: list[dict[str, Any]] = []
+        options, found = parse(argv), list[dict[str, Any]]()
         with tempfile.TemporaryDirectory(prefix="innerpo-bench-") as scratch:
             for name, one in _workloads(options):
                 found.append(_run(name, one, Path(scratch)))

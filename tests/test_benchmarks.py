@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 
-from benchmarks import processes, score, scorers, systems, train
+from benchmarks import parity, processes, score, scorers, systems, train
 from benchmarks.flops import attended, matmul_rate, scoring_flops, shape_of, training_flops
 from benchmarks.memory import CLEAR, peak_bytes, reset_peak
 from benchmarks.models import SHAPES, random_model
@@ -124,6 +124,12 @@ def test_steps_must_be_whole_passes():
     for wrong in ({"pairs": 3}, {"pairs": 2, "batch_size": 4, "steps": 1}, {"steps": 0}):
         with pytest.raises(UserError):
             TrainOptions(**wrong)
+
+
+@pytest.mark.parametrize("program", [train, score, parity])
+def test_a_wrong_number_is_one_line(program, capsys):
+    assert program.main(["--repeats=0"]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
 
 
 def test_random_model_has_the_shape_that_was_asked_for(tmp_path, toy_folder):

@@ -1,16 +1,20 @@
-"""A training step asks the device for no value: on a GPU the host would wait there until all work before is done."""
+"""A training step asks the device for no value: on a GPU the host would wait there until all work before is done.
+
+Seen here, on a CPU: operations that need a value. Copies between devices are not, so the last test needs a GPU.
+"""
 
 from dataclasses import replace
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from benchmarks.systems import fitted
 from conftest import build_model, build_tokenizer
 from innerpo.config import default_run
 from innerpo.data.tokens import Tokens
-from innerpo.model.load import LoadedModel, add_adapter
+from innerpo.model.load import LoadedModel, add_adapter, device
 from innerpo.training.train import training_arguments
 from innerpo.training.trainer import PairCollator, PairTrainer
 
@@ -44,9 +48,11 @@ def test_a_look_is_seen():
     assert looks.found == ["aten::_local_scalar_dense", "aten::index", "aten::equal"]
 
 
-@pytest.mark.parametrize("name", ["dpo", "innerpo", "innerpo-ether", "prefvec-hra", "sft", "simpo", "ipo"])
-def test_a_step_does_not_wait_for_the_device(name, pairs, tmp_path):
-    tokenizer = build_tokenizer()
+NAMES = ["dpo", "innerpo", "innerpo-ether", "prefvec-hra", "sft", "simpo", "ipo"]
+
+
+def trainer_of(name, pairs, tmp_path):
+    """A trainer on toy pairs that looks at losses as late as on a GPU, and a batch of several passes."""
     config = default_run(name)
     config = replace(
         config,
@@ -54,24 +60,79 @@ def test_a_step_does_not_wait_for_the_device(name, pairs, tmp_path):
         data=replace(config.data, batch_size=4, pass_tokens=100),
         output_dir=tmp_path,
     )
-    base = LoadedModel(build_model().requires_grad_(False), tokenizer, "toy", "toy")
-    items = Tokens(tokenizer, 256, 256).training_items(pairs)
+    place = device()
+    base = LoadedModel(build_model().requires_grad_(False).to(place), build_tokenizer(), "toy", "toy")
+    items = Tokens(base.tokenizer, 256, 256).training_items(pairs)
     method, reference, layout = fitted(base, items, config, "toy", tmp_path)
     policy = add_adapter(base, config.model, 1)
     collator = PairCollator(items, reference, layout, base.pad_id, 100)
     trainer = PairTrainer(policy, training_arguments(config), method, collator)
-    trainer.looks_at_every_pass = False  # as on a GPU
+    trainer.looks_at_every_pass = False
     trainer.create_optimizer()
     batch = collator(range(8))
     assert len(batch["passes"]) > 1
+    return trainer, batch
+
+
+def step(trainer, batch):
+    trainer.training_step(trainer.model, batch, trainer._get_num_items_in_batch([batch], trainer.args.device))
+    torch.nn.utils.clip_grad_norm_([p for p in trainer.model.parameters() if p.requires_grad], 1.0)
+    trainer.optimizer.step()
+    trainer.optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_step_looks_at_no_value(name, pairs, tmp_path):
+    trainer, batch = trainer_of(name, pairs, tmp_path)
     looks = Looks()
     for _ in range(2):
         with looks:
-            trainer.training_step(policy, batch, trainer._get_num_items_in_batch([batch], torch.device("cpu")))
-            torch.nn.utils.clip_grad_norm_([p for p in policy.parameters() if p.requires_grad], 1.0)
-        trainer.optimizer.step()
-        trainer.optimizer.zero_grad()
+            step(trainer, batch)
         assert looks.found == []
     assert len(trainer._unchecked) == 2 * len(batch["passes"])
     trainer._raise_if_not_finite()
     assert trainer._unchecked == []
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, whose driver tells when the host waits")
+@pytest.mark.parametrize("name", NAMES)
+def test_a_step_on_a_gpu_does_not_wait(name, pairs, tmp_path):
+    trainer, batch = trainer_of(name, pairs, tmp_path)
+    batch = {"passes": [p.pin_memory() for p in batch["passes"]]}
+    step(trainer, batch)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step(trainer, batch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_what_a_method_holds_goes_to_the_device_with_it(pairs, tmp_path):
+    trainer, _ = trainer_of("innerpo-ether", pairs, tmp_path)
+    moved = trainer.method.to(torch.device("meta"))
+    tensors = [moved.transform.rows, *(t for t in vars(moved.directions).values() if isinstance(t, torch.Tensor))]
+    assert len(tensors) > 4
+    assert {t.device.type for t in tensors} == {"meta"}
+
+
+def test_the_loader_pins_every_tensor_of_a_batch(pairs, tmp_path, monkeypatch):
+    """Torch's own function for that, with a stand-in for page-locked memory, which a build without CUDA has not."""
+    _, batch = trainer_of("innerpo", pairs, tmp_path)
+    pinned = []
+
+    def pin(tensor, device=None):
+        pinned.append(copy := tensor.clone())
+        return copy
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    found = pin_memory(batch)
+    held = [
+        t
+        for pairs_of in found["passes"]
+        for part in (pairs_of.tokens, pairs_of.reference)
+        for t in vars(part).values()
+        if isinstance(t, torch.Tensor)
+    ]
+    assert len(held) > 20
+    assert {id(t) for t in held} == {id(t) for t in pinned}
+    assert [p.ids for p in found["passes"]] == [p.ids for p in batch["passes"]]

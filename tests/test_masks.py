@@ -80,12 +80,16 @@ def test_the_block_mask_skips_nothing_that_may_be_seen(layout, window, items):
     assert blocks.shape == dense.shape
     rows, _, time, _ = dense.shape
     kept = blocks.to_dense()[:, 0].bool()
+    full = torch.zeros_like(kept)  # blocks that the kernel takes whole, without asking the rule
+    for row, i in torch.cartesian_prod(torch.arange(rows), torch.arange(kept.shape[1])).tolist():
+        full[row, i, blocks.full_kv_indices[row, 0, i, : blocks.full_kv_num_blocks[row, 0, i]].long()] = True
     size = blocks.BLOCK_SIZE[0]
     for row in range(rows):
         for i in range(kept.shape[1]):
             for j in range(kept.shape[2]):
                 cells = dense[row, 0, i * size : (i + 1) * size, j * size : (j + 1) * size]
                 assert bool(kept[row, i, j]) == bool(cells.any())
+                assert bool(full[row, i, j]) == (bool(cells.all()) and cells.shape == (size, size))
     every = torch.arange(time)
     for row in range(rows):
         seen = blocks.mask_mod(torch.tensor(row), torch.tensor(0), every[:, None], every)

@@ -9,15 +9,14 @@ import torch
 from benchmarks import parity, processes
 from benchmarks.parity import LIMIT, compared
 from benchmarks.paths import PATHS
+from innerpo.errors import UserError
 from innerpo.model import hardware
 
 LOOKED_AT_GRAD = "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"  # dynamo does
 
 
 def in_this_process(function, *arguments):
-    assert (
-        function.__module__ != parity.__name__
-    )  # run as a program, it is __main__: not to be pickled
+    assert function.__module__ != parity.__name__  # run as a program, it is __main__: not to be pickled
     return function(*arguments) | {"threads": torch.get_num_threads()}
 
 
@@ -60,6 +59,18 @@ def test_a_loss_that_differs_is_found():
     other = compared({"system": "packed", "losses": [0.7, 0.502, 0.4]}, plain)
     assert (other["passes"], other["at_step"], other["limit"]) == (False, 2, LIMIT["float32"])
     assert compared({"system": "bfloat16", "losses": [0.7, 0.502, 0.4]}, plain)["passes"]
+
+
+def test_a_loss_that_is_no_number_does_not_pass():
+    nan = float("nan")
+    assert not compared({"system": "packed", "losses": [0.7, nan, 0.4]}, {"losses": [0.7, 0.5, 0.4]})["passes"]
+    assert not compared({"system": "packed", "losses": [0.7, 0.5, 0.4]}, {"losses": [0.7, nan, 0.4]})["passes"]
+
+
+def test_steps_that_the_trainer_would_cut_otherwise_are_refused():
+    for flags in (["--pairs=6", "--batch-size=4"], ["--steps=0"], ["--dtype=bfloat16"]):
+        with pytest.raises((UserError, SystemExit)):
+            parity.parse(flags)
 
 
 def test_an_unknown_path_is_named(capsys):

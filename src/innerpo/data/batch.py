@@ -45,11 +45,11 @@ class TokenBatch:
     layout: Layout
 
     def to(self, device: Any, **kwargs: Any) -> "TokenBatch":
-        """Return the batch on a device (accelerate calls this)."""
+        """Return the batch on a device."""
         return self._each(lambda tensor: tensor.to(device, **kwargs))
 
     def pin_memory(self, device: Any = None) -> "TokenBatch":
-        """Return the batch in page-locked memory (torch's DataLoader calls this), which a GPU reads by itself."""
+        """Return the batch in page-locked memory, which a GPU reads without the host's waiting for it."""
         return self._each(lambda tensor: tensor.pin_memory(device))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "TokenBatch":

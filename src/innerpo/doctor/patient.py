@@ -67,8 +67,7 @@ def admit(config: RunConfig, scratch: Path) -> Patient:
     policy: Any = add_adapter(base, model, config.training.seed)
     policy.eval()
     method = fit_gradients(method, policy, base, items, layout, seed=config.training.seed, **common)
-    if method.directions is not None:
-        method = method.with_directions(method.directions.to(device))
+    method = method.to(device)
     with reference_mode(policy):  # the batch's own pass, so that policy = reference holds to the last bit
         outputs = sequence_outputs(policy, batch, method.request)
     parameters = [p for p in policy.parameters() if p.requires_grad]

@@ -51,9 +51,10 @@ class Method:
             return None
         return StateRequest(self.layers, self.config.pool, tokens="tokens" in needs, site=self.config.site)
 
-    def with_directions(self, directions: Directions | None) -> "Method":
-        """Return the method with its directions on another device."""
-        return replace(self, directions=directions)
+    def to(self, device: torch.device) -> "Method":
+        """Return the method with its directions and its transform on a device."""
+        directions = None if self.directions is None else self.directions.to(device)
+        return replace(self, directions=directions, transform=self.transform.to(device))
 
     def loss(self, policy: PairOutputs, reference: PairOutputs) -> LossOutput:
         """Return weighted sum and parts, one value per pair; a pure function of the two outputs."""

@@ -98,7 +98,8 @@ def choose_pass_tokens(wanted: int, model: nn.Module) -> Choice:
         return Choice(wanted, "as asked for")
     if not torch.cuda.is_available():
         return Choice(CPU_PASS_TOKENS, "CPU")
-    free, _ = torch.cuda.mem_get_info()
+    unused = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()  # torch has it, and gives it again
+    free = torch.cuda.mem_get_info()[0] + unused
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     room = free - 12 * trained - CUDA_RESERVE  # gradients and the optimiser's two states, in float32
     low, high = CUDA_PASS_TOKENS

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from innerpo.data.batch import make_batch
+from innerpo.data.batch import TokenBatch, make_batch
 from innerpo.data.rows import Layout
 from innerpo.data.tokens import PromptItem
 from innerpo.errors import UserError
@@ -64,16 +64,13 @@ def _difference(model: nn.Module, items: Sequence[PromptItem], pad_id: int, trie
     request = StateRequest((len(decoder_blocks(model)) - 1,))
     was_training = model.training
     model.eval()
-    outputs: list[SequenceOutputs] = []
     try:
-        for layout in (tried, "concatenated"):
-            batch = make_batch(items, layout, pad_id).to(device)
-            outputs.append(sequence_outputs(model, batch, request))
+        b = _plain(model, make_batch(items, "concatenated", pad_id).to(device), request)
+        a = sequence_outputs(model, make_batch(items, tried, pad_id).to(device), request)
     except (TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
         return float("inf"), f"the model refuses such a batch: {str(error).splitlines()[0][:120]}"
     finally:
         model.train(was_training)
-    a, b = outputs
     assert a.pooled is not None
     assert b.pooled is not None
     logps = ((a.logps - b.logps).abs() / a.n_tokens).max().item()
@@ -81,3 +78,15 @@ def _difference(model: nn.Module, items: Sequence[PromptItem], pad_id: int, trie
     return max(logps, pooled), (
         f"compared one batch both ways: log-probs differ by {logps:.1e} nats a token, pooled states by {pooled:.1e}"
     )
+
+
+def _plain(model: nn.Module, batch: TokenBatch, request: StateRequest) -> SequenceOutputs:
+    """Run a batch of a row a response. What cannot do that cannot do anything: then it is not the layout's fault."""
+    try:
+        return sequence_outputs(model, batch, request)
+    except RuntimeError as error:
+        if text_config(model)._attn_implementation != FLEX:
+            raise
+        raise UserError(
+            f"flex_attention does not run this model: {str(error).splitlines()[0][:200]}; use --model.attention=sdpa"
+        ) from error

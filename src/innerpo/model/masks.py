@@ -1,6 +1,7 @@
 """Who may look at whom: one rule, as a dense mask or as flex attention's block mask, in the form that a model takes."""
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -46,19 +47,20 @@ def block_mask(batch: TokenBatch, window: int | None = None) -> Any:
 
     So attention over a packed row costs what its items cost, not the square of its length.
     """
-    from torch.nn.attention.flex_attention import create_block_mask
-
     rows, time = batch.segments.shape
     device = batch.segments.device
-    return create_block_mask(
-        lambda row, _head, query, key: may_attend(batch, window, row, query, key),
-        rows,
-        None,
-        time,
-        time,
-        device=device,
-        _compile=device.type == "cuda",  # else the dense mask is written out first: of 32768 tokens, 1 GB
+    make = _block_mask_maker(device.type == "cuda")
+    return make(
+        lambda row, _head, query, key: may_attend(batch, window, row, query, key), rows, None, time, time, device=device
     )
+
+
+@cache
+def _block_mask_maker(compiled: bool) -> Any:
+    """Torch's function, compiled on a GPU: else it writes the dense mask out first, 1 GB for 32768 tokens."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    return torch.compile(create_block_mask) if compiled else create_block_mask
 
 
 def mask_for(model: nn.Module, batch: TokenBatch) -> Any:

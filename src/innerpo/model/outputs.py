@@ -52,7 +52,7 @@ class SequenceOutputs:
         return self._each(lambda tensor: tensor.to(device, **kwargs))
 
     def pin_memory(self, device: Any = None) -> "SequenceOutputs":
-        """Return the outputs in page-locked memory, which a GPU reads by itself."""
+        """Return the outputs in page-locked memory, which a GPU reads without the host's waiting for it."""
         return self._each(lambda tensor: tensor.pin_memory(device))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "SequenceOutputs":

@@ -115,8 +115,9 @@ def check_processes(config: RunConfig) -> None:
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if started > 1 and PartialState().num_processes == 1:
         raise UserError(
-            f"{started} processes were started and accelerate found no GPU for them; ACCELERATE_USE_CPU=true "
-            "(accelerate launch --cpu) joins them on the CPU"
+            f"{started} processes were started (WORLD_SIZE) and this one does not know of the others: start them by "
+            "torchrun or accelerate launch, which say which is which (LOCAL_RANK), and without GPUs with "
+            "ACCELERATE_USE_CPU=true"
         )
     if config.method.gradient != "none" and is_sharded(config):
         raise UserError(f"{config.method.gradient} needs whole gradients; FSDP and DeepSpeed keep them in pieces")
@@ -139,6 +140,7 @@ def train_policy(
     callbacks: Sequence[TrainerCallback] = (),
 ) -> dict[str, Any]:
     """Train the policy in place; return what the run's record should say of it."""
+    check_processes(config)
     if checkpoint is not None:
         step = int(checkpoint.name.split("-")[1])
         say(f"resuming from step {step}")

@@ -37,7 +37,7 @@ class PairBatch:
     ids: list[str]
 
     def pin_memory(self, device: Any = None) -> "PairBatch":
-        """Return the batch in page-locked memory, so that a GPU can fetch it while it computes the one before."""
+        """Return the batch in page-locked memory (torch's DataLoader calls this)."""
         return replace(self, tokens=self.tokens.pin_memory(device), reference=self.reference.pin_memory(device))
 
 
@@ -112,9 +112,7 @@ class PairTrainer(Trainer):
         )
         # The loss is divided by the pairs of the whole step below, not by the number of accumulated batches.
         self.model_accepts_loss_kwargs = True
-        directions = method.directions
-        self.method = method
-        self._directions = None if directions is None else directions.to(self.accelerator.device)
+        self.method = method.to(self.accelerator.device)
         self.shares = GradientShares(grad_share_steps if self.args.world_size == 1 else 0)
         self._shares: dict[str, float] = {}
         self.metrics_path = metrics_path
@@ -168,8 +166,7 @@ class PairTrainer(Trainer):
             with reference_mode(self.accelerator.unwrap_model(model)):
                 cached = sequence_outputs(model, tokens, request)
         policy = sequence_outputs(model, tokens, request)
-        method = self.method.with_directions(self._directions)
-        return method.loss(PairOutputs.of(policy, tokens, transform), PairOutputs.of(cached, tokens, transform))
+        return self.method.loss(PairOutputs.of(policy, tokens, transform), PairOutputs.of(cached, tokens, transform))
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """One batch, in passes; the method's gradient edit follows the last batch of a step, before clipping."""

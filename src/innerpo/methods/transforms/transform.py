@@ -1,7 +1,7 @@
 """A transform Q_l: a linear map with orthonormal rows, one a layer, frozen towards the adapter's loss."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,6 +25,10 @@ class Transform:
         if self.rows is None:
             return states
         return states @ self.rows.to(states).transpose(1, 2)
+
+    def to(self, device: torch.device) -> "Transform":
+        """Return the transform on a device."""
+        return self if self.rows is None else replace(self, rows=self.rows.to(device))
 
     def lift(self, w: Float[Tensor, "layer seq rank"]) -> Float[Tensor, "layer seq hidden"]:
         """Return Q_l^T w: a direction of the transformed space as one of the residual stream, of the same norm."""
