@@ -29,8 +29,14 @@ def test_twenty_steps_with_compiled_blocks(method, toy_folder, pairs_file, tmp_p
     test_twenty_steps_on_every_path(method, ["compiled"], toy_folder, pairs_file, tmp_path, monkeypatch)
 
 
-@pytest.mark.parametrize("paths", [[p for p in PATHS if p != "compiled"]])
-@pytest.mark.parametrize("method", ["dpo", "innerpo"])
+@pytest.mark.parametrize(
+    ("method", "paths"),
+    [
+        ("dpo", [p for p in PATHS if p != "compiled"]),
+        ("innerpo", ["default", "a pass a pair", "concatenated", "packed"]),
+    ],
+    ids=["dpo", "innerpo"],
+)
 def test_twenty_steps_on_every_path(method, paths, toy_folder, pairs_file, tmp_path, monkeypatch):
     """In float32 within 1e-4 of each loss of training without batches, masks, chunks or cache.
 
