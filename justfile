@@ -50,6 +50,10 @@ bench-train *args:
 bench-score *args:
     @{{python}} -m benchmarks.score "$@"
 
+# losses of every fast path beside training written plainly: just bench-parity --dataset=embedded:longer
+bench-parity *args:
+    @{{python}} -m benchmarks.parity "$@"
+
 # format, lint, types, import contract, fast tests
 check:
     make check
