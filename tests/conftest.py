@@ -148,3 +148,16 @@ def pairs_file(tmp_path_factory):
     rows = ({"prompt": p.prompt, "chosen": p.chosen, "rejected": p.rejected} for p in make_pairs(8))
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """Measure in this process instead of new ones: quicker, and with the checks of types and warnings."""
+    from benchmarks import parity, processes, score, train
+
+    def call(function, *arguments):
+        # A program is __main__ while it runs, so that a job of its own could not be pickled.
+        assert function.__module__ not in {m.__name__ for m in (parity, score, train)}
+        return function(*arguments) | {"threads": torch.get_num_threads()}
+
+    monkeypatch.setattr(processes, "in_own_process", call)

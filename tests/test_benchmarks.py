@@ -21,16 +21,6 @@ from innerpo.errors import MachineError, UserError
 from innerpo.model.masks import attention_mask
 
 
-@pytest.fixture
-def here(monkeypatch):
-    """Measure in this process instead of new ones: quicker, and with the checks of types and warnings."""
-
-    def call(function, *arguments):
-        return function(*arguments) | {"threads": torch.get_num_threads()}
-
-    monkeypatch.setattr(processes, "in_own_process", call)
-
-
 def small_matmul(dtype, threads):
     return matmul_rate(dtype, threads, 64, 0.0)
 

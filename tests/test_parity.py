@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 
-from benchmarks import parity, processes
+from benchmarks import parity
 from benchmarks.parity import LIMIT, compared
 from benchmarks.paths import PATHS
 from innerpo.errors import UserError
@@ -15,18 +15,13 @@ from innerpo.model import hardware
 LOOKED_AT_GRAD = "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"  # dynamo does
 
 
-def in_this_process(function, *arguments):
-    assert function.__module__ != parity.__name__  # run as a program, it is __main__: not to be pickled
-    return function(*arguments) | {"threads": torch.get_num_threads()}
-
-
 @pytest.mark.slow
 @pytest.mark.filterwarnings(LOOKED_AT_GRAD)
 @pytest.mark.parametrize("method", ["dpo", "innerpo"])
-def test_twenty_steps_with_compiled_blocks(method, toy_folder, pairs_file, tmp_path, monkeypatch):
+def test_twenty_steps_with_compiled_blocks(method, here, toy_folder, pairs_file, tmp_path, monkeypatch):
     # No C++ compiler: traced and differentiated ahead of time only.
     monkeypatch.setattr(hardware.torch, "compile", partial(torch.compile, backend="aot_eager"))
-    test_twenty_steps_on_every_path(method, ["compiled"], toy_folder, pairs_file, tmp_path, monkeypatch)
+    test_twenty_steps_on_every_path(method, ["compiled"], here, toy_folder, pairs_file, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -37,13 +32,12 @@ def test_twenty_steps_with_compiled_blocks(method, toy_folder, pairs_file, tmp_p
     ],
     ids=["dpo", "innerpo"],
 )
-def test_twenty_steps_on_every_path(method, paths, toy_folder, pairs_file, tmp_path, monkeypatch):
+def test_twenty_steps_on_every_path(method, paths, here, toy_folder, pairs_file, tmp_path):
     """In float32 within 1e-4 of each loss of training without batches, masks, chunks or cache.
 
     In bfloat16 the toy's own rounding (random weights, 32 wide) is 4 % of the loss, and the fast paths may add a
     quarter of that; the limit of 1 % is one for a real model.
     """
-    monkeypatch.setattr(processes, "in_own_process", in_this_process)
     saved = tmp_path / "parity.json"
     data = [f"--model={toy_folder}", f"--dataset={pairs_file}", f"--save={saved}", f"--cache-dir={tmp_path}"]
     parity.main([f"--method={method}", *data, "--batch-size=4", "--pairs=8", "--paths", *paths])

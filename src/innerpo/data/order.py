@@ -16,8 +16,8 @@ def token_batches(rows: Sequence[tuple[int, int]], most_tokens: int, layout: Lay
     """Indices in as few batches of at most ``most_tokens`` padded tokens as can be (0 = one), all about as large.
 
     Of like length, longest first. An item is given as (how many rows it takes, the length of its longest); one that is
-    larger than ``most_tokens`` by itself is a batch of its own. In the packed layout
-    only the end of the one row is padded, which is not counted.
+    larger than ``most_tokens`` by itself is a batch of its own. In the packed layout only the end of its row is padded,
+    and not counted.
     """
     packed = layout == "packed"
     found = _filled(rows, most_tokens, packed)
