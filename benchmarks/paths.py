@@ -37,6 +37,8 @@ def losses(path: str, options: ParityOptions, scratch: Path) -> dict[str, Any]:
     method, reference, layout = fitted(base, items, config, options.dataset, scratch)
     policy = add_adapter(base, config.model, config.training.seed)
     if PLAIN in path:
+        for module in policy.modules():  # peft's own sum of base and adapter (adapted.py)
+            vars(module).pop("forward", None)
         return {"losses": plain_losses(policy, method, items, config, options.steps, base.pad_id)}
     config.run_dir.mkdir(parents=True, exist_ok=True)
     clock = Clock()

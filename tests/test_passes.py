@@ -20,7 +20,9 @@ from innerpo.model.hardware import (
     compiled_blocks,
     cpu_quota,
     limit_threads,
+    multiplies_in_float32,
 )
+from innerpo.model.load import LoadedModel, add_adapter
 from innerpo.model.outputs import StateRequest, sequence_outputs
 from innerpo.run import train_and_score
 
@@ -170,6 +172,7 @@ def check_compiled(model, items):
 
 def test_choices_and_their_reasons(monkeypatch):
     monkeypatch.setattr(hardware.shutil, "which", lambda name: name)
+    monkeypatch.setattr(hardware, "has_native_bfloat16", lambda: True)
     auto = ModelConfig()
     assert choose_attention(auto, torch.bfloat16, CPU).value == "eager"
     assert choose_attention(auto, torch.float32, CPU).value is None
@@ -186,19 +189,54 @@ def test_choices_and_their_reasons(monkeypatch):
         choose_compile(ModelConfig(compile="on"), torch.bfloat16, CPU, 200, hooked=True)
     monkeypatch.setattr(hardware.shutil, "which", lambda _: None)
     assert choose_compile(auto, torch.bfloat16, CPU, 200).reason == "there is no C++ compiler"
+    monkeypatch.setattr(hardware, "has_native_bfloat16", lambda: False)
+    assert "through float32" in choose_compile(auto, torch.bfloat16, CPU, 200).reason
+    with pytest.raises(UserError, match="without units for it"):
+        choose_compile(ModelConfig(compile="on"), torch.bfloat16, CPU, 200)
+    assert choose_compile(ModelConfig(compile="on"), torch.bfloat16, CUDA, 200).value
+    assert choose_compile(ModelConfig(compile="on"), torch.float64, CPU, 200).value
+
+
+def test_what_is_multiplied_in_float32(monkeypatch):
+    kinds = [(d, p) for p in (CPU, CUDA) for d in (torch.float32, torch.float64, torch.float16, torch.bfloat16)]
+    for units, expected in ((False, [2, 3]), (True, [2])):
+        monkeypatch.setattr(hardware, "has_native_bfloat16", lambda units=units: units)
+        assert [i for i, (d, p) in enumerate(kinds) if multiplies_in_float32(d, p)] == expected
 
 
 def test_tokens_in_a_pass(monkeypatch):
     model = build_model().requires_grad_(False)  # 4 blocks, hidden 32, MLP 48, float32
     assert activation_bytes(model) == 4 * (8 * 32 + 4 * 48) * 4
     half = build_model().to(torch.bfloat16)
-    assert activation_bytes(half) == 4 * ((8 * 32 + 4 * 48) * 2 + (6 * 32 + 48) * 4)
+    assert activation_bytes(half) == 4 * ((6 * 32 + 4 * 48) * 2 + 2 * 32 * 4)
+    half.config.quantization_config = {"load_in_4bit": True}
+    assert activation_bytes(half) == 4 * ((6 * 32 + 4 * 48) * 2 + (6 * 32 + 48) * 4)
     assert choose_pass_tokens(0, model).value == 1024
     assert choose_pass_tokens(77, model).value == 77
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     for free, tokens in ((2**40, 32768), (2**20, 2048), (int(1.5e9) + 7168 * 2 * 5000, 5000)):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda free=free: (free, 2**40))
         assert choose_pass_tokens(0, model).value == tokens
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_estimate_of_memory_is_what_autograd_keeps(dtype, items, tokenizer):
+    """Of states and MLP widths of the tokens, each storage once; neither weights nor attention's matrices count."""
+    base = build_model(hidden_size=128, intermediate_size=256, head_dim=32, num_key_value_heads=4).to(dtype)
+    policy = add_adapter(LoadedModel(base, tokenizer, "toy", "toy"), ModelConfig(lora_r=2), seed=1)
+    batch = make_batch(items, "one_row", 0)
+    n, kept = batch.input_ids.numel(), {}
+
+    def pack(tensor):
+        if tensor.numel() in (n * 128, n * 256):
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    sequence_outputs(policy, batch)  # the first pass also compares whole logits
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        sequence_outputs(policy, batch)
+    found = sum(t.untyped_storage().nbytes() for t in kept.values()) / n
+    assert found == pytest.approx(activation_bytes(policy), rel=0.1)
 
 
 def test_threads_stay_within_the_container(tmp_path, monkeypatch):

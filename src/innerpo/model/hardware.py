@@ -23,6 +23,7 @@ COMPILE_STEPS = 200
 # Of 170, 340, 680 and 1360 tokens a pass 680 was the fastest on a CPU, by 1 to 10 %; on CUDA memory decides, in bounds.
 CPU_PASS_TOKENS = 1024
 CUDA_PASS_TOKENS = (2048, 32768)
+HALVES = (torch.bfloat16, torch.float16)
 # Bytes kept free on CUDA for logits of a chunk and the library's own use.
 CUDA_RESERVE = 1.5e9
 
@@ -42,6 +43,12 @@ def has_native_bfloat16() -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     cpu = Path("/proc/cpuinfo")
     return cpu.is_file() and any(flag in cpu.read_text() for flag in ("amx_bf16", "avx512_bf16"))
+
+
+def multiplies_in_float32(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether matrix products of this type are computed in float32 (products.py): a CPU without units for it."""
+    by_units = dtype == torch.bfloat16 and has_native_bfloat16()
+    return device.type == "cpu" and dtype in HALVES and not by_units
 
 
 def choose_dtype(config: ModelConfig) -> torch.dtype:
@@ -81,6 +88,12 @@ def choose_compile(
         raise UserError("model.compile=on would skip the hooks of this method's site or projbp inside blocks; use off")
     if hooked:
         return Choice(False, "the method reads or edits inside blocks")
+    if multiplies_in_float32(dtype, device):
+        if config.compile == "on":
+            raise UserError(
+                f"model.compile=on does not go with {dtype} on a CPU without units for it; use float32 or off"
+            )
+        return Choice(False, "this CPU multiplies halves through float32, which compiled code would not")
     if config.compile != "auto":
         return Choice(config.compile == "on", "as asked for")
     if device.type == "cpu" and dtype == torch.float32:
@@ -110,14 +123,16 @@ def choose_pass_tokens(wanted: int, model: nn.Module) -> Choice:
 def activation_bytes(model: nn.Module) -> int:
     """Return about how many bytes one token's activations take for a LoRA backward pass.
 
-    8 states and 4 MLP widths a block (inputs of the linear maps, of norms and of the gate) in the model's type; where
-    that is a half, also 6 states and one MLP width in float32, which adapters in float32 and norms keep.
+    6 states and 4 MLP widths a block (inputs of the linear maps and of the gate, query, key, value) in the model's
+    type, 2 states (norms) in float32; with 4-bit weights also peft's float32 copies of the linear maps' inputs.
     """
     config = text_config(model)
     wide = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
     size = next(p for p in model.parameters() if p.is_floating_point()).element_size()
-    extra = 4 * (6 * config.hidden_size + wide) if size < 4 else 0
-    return int(config.num_hidden_layers * ((8 * config.hidden_size + 4 * wide) * size + extra))
+    floats = 2 * config.hidden_size
+    if getattr(config, "quantization_config", None) is not None:
+        floats += 4 * config.hidden_size + wide
+    return int(config.num_hidden_layers * ((6 * config.hidden_size + 4 * wide) * size + 4 * floats))
 
 
 @contextmanager

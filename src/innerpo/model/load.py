@@ -16,6 +16,7 @@ from innerpo.config import ModelConfig
 from innerpo.console import say
 from innerpo.errors import UserError
 from innerpo.files import write_text
+from innerpo.model.adapted import sum_at_once
 from innerpo.model.embedded import NAME as EMBEDDED
 from innerpo.model.embedded import embedded_model_folder
 from innerpo.model.hardware import choose_attention, choose_dtype, limit_threads
@@ -142,6 +143,7 @@ def add_adapter(base: LoadedModel, config: ModelConfig, seed: int) -> nn.Module:
         raise UserError(
             f"model.target_modules={names!r} fits no module of {base.name!r}; it has {', '.join(linear)}"
         ) from error
+    sum_at_once(policy)
     return policy
 
 

@@ -75,12 +75,8 @@ def mask_for(model: nn.Module, batch: TokenBatch) -> Any:
     def form(window: int | None) -> Any:
         if config._attn_implementation == FLEX:
             return block_mask(batch, window)
-        allowed = attention_mask(batch, window)
-        if config._attn_implementation != "eager":
-            return allowed
-        return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(
-            ~allowed, torch.finfo(dtype).min
-        )
+        forbidden = ~attention_mask(batch, window)  # sdpa would turn a mask of bools into this in every layer
+        return torch.zeros_like(forbidden, dtype=dtype).masked_fill_(forbidden, torch.finfo(dtype).min)
 
     kinds = layer_kinds(model)
     window = getattr(config, "sliding_window", None)

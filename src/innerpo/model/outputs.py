@@ -14,6 +14,7 @@ from innerpo.data.batch import TokenBatch
 from innerpo.errors import UserError
 from innerpo.model.logps import head_on_completions
 from innerpo.model.masks import mask_for
+from innerpo.model.products import quick_products
 from innerpo.model.sites import RESIDUAL, site_places
 
 Pool = Literal["mean", "last", "first_divergence"]
@@ -68,7 +69,11 @@ def sequence_outputs(model: nn.Module, batch: TokenBatch, states: StateRequest |
     """
     bare = extract_model_from_parallel(model)
     request = states or StateRequest(())
-    with head_on_completions(bare, batch) as log_probs, _read_blocks(bare, batch, request) as read:
+    with (
+        quick_products(bare),
+        head_on_completions(bare, batch) as log_probs,
+        _read_blocks(bare, batch, request) as read,
+    ):
         output = model(
             input_ids=batch.input_ids,
             attention_mask=mask_for(bare, batch),

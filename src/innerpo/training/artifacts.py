@@ -22,6 +22,7 @@ from innerpo.files import machine_errors, staged_directory, write_atomically, wr
 from innerpo.methods.method import Method
 from innerpo.methods.records import Directions
 from innerpo.methods.transforms.transform import Transform
+from innerpo.model.adapted import sum_at_once
 from innerpo.model.layout import LayoutChoice
 from innerpo.model.load import LoadedModel
 from innerpo.model.sites import RESIDUAL
@@ -99,10 +100,12 @@ def load_policy(base: LoadedModel, folder: Path) -> Any:
         from peft import PeftModel
 
         try:
-            return PeftModel.from_pretrained(base.model, str(folder))
+            policy = PeftModel.from_pretrained(base.model, str(folder))
         except (RuntimeError, ValueError, SafetensorError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"the adapter in {folder} does not fit the base model {base.name!r}: {reason}") from error
+        sum_at_once(policy)
+        return policy
     policy = type(base.model).from_pretrained(folder, dtype=base.model.dtype)
     return policy.to(base.model.device)
 

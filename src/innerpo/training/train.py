@@ -22,6 +22,7 @@ from innerpo.data.tokens import PromptItem
 from innerpo.errors import MachineError, UserError
 from innerpo.methods.method import Method
 from innerpo.model.hardware import Choice, choose_compile, choose_pass_tokens, compiled_blocks
+from innerpo.model.products import quick_products
 from innerpo.model.reference import Reference
 from innerpo.model.sites import RESIDUAL
 from innerpo.training.folder import CHECKPOINTS, METRICS, cut_metrics
@@ -167,6 +168,7 @@ def train_policy(
     started = time.time()
     try:
         with (
+            quick_products(policy),
             compiled_blocks(policy) if compiled else nullcontext(),
             nullcontext() if method.gradient_edit is None else method.gradient_edit.installed(policy),
         ):
