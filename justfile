@@ -54,6 +54,10 @@ bench-score *args:
 bench-parity *args:
     @{{python}} -m benchmarks.parity "$@"
 
+# what is left of an adapter in half precision: just bench-adapters --dataset=embedded:longer
+bench-adapters *args:
+    @{{python}} -m benchmarks.adapters "$@"
+
 # format, lint, types, import contract, fast tests
 check:
     make check

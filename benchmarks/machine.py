@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from benchmarks.processes import ROOT
-from innerpo.model.hardware import has_native_bfloat16
+from innerpo.model.hardware import has_units
 
 PACKAGES = ("innerpo", "torch", "transformers", "peft", "accelerate", "datasets", "trl", "lm-eval")
 
@@ -34,7 +34,7 @@ def hardware() -> dict[str, Any]:
         "cpu": _cpu_name(),
         "cores": usable,
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "bf16_units": has_native_bfloat16(),
+        "bf16_units": has_units(torch.bfloat16, "cuda" if torch.cuda.is_available() else "cpu"),
         "gpu": gpu,
     }
 

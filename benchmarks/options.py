@@ -131,6 +131,29 @@ class ParityOptions(Options):
 
 
 @dataclass(frozen=True)
+class AdapterOptions(Options):
+    """Train an adapter in float32, and see what is left of it in half precision by each way of adding it."""
+
+    dtype: Literal["bfloat16", "float16"] = "bfloat16"
+    """The half type."""
+    repeats: int = 1
+    """Only 1: all of it is repeatable."""
+    pairs: int = 40
+    """Pairs trained on, and looked at afterwards."""
+    batch_size: int = 4
+    """Pairs per optimiser step."""
+    steps: int = 10
+    """Optimiser steps before the adapter is looked at: after few it is small, and most is lost."""
+    lr: float = 2e-4
+    """Learning rate, constant."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if min(self.pairs, self.batch_size, self.steps) < 1 or self.repeats != 1:
+            raise UserError("--pairs, --batch-size and --steps must be at least 1, and --repeats is 1")
+
+
+@dataclass(frozen=True)
 class ScoreOptions(Options):
     """Time the log-probabilities of responses by this project and by lm-evaluation-harness, on the same token ids."""
 

@@ -10,7 +10,9 @@ from benchmarks.pairs import load_workload
 from benchmarks.plain import plain_losses
 from benchmarks.systems import Clock, fitted, run_config
 from innerpo.config import RunConfig
+from innerpo.model.adapted import sum_as_peft
 from innerpo.model.load import add_adapter
+from innerpo.model.products import quick_products
 from innerpo.training.train import train_policy
 
 PLAIN = "plain"
@@ -37,9 +39,9 @@ def losses(path: str, options: ParityOptions, scratch: Path) -> dict[str, Any]:
     method, reference, layout = fitted(base, items, config, options.dataset, scratch)
     policy = add_adapter(base, config.model, config.training.seed)
     if PLAIN in path:
-        for module in policy.modules():  # peft's own sum of base and adapter (adapted.py)
-            vars(module).pop("forward", None)
-        return {"losses": plain_losses(policy, method, items, config, options.steps, base.pad_id)}
+        sum_as_peft(policy)
+        with quick_products(policy):
+            return {"losses": plain_losses(policy, method, items, config, options.steps, base.pad_id)}
     config.run_dir.mkdir(parents=True, exist_ok=True)
     clock = Clock()
     train_policy(policy, method, items, reference, layout, base.pad_id, config, None, callbacks=[clock])

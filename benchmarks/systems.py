@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 from benchmarks.flops import RANK, shape_of, synchronise, training_flops
 from benchmarks.memory import peak_bytes, reset_peak
 from benchmarks.models import load_model, model_config
-from benchmarks.options import ParityOptions, TrainOptions
+from benchmarks.options import AdapterOptions, ParityOptions, TrainOptions
 from benchmarks.pairs import load_workload, useful_tokens
 from innerpo.config import RunConfig, default_run
 from innerpo.data.pairs import PreferencePair
@@ -130,7 +130,7 @@ def fitted(
     return fit_method(method, reference, base.model, SEED, layout, base.pad_id), reference, layout
 
 
-def run_config(method: str, options: TrainOptions | ParityOptions, scratch: Path) -> RunConfig:
+def run_config(method: str, options: TrainOptions | ParityOptions | AdapterOptions, scratch: Path) -> RunConfig:
     """A method's defaults, with what the systems share, and nothing but log lines written.
 
     The share of each term in the gradient, which a run measures every 25 steps by a backward pass more, is left out:

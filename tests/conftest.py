@@ -1,5 +1,6 @@
 """Toy models and tokenizers, built here, so that every fast test runs the real code on something small."""
 
+import inspect
 import json
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from transformers import (
 
 from innerpo.data.pairs import PreferencePair, cluster_of
 from innerpo.data.tokens import Tokens
+from innerpo.model import adapted
 from innerpo.model.load import LoadedModel
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -161,3 +163,12 @@ def here(monkeypatch):
         return function(*arguments) | {"threads": torch.get_num_threads()}
 
     monkeypatch.setattr(processes, "in_own_process", call)
+
+
+@pytest.fixture
+def traceable(monkeypatch):
+    """Adapted layers without the tests' checks of types and shapes, which torch.compile cannot trace."""
+    monkeypatch.setattr(adapted, "adapted_linear", inspect.unwrap(adapted.adapted_linear))
+    monkeypatch.setattr(adapted, "_is_untouched", inspect.unwrap(adapted._is_untouched))
+    for name in ("forward", "_only_adapter"):
+        monkeypatch.setattr(adapted.OneSum, name, inspect.unwrap(getattr(adapted.OneSum, name)))

@@ -1,15 +1,21 @@
 """An adapted layer as one sum: hand-worked values, parity with peft, and what bfloat16 does to a small adapter."""
 
 import copy
+import json
+import pickle
+from functools import partial
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
+from benchmarks import adapters
 from conftest import build_model
 from innerpo.config import ModelConfig
-from innerpo.model.adapted import adapted_linear, sum_at_once
+from innerpo.model import hardware
+from innerpo.model.adapted import OneSum, adapted_linear, sum_as_peft, sum_at_once
+from innerpo.model.hardware import compiled_blocks
 from innerpo.model.load import LoadedModel, add_adapter, reference_mode
 from innerpo.training.artifacts import load_policy
 
@@ -113,6 +119,53 @@ def test_gradients_in_bfloat16_are_those_of_float32():
             assert torch.cosine_similarity(p.grad.flatten(), q.grad.flatten(), 0) > 0.999, name
 
 
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("width", [64, 576, 1536])
+def test_a_fresh_adapter_changes_no_bit_in_float32(width, bias):
+    torch.manual_seed(0)
+    x, weight, a = torch.randn(3, 5, width), torch.randn(48, width), torch.randn(4, width)
+    b, added = torch.zeros(48, 4), torch.randn(48) if bias else None
+    found = adapted_linear(x, weight, added, a, b, 2.0)
+    assert torch.equal(found, nn.functional.linear(x, weight, added))
+
+
+def test_a_large_bias_does_not_round_the_adapter_away():
+    """Beside a bias of 100 bfloat16 has steps of 1/2. On average over many x the adapter's 0.05 still arrives."""
+    torch.manual_seed(0)
+    x = torch.cat([torch.ones(20000, 1), torch.randn(20000, 63)], 1).to(torch.bfloat16)
+    weight = torch.cat([torch.zeros(1, 1), torch.randn(1, 63) / 8], 1).to(torch.bfloat16)
+    a, b = torch.eye(1, 64), torch.tensor([[0.05]])
+    bias = torch.tensor([100.0], dtype=torch.bfloat16)
+    changed = adapted_linear(x, weight, bias, a, b, 1.0).double() - nn.functional.linear(x, weight, bias).double()
+    assert changed.mean().item() == pytest.approx(0.05, abs=0.01)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-4])
+def test_gradients_in_float16_are_not_lost(size):
+    """Multiplied in float32: with a small B and a small gradient from above (by size) A's would be 0 in float16."""
+    torch.manual_seed(0)
+    x, weight = torch.randn(40, 16).half(), torch.randn(12, 16).half()
+    above = 1e-4 * torch.randn(40, 12).half()
+    leaves = [(torch.randn(3, 16)).requires_grad_(), (size * 1e-3 * torch.randn(12, 3)).requires_grad_()]
+    exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
+    adapted_linear(x, weight, None, *leaves, 1.0).backward(above)
+    adapted_linear(x.double(), weight.double(), None, *exact, 1.0).backward(above.double())
+    for found, leaf in zip(leaves, exact, strict=True):
+        assert (found.grad - leaf.grad).norm() < 1e-3 * leaf.grad.norm()
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_types_under_autocast_are_those_of_peft(bias):
+    policy = adapted(build_model(attention_bias=bias, mlp_bias=bias))
+    layer, x = linear_layers(policy)[0], torch.randn(1, 3, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = layer(x)
+        sum_at_once(policy)
+        found = layer(x)
+    assert found.dtype == expected.dtype == torch.bfloat16
+    torch.testing.assert_close(found, expected, rtol=2e-2, atol=2e-2)
+
+
 def test_the_reference_is_the_base_to_the_bit():
     policy = adapted()
     sum_at_once(policy)
@@ -155,20 +208,90 @@ def test_merged_and_unloaded():
     torch.testing.assert_close(policy.merge_and_unload()(IDS).logits, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_base_layer_that_is_watched_is_called():
-    """Hooks on it (offloading, DeepSpeed, a user's own) and a replaced forward function still see every pass."""
+class Wrapped(nn.Module):
+    """A part in a wrapper that must be called for its weights to be there, as FSDP1's is."""
+
+    def __init__(self, part, seen):
+        super().__init__()
+        self.part, self.seen = part, seen
+
+    @property
+    def weight(self):
+        return self.part.weight
+
+    def forward(self, x):
+        self.seen.append("wrapper")
+        return self.part(x)
+
+
+@pytest.mark.parametrize("part", ["base_layer", "lora_A", "lora_B"])
+def test_a_part_that_wants_to_be_called_is_called(part):
+    """Its hooks (offloading, DeepSpeed, a user's own), a replaced forward function or a wrapper see every pass."""
     policy = adapted()
     sum_at_once(policy)
     layer = linear_layers(policy)[0]
+    at = getattr(layer, part)
+    module = at if part == "base_layer" else at["default"]
     expected = policy(IDS).logits
     seen = []
-    handle = layer.base_layer.register_forward_hook(lambda *_: seen.append("hook"))
+    handle = module.register_forward_hook(lambda *_: seen.append("hook"))
     torch.testing.assert_close(policy(IDS).logits, expected, rtol=1e-5, atol=1e-5)
     handle.remove()
-    own = layer.base_layer.forward
-    layer.base_layer.forward = lambda x: seen.append("forward") or own(x)
+    own = module.forward
+    module.forward = lambda x: seen.append("forward") or own(x)
     torch.testing.assert_close(policy(IDS).logits, expected, rtol=1e-5, atol=1e-5)
-    assert seen == ["hook", "forward"]
+    del module.forward
+    if part == "base_layer":
+        layer.base_layer = Wrapped(module, seen)
+    else:
+        at["default"] = Wrapped(module, seen)
+    torch.testing.assert_close(policy(IDS).logits, expected, rtol=1e-5, atol=1e-5)
+    assert seen == ["hook", "forward", "wrapper"]
+
+
+def test_a_forward_function_that_was_put_on_a_layer_stays():
+    """As accelerate's, which brings offloaded weights first."""
+    policy, seen = adapted(), []
+    layer = linear_layers(policy)[0]
+    own = layer.forward
+    layer.forward = lambda x: seen.append(1) or own(x)
+    sum_at_once(policy)
+    policy(IDS)
+    assert seen == [1]
+
+
+def test_copied_pickled_undone():
+    policy = adapted()
+    plain = policy(IDS).logits
+    assert sum_at_once(policy) == sum_at_once(policy) == 28
+    expected = policy(IDS).logits
+    again = pickle.loads(pickle.dumps(policy))
+    for other in (copy.deepcopy(policy), again):
+        linear_layers(other)[0].lora_B["default"].weight.data.zero_()
+        assert {type(layer) for layer in linear_layers(other)} == {OneSum}
+        assert not torch.allclose(other(IDS).logits, expected, atol=1e-3)
+        assert torch.equal(policy(IDS).logits, expected)
+    sum_as_peft(policy)
+    assert torch.equal(policy(IDS).logits, plain)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # dynamo looks
+def test_compiled(monkeypatch, traceable):
+    """As `compiled_blocks` does, but by a backend that needs no C++ compiler."""
+    policy = adapted()
+    sum_at_once(policy)
+    expected = policy(IDS).logits
+    expected.square().mean().backward()
+    gradients = {n: p.grad.clone() for n, p in policy.named_parameters() if p.grad is not None}
+    policy.zero_grad()
+    monkeypatch.setattr(hardware.torch, "compile", partial(torch.compile, backend="aot_eager", fullgraph=True))
+    with compiled_blocks(policy):
+        found = policy(IDS).logits
+        found.square().mean().backward()
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    for name, p in policy.named_parameters():
+        if p.grad is not None:
+            torch.testing.assert_close(p.grad, gradients[name], rtol=1e-3, atol=1e-5)
 
 
 def test_dropout_drops_in_training_only():
@@ -195,5 +318,26 @@ def test_trained_and_loaded_policies_sum_at_once(tokenizer, tmp_path):
     policy.save_pretrained(tmp_path)
     again = LoadedModel(build_model().to(torch.bfloat16), tokenizer, "toy", "toy")
     loaded = load_policy(again, tmp_path)
-    assert all("forward" in vars(layer) for model in (policy, loaded) for layer in linear_layers(model))
+    assert {type(layer) for model in (policy, loaded) for layer in linear_layers(model)} == {OneSum}
     assert torch.equal(loaded(IDS).logits, policy(IDS).logits)
+
+
+def test_what_is_left_of_an_adapter_in_half_precision(toy_folder, pairs_file, tmp_path):
+    """The benchmark runs; the toy's base alone is so far off in bfloat16 that only the gradients tell."""
+    saved = tmp_path / "adapters.json"
+    flags = [f"--model={toy_folder}", f"--dataset={pairs_file}", f"--cache-dir={tmp_path}", f"--save={saved}"]
+    assert adapters.main([*flags, "--pairs=8", "--steps=2"]) == 0
+    rows = {row["system"]: row for row in json.loads(saved.read_text())["workloads"][0]["rows"]}
+    assert list(rows) == ["one sum", "peft", "merged"]
+    assert rows["one sum"]["gradient_cosine"] > rows["peft"]["gradient_cosine"] > 0.5
+    assert "gradient_cosine" not in rows["merged"]
+    assert all(0 < row["margin_spread"] < 1 for row in rows.values())
+    assert len({row["base_margin_spread"] for row in rows.values()}) == 1
+
+
+def test_margins_and_gradients_are_compared_by_hand():
+    exact = {"margins": torch.tensor([1.0, 2.0, 3.0]), "gradient": torch.tensor([3.0, 4.0])}
+    found = {"margins": torch.tensor([2.0, 2.0, 5.0]), "gradient": torch.tensor([8.0, -6.0])}
+    row = adapters.compared(found, exact)
+    assert row == {"margin_mean": 1.0, "margin_spread": 1.0, "gradient_cosine": 0.0, "gradient_length": 2.0}
+    assert adapters.main(["--steps=0"]) == 2

@@ -39,6 +39,18 @@ def test_concatenated_where_the_model_ignores_position_ids(items):
     assert choice.layout == "concatenated"
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("ignored", ["nothing", "position_ids", "attention_mask"])
+def test_in_half_precision_rounding_is_not_taken_for_a_fault(dtype, ignored, items):
+    """Nor a fault for rounding: every two items of the toy's are judged alike."""
+    model = build_model().to(dtype)
+    inner = model.model.forward
+    if ignored != "nothing":
+        model.model.forward = lambda *args, **kwargs: inner(*args, **(kwargs | {ignored: None}))
+    found = {choose_layout(model, items[i : i + 2], 0).layout for i in range(0, len(items) - 1, 2)}
+    assert found == {"one_row" if ignored == "nothing" else "concatenated"}
+
+
 def test_learned_positions_can_be_one_row(items):
     torch.manual_seed(0)
     config = GPT2Config(vocab_size=320, n_embd=32, n_layer=2, n_head=4, n_positions=128, initializer_range=0.3)

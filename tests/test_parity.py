@@ -18,7 +18,7 @@ LOOKED_AT_GRAD = "ignore:The .grad attribute of a Tensor that is not a leaf:User
 @pytest.mark.slow
 @pytest.mark.filterwarnings(LOOKED_AT_GRAD)
 @pytest.mark.parametrize("method", ["dpo", "innerpo"])
-def test_twenty_steps_with_compiled_blocks(method, here, toy_folder, pairs_file, tmp_path, monkeypatch):
+def test_twenty_steps_with_compiled_blocks(method, here, toy_folder, pairs_file, tmp_path, monkeypatch, traceable):
     # No C++ compiler: traced and differentiated ahead of time only.
     monkeypatch.setattr(hardware.torch, "compile", partial(torch.compile, backend="aot_eager"))
     test_twenty_steps_on_every_path(method, ["compiled"], here, toy_folder, pairs_file, tmp_path)
@@ -35,8 +35,9 @@ def test_twenty_steps_with_compiled_blocks(method, here, toy_folder, pairs_file,
 def test_twenty_steps_on_every_path(method, paths, here, toy_folder, pairs_file, tmp_path):
     """In float32 within 1e-4 of each loss of training without batches, masks, chunks or cache.
 
-    In bfloat16 the toy's own rounding (random weights, 32 wide) is 4 % of the loss, and the fast paths may add a
-    quarter of that; the limit of 1 % is one for a real model.
+    In bfloat16 the toy's own rounding (random weights, 32 wide) makes 2 % of the loss on average and up to 7 % in one
+    step, by seed; on average the fast paths may add a quarter to what plain training has. The limit of 1 % is one for a
+    real model.
     """
     saved = tmp_path / "parity.json"
     data = [f"--model={toy_folder}", f"--dataset={pairs_file}", f"--save={saved}", f"--cache-dir={tmp_path}"]
@@ -45,9 +46,13 @@ def test_twenty_steps_on_every_path(method, paths, here, toy_folder, pairs_file,
     assert [r["system"] for r in rows] == paths
     assert len(plain["losses"]) == 20
     assert plain["losses"][-1] < 0.9 * plain["losses"][0]
-    half = {r["system"]: r["difference"] for r in rows if "bfloat16" in r["system"]}
-    assert {r["system"]: r["difference"] for r in rows if not r["passes"] and r["system"] not in half} == {}
-    assert not half or max(half.values()) <= 1.25 * half["bfloat16, plain"] < 0.1
+    half = [r for r in rows if "bfloat16" in r["system"]]
+    assert {r["system"]: r["difference"] for r in rows if not r["passes"] and r not in half} == {}
+    if half:
+        exact = torch.tensor(plain["losses"])
+        off = {r["system"]: (torch.tensor(r["losses"]) / exact - 1).abs().mean().item() for r in half}
+        assert max(off.values()) <= 1.25 * off["bfloat16, plain"] < 0.05
+        assert max(r["difference"] for r in half) < 0.1
 
 
 def test_a_loss_that_differs_is_found():

@@ -16,6 +16,7 @@ from innerpo.model.hardware import (
     activation_bytes,
     choose_attention,
     choose_compile,
+    choose_dtype,
     choose_pass_tokens,
     compiled_blocks,
     cpu_quota,
@@ -172,7 +173,7 @@ def check_compiled(model, items):
 
 def test_choices_and_their_reasons(monkeypatch):
     monkeypatch.setattr(hardware.shutil, "which", lambda name: name)
-    monkeypatch.setattr(hardware, "has_native_bfloat16", lambda: True)
+    monkeypatch.setattr(hardware, "has_units", lambda *_: True)
     auto = ModelConfig()
     assert choose_attention(auto, torch.bfloat16, CPU).value == "eager"
     assert choose_attention(auto, torch.float32, CPU).value is None
@@ -189,7 +190,7 @@ def test_choices_and_their_reasons(monkeypatch):
         choose_compile(ModelConfig(compile="on"), torch.bfloat16, CPU, 200, hooked=True)
     monkeypatch.setattr(hardware.shutil, "which", lambda _: None)
     assert choose_compile(auto, torch.bfloat16, CPU, 200).reason == "there is no C++ compiler"
-    monkeypatch.setattr(hardware, "has_native_bfloat16", lambda: False)
+    monkeypatch.setattr(hardware, "has_units", lambda *_: False)
     assert "through float32" in choose_compile(auto, torch.bfloat16, CPU, 200).reason
     with pytest.raises(UserError, match="without units for it"):
         choose_compile(ModelConfig(compile="on"), torch.bfloat16, CPU, 200)
@@ -197,11 +198,35 @@ def test_choices_and_their_reasons(monkeypatch):
     assert choose_compile(ModelConfig(compile="on"), torch.float64, CPU, 200).value
 
 
-def test_what_is_multiplied_in_float32(monkeypatch):
-    kinds = [(d, p) for p in (CPU, CUDA) for d in (torch.float32, torch.float64, torch.float16, torch.bfloat16)]
-    for units, expected in ((False, [2, 3]), (True, [2])):
-        monkeypatch.setattr(hardware, "has_native_bfloat16", lambda units=units: units)
-        assert [i for i, (d, p) in enumerate(kinds) if multiplies_in_float32(d, p)] == expected
+@pytest.mark.parametrize(
+    ("flags", "units"),
+    [
+        ("flags : fpu sse2 avx2 f16c", []),
+        ("flags : avx512f avx512_bf16", [torch.bfloat16]),
+        ("flags : amx_bf16 avx512_fp16", [torch.bfloat16, torch.float16]),
+        ("Features : fp asimd asimdhp bf16", [torch.bfloat16, torch.float16]),
+    ],
+)
+def test_units_of_processors(flags, units, tmp_path, monkeypatch):
+    """What they cannot multiply goes through float32, whatever GPU stands beside them; float32 never does."""
+    file = tmp_path / "cpuinfo"
+    file.write_text(f"processor : 0\n{flags}\n")
+    monkeypatch.setattr(hardware, "Path", lambda _: file)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    hardware.has_units.cache_clear()
+    halves = [torch.bfloat16, torch.float16]
+    try:
+        assert [d for d in halves if hardware.has_units(d, "cpu")] == units
+        assert [d for d in halves if not multiplies_in_float32(d, CPU)] == units
+        assert not any(multiplies_in_float32(d, CUDA) for d in halves)
+        assert not multiplies_in_float32(torch.float32, CPU)
+        auto = ModelConfig()
+        assert choose_dtype(auto, CPU) == (torch.bfloat16 if torch.bfloat16 in units else torch.float32)
+        assert choose_dtype(auto, CUDA) == torch.bfloat16
+        assert choose_dtype(replace(auto, lora_r=0), CUDA) == torch.float32
+    finally:
+        hardware.has_units.cache_clear()
 
 
 def test_tokens_in_a_pass(monkeypatch):

@@ -29,7 +29,7 @@ class TypesOfProducts(TorchDispatchMode):
 
 @pytest.fixture
 def old_cpu(monkeypatch):
-    monkeypatch.setattr(hardware, "has_native_bfloat16", lambda: False)
+    monkeypatch.setattr(hardware, "has_units", lambda *_: False)
 
 
 @pytest.mark.parametrize("dtype", HALVES)
@@ -72,6 +72,8 @@ def test_scales_of_addmm_and_other_types_are_let_through():
     with FloatProducts():
         assert torch.addmm(a, x, w.to(torch.bfloat16), beta=3, alpha=2).item() == 5.0
         assert (w.t() @ w).dtype == torch.float32
+        with pytest.raises(RuntimeError, match="same dtype"):
+            torch.mm(w, x)
         assert (w.t().double() @ w.double()).dtype == torch.float64
         assert torch.ones(2, dtype=torch.bfloat16).sum().dtype == torch.bfloat16
 
@@ -97,7 +99,7 @@ def test_a_pass_multiplies_in_float32(dtype, items, old_cpu):
 
 def test_only_where_something_is_gained(items, monkeypatch):
     batch = make_batch(items[:2], "one_row", 0)
-    monkeypatch.setattr(hardware, "has_native_bfloat16", lambda: True)
+    monkeypatch.setattr(hardware, "has_units", lambda *_: True)
     for dtype in (torch.float32, torch.bfloat16):
         with TypesOfProducts() as types, torch.no_grad():
             sequence_outputs(build_model().to(dtype), batch)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from innerpo.config import RunConfig
@@ -18,7 +19,7 @@ from innerpo.methods.method import LossOutput, Method, build_method, fit_method
 from innerpo.methods.records import PairOutputs
 from innerpo.model.layers import decoder_blocks, resolve_layers
 from innerpo.model.layout import choose_layout
-from innerpo.model.load import add_adapter, load_base, reference_mode
+from innerpo.model.load import add_adapter, load_base
 from innerpo.model.outputs import sequence_outputs
 from innerpo.model.reference import compute_reference
 
@@ -68,7 +69,7 @@ def admit(config: RunConfig, scratch: Path) -> Patient:
     policy.eval()
     method = fit_gradients(method, policy, base, items, layout, seed=config.training.seed, **common)
     method = method.to(device)
-    with reference_mode(policy):  # the batch's own pass, so that policy = reference holds to the last bit
+    with torch.no_grad():  # a fresh adapter is the reference; its own pass, so that this holds to the last bit
         outputs = sequence_outputs(policy, batch, method.request)
     parameters = [p for p in policy.parameters() if p.requires_grad]
     return Patient(method, policy, batch, PairOutputs.of(outputs, batch, method.transform), parameters)

@@ -3,31 +3,68 @@
 peft rounds x W^T to the model's type and then adds the adapter's part. In bfloat16, what is below half a unit in the
 last place of the base's output vanishes so, and that is most of what a young adapter says: training lags (LOG.md). Here
 one matrix product starts from the adapter's part (``addmm``), sums in float32, and is rounded once. In float32 the
-result is peft's but for rounding, with two element-wise passes less.
+result is peft's but for rounding.
 
-In half precision the adapter is multiplied in the model's type, as autocast would, while its weights, gradients and
-optimiser stay in float32: no float32 copy of every layer's input is made and kept.
+In bfloat16 the adapter is multiplied in that type too, as autocast would, while its weights, gradients and optimiser
+stay in float32: no float32 copy of every layer's input is made and kept. Float16 has no room for an adapter's small
+gradients; there it is multiplied in float32.
 """
 
-from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Float
+from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import Tensor, nn
 
 
 def sum_at_once(policy: nn.Module) -> int:
-    """Let the LoRA layers of a model compute their output as one sum; return how many do.
+    """Let the plain LoRA layers of a model compute their output as one sum; return how many there are.
 
-    Layers of other kinds (4 bit, DoRA, transposed, several adapters) are left as they are.
+    What cannot be one sum is left to peft: layers of other kinds (4 bit, convolutions), and in a pass those with
+    DoRA, biases of B or several adapters on, or with parts that have hooks or are wrapped (offloading, FSDP1,
+    DeepSpeed's third stage).
     """
-    from peft.tuners.lora.layer import Linear as LoraLinear  # some seconds, which --help need not wait for
-
-    layers = [m for m in policy.modules() if type(m) is LoraLinear and _is_plain(m)]
+    layers = [module for module in policy.modules() if type(module) in (LoraLinear, OneSum)]
     for layer in layers:
-        layer.forward = partial(_forward, layer)
+        layer.__class__ = OneSum
     return len(layers)
+
+
+def sum_as_peft(policy: nn.Module) -> None:
+    """Undo ``sum_at_once``."""
+    for module in policy.modules():
+        if type(module) is OneSum:
+            module.__class__ = LoraLinear
+
+
+class OneSum(LoraLinear):  # type: ignore[misc]
+    """peft's layer with another forward function; a layer becomes one by its class alone."""
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Return the adapted output; the base's where the adapter is off or merged."""
+        name = self._only_adapter()
+        if name is None or self.disable_adapters or self.merged or args or kwargs:
+            own: Tensor = super().forward(x, *args, **kwargs)
+            return own
+        dropout = self.lora_dropout[name]
+        return adapted_linear(
+            x,
+            self.base_layer.weight,
+            self.base_layer.bias,
+            self.lora_A[name].weight,
+            self.lora_B[name].weight,
+            self.scaling[name],
+            None if isinstance(dropout, nn.Identity) else dropout(x),
+        )
+
+    def _only_adapter(self) -> str | None:
+        """The one adapter that is on; None where there are several or others, or a part wants to be called itself."""
+        active = [name for name in self.active_adapters if name in self.lora_A]
+        if len(active) != 1 or self.fan_in_fan_out or self.lora_variant or self.lora_bias[active[0]]:
+            return None
+        parts = (self.base_layer, self.lora_A[active[0]], self.lora_B[active[0]])
+        return active[0] if all(map(_is_untouched, parts)) else None
 
 
 def adapted_linear(
@@ -39,46 +76,22 @@ def adapted_linear(
     scaling: float,
     dropped: Float[Tensor, "*batch inputs"] | None = None,
 ) -> Float[Tensor, "*batch outputs"]:
-    """Return x W^T + bias + scaling (x A^T) B^T, rounded once to the type of x.
+    """Return x W^T + bias + scaling (x A^T) B^T in the type of x.
 
     ``a`` and ``b`` may be in float32 beside half-precision ``x`` and ``weight``. ``dropped`` is what the adapter sees
-    in place of ``x`` (dropout).
+    in place of ``x`` (dropout). In halves a bias is added, and rounded, last: in the start of the sum a large one would
+    round the adapter's part away.
     """
-    seen = x if dropped is None else dropped
-    low = nn.functional.linear(seen, a.to(x.dtype))
-    start = nn.functional.linear(low * scaling, b.to(x.dtype))
+    inner = a.dtype if x.dtype == torch.float16 else x.dtype
+    seen = (x if dropped is None else dropped).to(inner)
+    low = nn.functional.linear(seen, a.to(inner)) * scaling
+    early = bias is not None and bias.dtype not in (torch.bfloat16, torch.float16)
+    start = nn.functional.linear(low, b.to(inner), bias if early else None).to(x.dtype)
     summed = torch.addmm(start.reshape(-1, start.shape[-1]), x.reshape(-1, x.shape[-1]), weight.t()).view(start.shape)
-    return summed if bias is None else summed + bias  # after, since a large bias would round the adapter's part away
+    return summed if bias is None or early else summed + bias.to(summed.dtype)
 
 
-def _forward(layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    name = _only_adapter(layer)
-    if name is None or layer.disable_adapters or layer.merged or args or kwargs or _is_watched(layer.base_layer):
-        own: Tensor = type(layer).forward(layer, x, *args, **kwargs)
-        return own
-    dropout = layer.lora_dropout[name]
-    return adapted_linear(
-        x,
-        layer.base_layer.weight,
-        layer.base_layer.bias,
-        layer.lora_A[name].weight,
-        layer.lora_B[name].weight,
-        layer.scaling[name],
-        None if isinstance(dropout, nn.Identity) else dropout(x),
-    )
-
-
-def _only_adapter(layer: Any) -> str | None:
-    """The one adapter that is on; None where there are several, or it is not a plain one."""
-    active = [name for name in layer.active_adapters if name in layer.lora_A]
-    return active[0] if len(active) == 1 and not layer.lora_variant and not layer.lora_bias[active[0]] else None
-
-
-def _is_plain(layer: Any) -> bool:
-    parts = [layer.base_layer, *layer.lora_A.values(), *layer.lora_B.values()]
-    return not layer.fan_in_fan_out and all(type(part) is nn.Linear for part in parts)
-
-
-def _is_watched(base: nn.Module) -> bool:
-    """Whether somebody wants the base layer itself to be called (hooks; offloading or sharding replaces forward)."""
-    return bool(base._forward_hooks or base._forward_pre_hooks or base._backward_hooks or "forward" in vars(base))
+def _is_untouched(part: nn.Module) -> bool:
+    """Whether a module is an ordinary linear map that nobody wants to see called."""
+    hooks = (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks)
+    return type(part) is nn.Linear and "forward" not in vars(part) and not any(hooks)

@@ -23,7 +23,11 @@ COMPILE_STEPS = 200
 # Of 170, 340, 680 and 1360 tokens a pass 680 was the fastest on a CPU, by 1 to 10 %; on CUDA memory decides, in bounds.
 CPU_PASS_TOKENS = 1024
 CUDA_PASS_TOKENS = (2048, 32768)
-HALVES = (torch.bfloat16, torch.float16)
+# Half types, and the processor features by one of which a CPU multiplies them (x86, ARM).
+CPU_UNITS = {
+    torch.bfloat16: frozenset({"amx_bf16", "avx512_bf16", "bf16"}),
+    torch.float16: frozenset({"amx_fp16", "avx512_fp16", "asimdhp"}),
+}
 # Bytes kept free on CUDA for logits of a chunk and the library's own use.
 CUDA_RESERVE = 1.5e9
 
@@ -37,33 +41,35 @@ class Choice:
 
 
 @cache
-def has_native_bfloat16() -> bool:
-    """Whether this machine multiplies bfloat16 in hardware (elsewhere on a CPU it is emulated, and far slower)."""
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+def has_units(dtype: torch.dtype, kind: str) -> bool:
+    """Whether a kind of device ("cpu", "cuda") here multiplies a half type in hardware."""
+    if kind != "cpu":
+        if dtype != torch.bfloat16:
+            return True
+        return torch.cuda.is_available() and bool(torch.cuda.is_bf16_supported(including_emulation=False))
     cpu = Path("/proc/cpuinfo")
-    return cpu.is_file() and any(flag in cpu.read_text() for flag in ("amx_bf16", "avx512_bf16"))
+    return cpu.is_file() and not CPU_UNITS[dtype].isdisjoint(cpu.read_text().split())
 
 
 def multiplies_in_float32(dtype: torch.dtype, device: torch.device) -> bool:
     """Whether matrix products of this type are computed in float32 (products.py): a CPU without units for it."""
-    by_units = dtype == torch.bfloat16 and has_native_bfloat16()
-    return device.type == "cpu" and dtype in HALVES and not by_units
+    return device.type == "cpu" and dtype in CPU_UNITS and not has_units(dtype, "cpu")
 
 
-def choose_dtype(config: ModelConfig) -> torch.dtype:
+def choose_dtype(config: ModelConfig, device: torch.device) -> torch.dtype:
     """Return the type of the base weights: as configured, or by the hardware; full fine-tuning wants float32."""
     if config.dtype != "auto":
         named: torch.dtype = getattr(torch, config.dtype)
         return named
-    return torch.bfloat16 if has_native_bfloat16() and config.lora_r > 0 else torch.float32
+    return torch.bfloat16 if has_units(torch.bfloat16, device.type) and config.lora_r > 0 else torch.float32
 
 
 def choose_attention(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> Choice:
     """Return the attention implementation (None: the model's own default).
 
-    On a CPU in bfloat16 the flash kernel's backward pass took 36 % of a step in a prototype, and eager attention was
-    faster; in float32 the two are alike (measured here), and sdpa keeps no attention matrix.
+    On a CPU in half precision the flash kernel is slow: its backward pass took 36 % of a step in a prototype with
+    bfloat16 units, and sdpa made a step half as long again as eager here, without. In float32 the two are alike
+    (measured here), and sdpa keeps no attention matrix.
     """
     if config.attention == FLEX and device.type == "cpu":
         raise UserError(
@@ -71,8 +77,8 @@ def choose_attention(config: ModelConfig, dtype: torch.dtype, device: torch.devi
         )
     if config.attention != "auto":
         return Choice(config.attention, "as asked for")
-    if device.type == "cpu" and dtype == torch.bfloat16:
-        return Choice("eager", "faster than sdpa's backward pass on a CPU in bfloat16")
+    if device.type == "cpu" and dtype in CPU_UNITS:
+        return Choice("eager", "faster than sdpa on a CPU in half precision")
     return Choice(None, "the default")
 
 

@@ -16,7 +16,6 @@ from innerpo.config import ModelConfig
 from innerpo.console import say
 from innerpo.errors import UserError
 from innerpo.files import write_text
-from innerpo.model.adapted import sum_at_once
 from innerpo.model.embedded import NAME as EMBEDDED
 from innerpo.model.embedded import embedded_model_folder
 from innerpo.model.hardware import choose_attention, choose_dtype, limit_threads
@@ -60,7 +59,7 @@ def load_base(config: ModelConfig, cache_dir: Path) -> LoadedModel:
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # a bar over tensors already on disk; downloads keep theirs
-    dtype, threads = choose_dtype(config), limit_threads(config.threads)
+    dtype, threads = choose_dtype(config, device()), limit_threads(config.threads)
     attention = choose_attention(config, dtype, device())
     source = model_source(config, cache_dir)
     common = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
@@ -121,6 +120,8 @@ def _four_bit(dtype: torch.dtype) -> Any:
 def add_adapter(base: LoadedModel, config: ModelConfig, seed: int) -> nn.Module:
     """Return the policy: the base with a fresh seeded LoRA adapter, or all weights trainable where lora_r is 0."""
     from peft import LoraConfig, get_peft_model
+
+    from innerpo.model.adapted import sum_at_once
 
     if config.lora_r == 0:
         base.model.requires_grad_(True)

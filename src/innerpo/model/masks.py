@@ -75,7 +75,7 @@ def mask_for(model: nn.Module, batch: TokenBatch) -> Any:
     def form(window: int | None) -> Any:
         if config._attn_implementation == FLEX:
             return block_mask(batch, window)
-        forbidden = ~attention_mask(batch, window)  # sdpa would turn a mask of bools into this in every layer
+        forbidden = ~attention_mask(batch, window)  # sdpa would turn bools into numbers in every layer
         return torch.zeros_like(forbidden, dtype=dtype).masked_fill_(forbidden, torch.finfo(dtype).min)
 
     kinds = layer_kinds(model)

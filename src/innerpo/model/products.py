@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from innerpo.model.hardware import HALVES, multiplies_in_float32
+from innerpo.model.hardware import CPU_UNITS, multiplies_in_float32
 
 _PRODUCTS = {
     torch.ops.aten.mm.default,
@@ -29,8 +29,10 @@ class FloatProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Let every other operation through."""
-        if func in _PRODUCTS and args[-1].dtype in HALVES and args[-1].device.type == "cpu":
-            return func(*(matrix.float() for matrix in args), **kwargs or {}).to(args[-1].dtype)
+        if func in _PRODUCTS and args[-1].device.type == "cpu" and args[-1].dtype in CPU_UNITS:
+            dtype = args[-1].dtype
+            if all(matrix.dtype == dtype for matrix in args):  # torch refuses a mixture, and so it should
+                return func(*(matrix.float() for matrix in args), **kwargs or {}).to(dtype)
         return func(*args, **kwargs or {})
 
 

@@ -22,7 +22,6 @@ from innerpo.files import machine_errors, staged_directory, write_atomically, wr
 from innerpo.methods.method import Method
 from innerpo.methods.records import Directions
 from innerpo.methods.transforms.transform import Transform
-from innerpo.model.adapted import sum_at_once
 from innerpo.model.layout import LayoutChoice
 from innerpo.model.load import LoadedModel
 from innerpo.model.sites import RESIDUAL
@@ -98,6 +97,8 @@ def load_policy(base: LoadedModel, folder: Path) -> Any:
         return base.model
     if (folder / "adapter_config.json").is_file():
         from peft import PeftModel
+
+        from innerpo.model.adapted import sum_at_once
 
         try:
             policy = PeftModel.from_pretrained(base.model, str(folder))

@@ -7,6 +7,11 @@ from innerpo.model.embedded import NAME, REQUIREMENT
 
 HUB_IDS = {NAME: "HuggingFaceTB/SmolLM2-135M-Instruct"}
 
+HALF = """In half precision peft rounds the base's output before it adds the adapter's, and part of a small adapter is
+lost; in merged half-precision weights more of it. Use float32, or `innerpo.model.adapted.sum_at_once(policy)`.
+
+"""
+
 
 def model_card(config: RunConfig, record: dict[str, Any]) -> str:
     """Return a README.md with the metadata block that the Hub reads."""
@@ -18,6 +23,7 @@ def model_card(config: RunConfig, record: dict[str, Any]) -> str:
     kind = f"A {'LoRA adapter' if config.model.lora_r else 'full fine-tune'} of `{hub_id}`{weights_from},\ntrained"
     if method.frozen:
         kind = f"Preference directions of the frozen `{hub_id}`{weights_from},\nmeasured"
+    half = "" if method.frozen or not config.model.lora_r else HALF
     return f"""---
 library_name: peft
 base_model: {hub_id}
@@ -43,6 +49,6 @@ Files: `adapter_model.safetensors` (ordinary peft), `directions.safetensors` (pr
 the method has them), `config.yaml` (the whole configuration), `run.json` (versions, hashes), `metrics.jsonl` (log),
 `scores.parquet` and `headline.md` (scores).
 
-Score it: `innerpo eval FOLDER`. The adapter inherits the limits and the licence of its base model; it was trained for
-research on generalisation, not for deployment.
+{half}Score it: `innerpo eval FOLDER`. The adapter inherits the limits and the licence of its base model; it was
+trained for research on generalisation, not for deployment.
 """
