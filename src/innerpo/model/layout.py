@@ -17,8 +17,8 @@ from innerpo.model.outputs import SequenceOutputs, StateRequest, sequence_output
 
 # Largest difference between the layouts that rounding explains: of log-probabilities, in nats per token, and of pooled
 # states, whose components have a root mean square of about 1, its root mean square. Measured with SmolLM2-135M on 36
-# batches (LOG.md): up to 0.031 and 0.007 in bfloat16. Had the model ignored positions, the states would have been off by 0.09 at
-# least, had it ignored the mask, by 0.25.
+# batches (LOG.md): up to 0.031 and 0.007 in bfloat16. Had the model ignored positions, the states would have been off
+# by 0.09 at least, had it ignored the mask, by 0.25.
 TOLERANCE = {torch.float32: (1e-3, 1e-3), torch.float16: (2e-2, 5e-3), torch.bfloat16: (1e-1, 2e-2)}
 
 
