@@ -278,7 +278,7 @@ def test_copied_pickled_undone():
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # dynamo looks
 def test_compiled(monkeypatch, traceable):
     """As `compiled_blocks` does, but by a backend that needs no C++ compiler."""
-    policy = adapted()
+    policy = adapted(build_model(num_hidden_layers=2))
     sum_at_once(policy)
     expected = policy(IDS).logits
     expected.square().mean().backward()
