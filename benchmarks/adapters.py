@@ -47,7 +47,7 @@ WAYS: dict[str, Callable[[Any], Any]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Train in float32, look at the adapter in half precision, print and save."""
     try:
-        options = tyro.cli(AdapterOptions, args=argv, prog="python -m benchmarks.adapters")
+        options = parse(argv)
         with tempfile.TemporaryDirectory(prefix="innerpo-adapters-") as scratch:
             rows = measured(options, Path(scratch))
     except UserError as error:
@@ -56,6 +56,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     _show(options, rows)
     save(options.save, "adapters", options, [{"name": f"dpo, {options.dataset}", "rows": rows}])
     return 0
+
+
+def parse(argv: Sequence[str] | None = None) -> AdapterOptions:
+    """Read the command line."""
+    return tyro.cli(AdapterOptions, args=argv, prog="python -m benchmarks.adapters")
 
 
 def measured(options: AdapterOptions, scratch: Path) -> list[dict[str, Any]]:
