@@ -41,7 +41,7 @@ WAYS: dict[str, Callable[[Any], Any]] = {
     "peft": _by_peft,
     "merged": lambda policy: policy.merge_and_unload(),
 }
-"""What is done to a policy of this project: nothing, peft's own layers (rounded before the sum), weights added."""
+"""What is done to one policy, in this order: nothing, peft's own layers (rounded before the sum), weights added."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -77,16 +77,17 @@ def measured(options: AdapterOptions, scratch: Path) -> list[dict[str, Any]]:
     weights = {name: p.detach().clone() for name, p in policy.named_parameters() if p.requires_grad}
     margins = reference.logps[0::2] - reference.logps[1::2]
     exact = seen(policy, items, margins, base, options)
+    half = load_model(options)
+    policy = add_adapter(half, config.model, config.training.seed)
+    policy.load_state_dict(weights, strict=False)
+    with reference_mode(policy):
+        alone = seen(policy, items, margins, half, options)["margins"]
     rows = []
     for name, change in WAYS.items():
         say(f"{options.dtype}: {name}")
-        half = load_model(options)
-        policy = add_adapter(half, config.model, config.training.seed)
-        policy.load_state_dict(weights, strict=False)
-        with reference_mode(policy):
-            alone = seen(policy, items, margins, half, options)
-        found = seen(change(policy), items, margins, half, options)
-        rows.append({"system": name, **compared(found, exact), "base_margin_spread": _spread(alone, margins)})
+        policy = change(policy)
+        figures = compared(seen(policy, items, margins, half, options), exact)
+        rows.append({"system": name, **figures, "base_margin_spread": (alone - margins).std().item()})
     return rows
 
 
@@ -123,10 +124,6 @@ def compared(found: Seen, exact: Seen) -> dict[str, float]:
         row["gradient_cosine"] = torch.cosine_similarity(a, b, 0).item()
         row["gradient_length"] = (a.norm() / b.norm()).item()
     return row
-
-
-def _spread(alone: Seen, reference: Tensor) -> float:
-    return (alone["margins"] - reference).std().item()
 
 
 def _show(options: AdapterOptions, rows: Sequence[Mapping[str, Any]]) -> None:
