@@ -1,6 +1,6 @@
 """`python cli.py ...` from a checkout is the installed command `innerpo ...`."""
 
-from innerpo.cli import entry
+from innerpo.cli.verbs import entry
 
 if __name__ == "__main__":
     entry()

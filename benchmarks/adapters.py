@@ -18,21 +18,22 @@ from benchmarks.options import AdapterOptions
 from benchmarks.pairs import load_workload
 from benchmarks.summary import save
 from benchmarks.systems import BETA, fitted, run_config
-from innerpo.console import error_line, say, stdout
-from innerpo.data.batch import make_batch
+from innerpo.cli.console import error_line, say, stdout
+from innerpo.data.batching.batch import make_batch
 from innerpo.data.tokens import PromptItem
 from innerpo.errors import UserError
-from innerpo.model.adapted import sum_as_peft
-from innerpo.model.load import LoadedModel, add_adapter, reference_mode
-from innerpo.model.outputs import sequence_outputs
-from innerpo.model.products import quick_products
-from innerpo.training.train import train_policy
+from innerpo.model.adapters import add_adapter
+from innerpo.model.base import Base, reference_mode
+from innerpo.model.forward.outputs import sequence_outputs
+from innerpo.model.numerics.fused_lora import unfuse_lora
+from innerpo.model.numerics.half_matmul import float32_matmul
+from innerpo.training.arguments import train_policy
 
 Seen = Mapping[str, Tensor]
 
 
 def _by_peft(policy: Any) -> Any:
-    sum_as_peft(policy)
+    unfuse_lora(policy)
     return policy
 
 
@@ -92,7 +93,7 @@ def measured(options: AdapterOptions, scratch: Path) -> list[dict[str, Any]]:
 
 
 def seen(
-    policy: nn.Module, items: Sequence[PromptItem], reference: Tensor, base: LoadedModel, options: AdapterOptions
+    policy: nn.Module, items: Sequence[PromptItem], reference: Tensor, base: Base, options: AdapterOptions
 ) -> Seen:
     """Return each pair's margin of log-probabilities, in nats, and the gradient of the summed DPO loss, all in one.
 
@@ -104,7 +105,7 @@ def seen(
     for start in range(0, len(items), options.batch_size):
         part = slice(start, start + options.batch_size)
         batch = make_batch(items[part], "concatenated", base.pad_id).to(next(policy.parameters()).device)
-        with quick_products(policy):
+        with float32_matmul(policy):
             logps = sequence_outputs(policy, batch).logps
             margin = logps[0::2] - logps[1::2]
             if margin.requires_grad:

@@ -28,8 +28,8 @@ import torch
 from torch import nn
 
 from innerpo.data.tokens import PromptItem
-from innerpo.model.hardware import limit_threads
-from innerpo.model.layers import text_config
+from innerpo.model.forward.blocks import text_config
+from innerpo.model.numerics.hardware import limit_threads
 
 RANK = 16
 

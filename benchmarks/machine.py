@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from benchmarks.processes import ROOT
-from innerpo.model.hardware import has_units
+from innerpo.model.numerics.hardware import has_units
 
 PACKAGES = ("innerpo", "torch", "transformers", "peft", "accelerate", "datasets", "trl", "lm-eval")
 

@@ -6,10 +6,11 @@ from typing import Any
 import torch
 
 from benchmarks.options import Options
-from innerpo.config import ModelConfig
+from innerpo.config.run import ModelConfig
 from innerpo.files import cache_root, staged_directory
+from innerpo.model.base import Base
 from innerpo.model.embedded import embedded_model_folder
-from innerpo.model.load import LoadedModel, load_base
+from innerpo.model.loading import load_base
 
 SHAPES: dict[str, dict[str, Any]] = {
     "llama-1b": {
@@ -53,7 +54,7 @@ def model_config(options: Options) -> ModelConfig:
     )
 
 
-def load_model(options: Options, config: ModelConfig | None = None) -> LoadedModel:
+def load_model(options: Options, config: ModelConfig | None = None) -> Base:
     """Load the base model through the function that a run uses, for every system."""
     return load_base(config or model_config(options), cache_root(options.cache_dir))
 

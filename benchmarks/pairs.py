@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 from benchmarks.options import Options
-from innerpo.config import DataConfig
+from innerpo.config.run import DataConfig
 from innerpo.data.pairs import PreferencePair, choose_negatives, cluster_of
 from innerpo.data.sources import load_pairs
-from innerpo.data.tokens import PromptItem, Tokens
+from innerpo.data.tokens import PairTokenizer, PromptItem
 from innerpo.errors import UserError
 
 SYNTHETIC = "synthetic:"
@@ -25,7 +25,7 @@ def load_workload(options: Options, tokenizer: Any, n: int) -> tuple[list[Prefer
     kept: list[tuple[PreferencePair, PromptItem]] = []
     too_long = 0
     for pair in pairs:
-        items = Tokens(tokenizer, NO_LIMIT, NO_LIMIT).training_items([pair])
+        items = PairTokenizer(tokenizer, NO_LIMIT, NO_LIMIT).training_items([pair])
         fits = items and _fits(items[0], options)
         too_long += not fits
         if fits:
@@ -40,7 +40,7 @@ def load_prompts(options: Options, tokenizer: Any, n: int) -> list[PromptItem]:
 
     Raises UserError where there are fewer.
     """
-    items = Tokens(tokenizer, NO_LIMIT, NO_LIMIT).scoring_items(_load(options, tokenizer, n))
+    items = PairTokenizer(tokenizer, NO_LIMIT, NO_LIMIT).scoring_items(_load(options, tokenizer, n))
     kept = [item for item in items if _fits(item, options)]
     if len(kept) < n:
         raise _too_few(options, len(kept), len(items) - len(kept), n)
@@ -71,7 +71,7 @@ def _fits(item: PromptItem, options: Options) -> bool:
 
 
 def useful_tokens(items: Sequence[PromptItem]) -> int:
-    """Tokens that a loss on these pairs needs: each prompt once, each response once (with EOS), no padding."""
+    """PairTokenizer that a loss on these pairs needs: each prompt once, each response once (with EOS), no padding."""
     return sum(item.n_tokens for item in items)
 
 
@@ -114,7 +114,7 @@ def synthetic_pairs(tokenizer: Any, tokens: int, n: int) -> list[PreferencePair]
                 prompt, chosen, rejected, f"{SYNTHETIC}{tokens}/{i}", "synthetic", "train", cluster_of(prompt)
             )
         )
-    for item in Tokens(tokenizer, NO_LIMIT, NO_LIMIT).training_items(pairs):
+    for item in PairTokenizer(tokenizer, NO_LIMIT, NO_LIMIT).training_items(pairs):
         if any(len(item.prompt) + len(r) != tokens for r in item.responses):
             raise UserError(f"the tokenizer {tokenizer.name_or_path!r} joins or splits synthetic words; use real data")
     return pairs

@@ -14,7 +14,7 @@ from benchmarks.options import ParityOptions
 from benchmarks.paths import PATHS, PLAIN, losses
 from benchmarks.processes import alternate
 from benchmarks.summary import save
-from innerpo.console import error_line, stdout
+from innerpo.cli.console import error_line, stdout
 from innerpo.errors import UserError
 
 LIMIT = {"float32": 1e-4, "bfloat16": 1e-2}

@@ -9,17 +9,17 @@ from benchmarks.options import ParityOptions
 from benchmarks.pairs import load_workload
 from benchmarks.plain import plain_losses
 from benchmarks.systems import Clock, fitted, run_config
-from innerpo.config import RunConfig
-from innerpo.model.adapted import sum_as_peft
-from innerpo.model.load import add_adapter
-from innerpo.model.products import quick_products
-from innerpo.training.train import train_policy
+from innerpo.config.run import RunConfig
+from innerpo.model.adapters import add_adapter
+from innerpo.model.numerics.fused_lora import unfuse_lora
+from innerpo.model.numerics.half_matmul import float32_matmul
+from innerpo.training.arguments import train_policy
 
 PLAIN = "plain"
 PATHS: dict[str, dict[str, dict[str, Any]]] = {
     "default": {},
-    "one pass a step": {"data": {"pass_tokens": 1 << 30}},
-    "a pass a pair": {"data": {"pass_tokens": 1}},
+    "one pass a step": {"data": {"micro_batch_tokens": 1 << 30}},
+    "a pass a pair": {"data": {"micro_batch_tokens": 1}},
     "concatenated": {"data": {"layout": "concatenated"}},
     "packed": {"data": {"layout": "packed"}},
     "eager": {"model": {"attention": "eager"}},
@@ -39,8 +39,8 @@ def losses(path: str, options: ParityOptions, scratch: Path) -> dict[str, Any]:
     method, reference, layout = fitted(base, items, config, options.dataset, scratch)
     policy = add_adapter(base, config.model, config.training.seed)
     if PLAIN in path:
-        sum_as_peft(policy)
-        with quick_products(policy):
+        unfuse_lora(policy)
+        with float32_matmul(policy):
             return {"losses": plain_losses(policy, method, items, config, options.steps, base.pad_id)}
     config.run_dir.mkdir(parents=True, exist_ok=True)
     clock = Clock()

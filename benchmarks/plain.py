@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from innerpo.config import RunConfig
-from innerpo.data.batch import TokenBatch, make_batch
+from innerpo.config.run import RunConfig
+from innerpo.data.batching.batch import TokenBatch, make_batch
 from innerpo.data.tokens import PromptItem
 from innerpo.methods.method import Method
 from innerpo.methods.records import PairOutputs
-from innerpo.model.load import reference_mode
-from innerpo.model.outputs import SequenceOutputs, StateRequest
+from innerpo.model.base import reference_mode
+from innerpo.model.forward.outputs import SequenceOutputs, StateRequest
 from innerpo.training.sampler import PairSampler
 
 

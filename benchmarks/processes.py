@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from innerpo.console import say
+from innerpo.cli.console import say
 from innerpo.errors import MachineError, UserError
 from innerpo.files import write_text
 

@@ -18,7 +18,7 @@ from benchmarks.options import ScoreOptions
 from benchmarks.processes import Job, alternate
 from benchmarks.scorers import measure
 from benchmarks.summary import MATMUL, Row, matmul_flops_per_second, save, show, summarise
-from innerpo.console import error_line, stdout
+from innerpo.cli.console import error_line, stdout
 from innerpo.errors import UserError
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 1e-2, "float16": 1e-2}

@@ -12,8 +12,8 @@ from benchmarks.pairs import load_prompts, useful_tokens, with_responses
 from innerpo.data.tokens import PromptItem
 from innerpo.errors import UserError
 from innerpo.evaluation.score import score_items
-from innerpo.model.layout import choose_layout
-from innerpo.model.load import LoadedModel
+from innerpo.model.base import Base
+from innerpo.model.forward.layout import choose_layout
 
 Scorer = Callable[[Sequence[PromptItem]], list[float]]
 
@@ -42,7 +42,7 @@ def measure(system: str, n_responses: int, options: ScoreOptions) -> dict[str, A
     }
 
 
-def innerpo_scorer(base: LoadedModel, items: Sequence[PromptItem], batch_size: int) -> Scorer:
+def innerpo_scorer(base: Base, items: Sequence[PromptItem], batch_size: int) -> Scorer:
     """This project's ``score_items``, which runs each prompt once with all its responses."""
     layout = choose_layout(base.model, items, base.pad_id).layout
     prompts = max(1, batch_size // len(items[0].responses))
@@ -54,7 +54,7 @@ def innerpo_scorer(base: LoadedModel, items: Sequence[PromptItem], batch_size: i
     return score
 
 
-def lm_eval_scorer(base: LoadedModel, batch_size: int) -> Scorer:
+def lm_eval_scorer(base: Base, batch_size: int) -> Scorer:
     """lm-eval's Hugging Face backend on the same model, a row a response."""
     try:
         from lm_eval.models.huggingface import HFLM

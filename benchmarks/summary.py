@@ -12,8 +12,8 @@ from rich.text import Text
 
 from benchmarks.machine import circumstances
 from benchmarks.options import Options
-from innerpo.config import to_dict
-from innerpo.console import say, stdout
+from innerpo.cli.console import say, stdout
+from innerpo.config.run import to_dict
 from innerpo.files import write_text
 
 MATMUL = "matmul"

@@ -16,18 +16,20 @@ from benchmarks.memory import peak_bytes, reset_peak
 from benchmarks.models import load_model, model_config
 from benchmarks.options import AdapterOptions, ParityOptions, TrainOptions
 from benchmarks.pairs import load_workload, useful_tokens
-from innerpo.config import RunConfig, default_run
+from innerpo.config.run import RunConfig, default_run
+from innerpo.data.batching.row_plan import Layout
 from innerpo.data.pairs import PreferencePair
-from innerpo.data.rows import Layout
 from innerpo.data.tokens import PromptItem
 from innerpo.errors import UserError
 from innerpo.evaluation.score import score_items
 from innerpo.methods.method import Method, build_method, fit_method
-from innerpo.model.layers import decoder_blocks, resolve_layers
-from innerpo.model.layout import choose_layout
-from innerpo.model.load import LoadedModel, add_adapter, reference_mode
+from innerpo.model.adapters import add_adapter
+from innerpo.model.base import Base, reference_mode
+from innerpo.model.forward.blocks import decoder_blocks
+from innerpo.model.forward.layout import choose_layout
+from innerpo.model.layer_spec import resolve_layers
 from innerpo.model.reference import Reference, compute_reference
-from innerpo.training.train import train_policy
+from innerpo.training.arguments import train_policy
 
 METHODS = {"innerpo-dpo": "dpo", "innerpo-default": "innerpo"}
 BETA, SEED = 0.1, 1
@@ -90,7 +92,7 @@ def measure(system: str, options: TrainOptions, scratch: Path) -> dict[str, Any]
 
 def _train_innerpo(
     name: str,
-    base: LoadedModel,
+    base: Base,
     items: Sequence[PromptItem],
     options: TrainOptions,
     scratch: Path,
@@ -112,7 +114,7 @@ def _train_innerpo(
 
 
 def fitted(
-    base: LoadedModel, items: Sequence[PromptItem], config: RunConfig, what: str, scratch: Path
+    base: Base, items: Sequence[PromptItem], config: RunConfig, what: str, scratch: Path
 ) -> tuple[Method, Reference, Layout]:
     """Build a run's method, run the reference on its pairs and fit what the method fits on that."""
     method = build_method(config.method, resolve_layers(config.method.layers, len(decoder_blocks(base.model))))
@@ -157,7 +159,7 @@ def run_config(method: str, options: TrainOptions | ParityOptions | AdapterOptio
 
 def _train_trl(
     system: str,
-    base: LoadedModel,
+    base: Base,
     pairs: Sequence[PreferencePair],
     items: Sequence[PromptItem],
     options: TrainOptions,
@@ -222,7 +224,7 @@ def _check_tokens(data: Any, items: Sequence[PromptItem]) -> None:
             raise UserError(f"TRL has other tokens than this project for pair {item.pairs[0][2]}; no comparison")
 
 
-def dpo_loss(policy: Any, items: Sequence[PromptItem], base: LoadedModel) -> float:
+def dpo_loss(policy: Any, items: Sequence[PromptItem], base: Base) -> float:
     """Mean DPO loss on some pairs, found in the same way for every system: by scoring with the adapter on and off."""
 
     def margins() -> torch.Tensor:

@@ -15,7 +15,7 @@ from benchmarks.pairs import SYNTHETIC
 from benchmarks.processes import Job, alternate
 from benchmarks.summary import MATMUL, Row, matmul_flops_per_second, save, show, summarise
 from benchmarks.systems import measure
-from innerpo.console import error_line, say, stdout
+from innerpo.cli.console import error_line, say, stdout
 from innerpo.errors import UserError
 
 DPO = ("innerpo-dpo", "trl", "trl-precomputed", "trl-no-checkpointing")

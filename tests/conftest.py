@@ -18,9 +18,9 @@ from transformers import (
 )
 
 from innerpo.data.pairs import PreferencePair, cluster_of
-from innerpo.data.tokens import Tokens
-from innerpo.model import adapted
-from innerpo.model.load import LoadedModel
+from innerpo.data.tokens import PairTokenizer
+from innerpo.model.base import Base
+from innerpo.model.numerics import fused_lora
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
@@ -127,13 +127,13 @@ def pairs():
 
 @pytest.fixture
 def items(tokenizer, pairs):
-    return Tokens(tokenizer, 64, 64).training_items(pairs)
+    return PairTokenizer(tokenizer, 64, 64).training_items(pairs)
 
 
 @pytest.fixture
 def toy(tokenizer):
     model = build_model().requires_grad_(False)
-    return LoadedModel(model, tokenizer, "toy", "toy-identity")
+    return Base(model, tokenizer, "toy", "toy-identity")
 
 
 @pytest.fixture
@@ -168,7 +168,7 @@ def here(monkeypatch):
 @pytest.fixture
 def traceable(monkeypatch):
     """Adapted layers without the tests' checks of types and shapes, which torch.compile cannot trace."""
-    monkeypatch.setattr(adapted, "adapted_linear", inspect.unwrap(adapted.adapted_linear))
-    monkeypatch.setattr(adapted, "_is_untouched", inspect.unwrap(adapted._is_untouched))
+    monkeypatch.setattr(fused_lora, "fused_lora_linear", inspect.unwrap(fused_lora.fused_lora_linear))
+    monkeypatch.setattr(fused_lora, "_is_untouched", inspect.unwrap(fused_lora._is_untouched))
     for name in ("forward", "_only_adapter"):
-        monkeypatch.setattr(adapted.OneSum, name, inspect.unwrap(getattr(adapted.OneSum, name)))
+        monkeypatch.setattr(fused_lora.FusedLoraLinear, name, inspect.unwrap(getattr(fused_lora.FusedLoraLinear, name)))

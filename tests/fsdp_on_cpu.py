@@ -8,7 +8,7 @@ from typing import Any
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
 
-from innerpo.cli import entry
+from innerpo.cli.verbs import entry
 
 partial_state, accelerator_state = PartialState.__init__, AcceleratorState.__init__
 

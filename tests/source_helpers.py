@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from innerpo.config import DataConfig
-from innerpo.data.sources.rows import pair_from_row
+from innerpo.config.run import DataConfig
+from innerpo.data.sources.parse import pair_from_row
 from innerpo.errors import UserError
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"

@@ -12,11 +12,12 @@ from torch import nn
 
 from benchmarks import adapters
 from conftest import build_model
-from innerpo.config import ModelConfig
-from innerpo.model import hardware
-from innerpo.model.adapted import OneSum, adapted_linear, sum_as_peft, sum_at_once
-from innerpo.model.hardware import compiled_blocks
-from innerpo.model.load import LoadedModel, add_adapter, reference_mode
+from innerpo.config.run import ModelConfig
+from innerpo.model.adapters import add_adapter
+from innerpo.model.base import Base, reference_mode
+from innerpo.model.numerics import hardware
+from innerpo.model.numerics.fused_lora import FusedLoraLinear, fuse_lora, fused_lora_linear, unfuse_lora
+from innerpo.model.numerics.hardware import compiled_blocks
 from innerpo.training.artifacts import load_policy
 
 IDS = torch.tensor([[5, 9, 33, 71, 8, 2], [40, 41, 6, 7, 12, 90]])
@@ -38,11 +39,11 @@ def test_by_hand():
     weight = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
     a, b = torch.tensor([[1.0, -1.0]]), torch.tensor([[1.0], [0.0], [2.0]])
     # x W^T = [1, 2, 3], x A^T = [-1], 2 (x A^T) B^T = [-2, 0, -4]
-    assert adapted_linear(x, weight, None, a, b, 2.0).tolist() == [[-1.0, 2.0, -1.0]]
-    assert adapted_linear(x, weight, torch.tensor([1.0, 1.0, 0.5]), a, b, 2.0).tolist() == [[0.0, 3.0, -0.5]]
+    assert fused_lora_linear(x, weight, None, a, b, 2.0).tolist() == [[-1.0, 2.0, -1.0]]
+    assert fused_lora_linear(x, weight, torch.tensor([1.0, 1.0, 0.5]), a, b, 2.0).tolist() == [[0.0, 3.0, -0.5]]
     # with dropout the adapter sees something else: [2, 0] A^T = [2], 2 * 2 B^T = [4, 0, 8]
     seen = torch.tensor([[2.0, 0.0]])
-    assert adapted_linear(x, weight, None, a, b, 2.0, seen).tolist() == [[5.0, 2.0, 11.0]]
+    assert fused_lora_linear(x, weight, None, a, b, 2.0, seen).tolist() == [[5.0, 2.0, 11.0]]
 
 
 def test_bfloat16_is_rounded_after_the_sum():
@@ -50,7 +51,7 @@ def test_bfloat16_is_rounded_after_the_sum():
     half = {"dtype": torch.bfloat16}
     x, weight = torch.tensor([[1.0, 1.0]], **half), torch.tensor([[1.0, 3 / 1024]], **half)
     a, b = torch.tensor([[1.0, 0.0]]), torch.tensor([[3 / 1024]])
-    assert adapted_linear(x, weight, None, a, b, 1.0).tolist() == [[1 + 8 / 1024]]
+    assert fused_lora_linear(x, weight, None, a, b, 1.0).tolist() == [[1 + 8 / 1024]]
     rounded_first = x @ weight.t()
     assert (rounded_first + (x.float() @ a.t() @ b.t())).to(torch.bfloat16).tolist() == [[1.0]]
 
@@ -67,7 +68,7 @@ def test_the_sum_is_that_of_peft(family, changes):
         if name.endswith("bias"):
             nn.init.normal_(p)
     ours = copy.deepcopy(policy)
-    assert sum_at_once(ours) == len(linear_layers(policy)) == 4 * 7
+    assert fuse_lora(ours) == len(linear_layers(policy)) == 4 * 7
 
     def run(model):
         embedded = model.get_input_embeddings()(IDS).detach().requires_grad_()
@@ -99,7 +100,7 @@ def test_bfloat16_keeps_a_small_adapter():
         return (((output.double() - without) * part).sum() / part.square().sum()).item()
 
     peft_sum = layer(x)
-    assert sum_at_once(layer) == 1
+    assert fuse_lora(layer) == 1
     assert arrived(layer(x)) == pytest.approx(1.0, abs=0.1)
     assert arrived(peft_sum) < 0.4
 
@@ -109,7 +110,7 @@ def test_gradients_in_bfloat16_are_those_of_float32():
     policy = adapted(nn.ModuleDict({"layer": nn.Linear(64, 48)}), target_modules=["layer"])
     half = copy.deepcopy(policy)
     half.base_model.model.layer.base_layer.to(torch.bfloat16)
-    assert sum_at_once(half) == 1
+    assert fuse_lora(half) == 1
     x = torch.randn(200, 64).to(torch.bfloat16)
     for model, given in ((policy, x.float()), (half, x)):
         model.base_model.model.layer(given).float().square().mean().backward()
@@ -125,7 +126,7 @@ def test_a_fresh_adapter_changes_no_bit_in_float32(width, bias):
     torch.manual_seed(0)
     x, weight, a = torch.randn(3, 5, width), torch.randn(48, width), torch.randn(4, width)
     b, added = torch.zeros(48, 4), torch.randn(48) if bias else None
-    found = adapted_linear(x, weight, added, a, b, 2.0)
+    found = fused_lora_linear(x, weight, added, a, b, 2.0)
     assert torch.equal(found, nn.functional.linear(x, weight, added))
 
 
@@ -136,7 +137,7 @@ def test_a_large_bias_does_not_round_the_adapter_away():
     weight = torch.cat([torch.zeros(1, 1), torch.randn(1, 63) / 8], 1).to(torch.bfloat16)
     a, b = torch.eye(1, 64), torch.tensor([[0.05]])
     bias = torch.tensor([100.0], dtype=torch.bfloat16)
-    changed = adapted_linear(x, weight, bias, a, b, 1.0).double() - nn.functional.linear(x, weight, bias).double()
+    changed = fused_lora_linear(x, weight, bias, a, b, 1.0).double() - nn.functional.linear(x, weight, bias).double()
     assert changed.mean().item() == pytest.approx(0.05, abs=0.01)
 
 
@@ -148,8 +149,8 @@ def test_gradients_in_float16_are_not_lost(size):
     above = 1e-4 * torch.randn(40, 12).half()
     leaves = [(torch.randn(3, 16)).requires_grad_(), (size * 1e-3 * torch.randn(12, 3)).requires_grad_()]
     exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
-    adapted_linear(x, weight, None, *leaves, 1.0).backward(above)
-    adapted_linear(x.double(), weight.double(), None, *exact, 1.0).backward(above.double())
+    fused_lora_linear(x, weight, None, *leaves, 1.0).backward(above)
+    fused_lora_linear(x.double(), weight.double(), None, *exact, 1.0).backward(above.double())
     for found, leaf in zip(leaves, exact, strict=True):
         assert (found.grad - leaf.grad).norm() < 1e-3 * leaf.grad.norm()
 
@@ -160,7 +161,7 @@ def test_types_under_autocast_are_those_of_peft(bias):
     layer, x = linear_layers(policy)[0], torch.randn(1, 3, 32)
     with torch.autocast("cpu", torch.bfloat16):
         expected = layer(x)
-        sum_at_once(policy)
+        fuse_lora(policy)
         found = layer(x)
     assert found.dtype == expected.dtype == torch.bfloat16
     torch.testing.assert_close(found, expected, rtol=2e-2, atol=2e-2)
@@ -168,7 +169,7 @@ def test_types_under_autocast_are_those_of_peft(bias):
 
 def test_the_reference_is_the_base_to_the_bit():
     policy = adapted()
-    sum_at_once(policy)
+    fuse_lora(policy)
     with reference_mode(policy):
         found = policy(IDS).logits
     assert torch.equal(found, build_model()(IDS).logits)
@@ -181,7 +182,7 @@ def test_other_adapters_are_computed_as_peft_does(changes):
     base = build_model(attention_bias=True, mlp_bias=True)
     policy = adapted(base, **changes)
     expected = policy(IDS).logits
-    sum_at_once(policy)
+    fuse_lora(policy)
     torch.testing.assert_close(policy(IDS).logits, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -190,7 +191,7 @@ def test_two_adapters_at_once():
     policy.add_adapter("second", LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False))
     policy.base_model.set_adapter(["default", "second"])
     expected = policy(IDS).logits
-    sum_at_once(policy)
+    fuse_lora(policy)
     assert torch.equal(policy(IDS).logits, expected)
     policy.base_model.set_adapter("second")
     alone = policy(IDS).logits
@@ -199,7 +200,7 @@ def test_two_adapters_at_once():
 
 def test_merged_and_unloaded():
     policy = adapted()
-    sum_at_once(policy)
+    fuse_lora(policy)
     expected = policy(IDS).logits
     policy.merge_adapter()
     torch.testing.assert_close(policy(IDS).logits, expected, rtol=1e-4, atol=1e-4)
@@ -228,7 +229,7 @@ class Wrapped(nn.Module):
 def test_a_part_that_wants_to_be_called_is_called(part):
     """Its hooks (offloading, DeepSpeed, a user's own), a replaced forward function or a wrapper see every pass."""
     policy = adapted()
-    sum_at_once(policy)
+    fuse_lora(policy)
     layer = linear_layers(policy)[0]
     at = getattr(layer, part)
     module = at if part == "base_layer" else at["default"]
@@ -255,7 +256,7 @@ def test_a_forward_function_that_was_put_on_a_layer_stays():
     layer = linear_layers(policy)[0]
     own = layer.forward
     layer.forward = lambda x: seen.append(1) or own(x)
-    sum_at_once(policy)
+    fuse_lora(policy)
     policy(IDS)
     assert seen == [1]
 
@@ -263,15 +264,15 @@ def test_a_forward_function_that_was_put_on_a_layer_stays():
 def test_copied_pickled_undone():
     policy = adapted()
     plain = policy(IDS).logits
-    assert sum_at_once(policy) == sum_at_once(policy) == 28
+    assert fuse_lora(policy) == fuse_lora(policy) == 28
     expected = policy(IDS).logits
     again = pickle.loads(pickle.dumps(policy))
     for other in (copy.deepcopy(policy), again):
         linear_layers(other)[0].lora_B["default"].weight.data.zero_()
-        assert {type(layer) for layer in linear_layers(other)} == {OneSum}
+        assert {type(layer) for layer in linear_layers(other)} == {FusedLoraLinear}
         assert not torch.allclose(other(IDS).logits, expected, atol=1e-3)
         assert torch.equal(policy(IDS).logits, expected)
-    sum_as_peft(policy)
+    unfuse_lora(policy)
     assert torch.equal(policy(IDS).logits, plain)
 
 
@@ -279,7 +280,7 @@ def test_copied_pickled_undone():
 def test_compiled(monkeypatch, traceable):
     """As `compiled_blocks` does, but by a backend that needs no C++ compiler."""
     policy = adapted(build_model(num_hidden_layers=2))
-    sum_at_once(policy)
+    fuse_lora(policy)
     expected = policy(IDS).logits
     expected.square().mean().backward()
     gradients = {n: p.grad.clone() for n, p in policy.named_parameters() if p.grad is not None}
@@ -297,7 +298,7 @@ def test_compiled(monkeypatch, traceable):
 def test_dropout_drops_in_training_only():
     policy = adapted(lora_dropout=0.5)
     expected = policy.eval()(IDS).logits
-    sum_at_once(policy)
+    fuse_lora(policy)
     torch.testing.assert_close(policy(IDS).logits, expected, rtol=1e-5, atol=1e-5)
     layer, x = linear_layers(policy)[0], torch.randn(1, 3, 32)
     policy.train()
@@ -311,14 +312,14 @@ def test_dropout_drops_in_training_only():
 
 def test_trained_and_loaded_policies_sum_at_once(tokenizer, tmp_path):
     """What is trained is what is scored afterwards, in the run and from its folder."""
-    base = LoadedModel(build_model().to(torch.bfloat16), tokenizer, "toy", "toy")
+    base = Base(build_model().to(torch.bfloat16), tokenizer, "toy", "toy")
     policy = add_adapter(base, ModelConfig(lora_r=4), seed=1)
     for layer in linear_layers(policy):
         nn.init.normal_(layer.lora_B["default"].weight, std=0.05)
     policy.save_pretrained(tmp_path)
-    again = LoadedModel(build_model().to(torch.bfloat16), tokenizer, "toy", "toy")
+    again = Base(build_model().to(torch.bfloat16), tokenizer, "toy", "toy")
     loaded = load_policy(again, tmp_path)
-    assert {type(layer) for model in (policy, loaded) for layer in linear_layers(model)} == {OneSum}
+    assert {type(layer) for model in (policy, loaded) for layer in linear_layers(model)} == {FusedLoraLinear}
     assert torch.equal(loaded(IDS).logits, policy(IDS).logits)
 
 

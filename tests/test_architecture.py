@@ -16,7 +16,7 @@ def test_import_contract():
 
 def test_config_and_cli_import_nothing_heavy():
     heavy = ("torch", "transformers", "datasets", "numpy")
-    code = f"import sys, innerpo.cli; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys, innerpo.cli.verbs; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from innerpo.data.batch import make_batch
-from innerpo.data.order import length_batches
+from innerpo.data.batching.batch import make_batch
+from innerpo.data.batching.order import length_batches
 from innerpo.data.tokens import PromptItem
-from innerpo.model.masks import attention_mask
+from innerpo.model.forward.masks import attention_mask
 
 PAIR = PromptItem((11, 12), ((21, 22), (21, 31, 32)), (2, 3), ((0, 1, "a"),), "c")
 SHORT = PromptItem((13,), ((41,), (42,)), (1, 1), ((0, 1, "b"),), "d")

@@ -15,10 +15,10 @@ from benchmarks.options import ScoreOptions, TrainOptions
 from benchmarks.pairs import load_prompts, load_workload, synthetic_pairs, useful_tokens, with_responses
 from benchmarks.summary import summarise
 from conftest import build_model
-from innerpo.data.batch import PADDING, make_batch
-from innerpo.data.tokens import PromptItem, Tokens
+from innerpo.data.batching.batch import PADDING, make_batch
+from innerpo.data.tokens import PairTokenizer, PromptItem
 from innerpo.errors import MachineError, UserError
-from innerpo.model.masks import attention_mask
+from innerpo.model.forward.masks import attention_mask
 
 
 def small_matmul(dtype, threads):
@@ -66,7 +66,7 @@ def test_matmul_rate_is_operations_over_seconds():
 
 @pytest.mark.parametrize("tokens", [7, 64])
 def test_synthetic_pairs_fill_their_rows(tokenizer, tokens):
-    items = Tokens(tokenizer, 999, 999).training_items(synthetic_pairs(tokenizer, tokens, 5))
+    items = PairTokenizer(tokenizer, 999, 999).training_items(synthetic_pairs(tokenizer, tokens, 5))
     assert {len(i.prompt) + len(r) for i in items for r in i.responses} == {tokens}
     assert all(len(i.prompt) == tokens // 2 for i in items)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from conftest import make_pairs
-from innerpo.cli import main
+from innerpo.cli.verbs import main
 from source_helpers import BLUE, GOOD, GREEN, USER, write_jsonl
 
 ROOT = Path(__file__).parents[1]

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 
 import innerpo.run
-from innerpo.cli import main
-from innerpo.config import DataConfig, ModelConfig, RunConfig, TrainingConfig, default_run, to_dict
-from innerpo.config_files import as_yaml, overlay, preset_dir, preset_path, read_yaml
+from innerpo.cli.verbs import main
+from innerpo.config.method import MethodConfig
+from innerpo.config.run import DataConfig, ModelConfig, RunConfig, TrainingConfig, default_run, to_dict
+from innerpo.config.yaml import as_yaml, overlay, preset_dir, preset_path, read_yaml
 from innerpo.errors import UserError
-from innerpo.method_config import MethodConfig
 from innerpo.registry import METHODS
 
 

@@ -3,7 +3,7 @@
 import pytest
 from rich.console import Console
 
-from innerpo.config import DataConfig
+from innerpo.config.run import DataConfig
 from innerpo.data.describe import describe, render, summarise
 from innerpo.data.pairs import BadRows
 from source_helpers import BLUE, GOOD, GREEN, USER, one_line_error, pair, write_jsonl

@@ -5,11 +5,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from innerpo.config.method import MethodConfig
 from innerpo.errors import UserError
-from innerpo.method_config import MethodConfig
-from innerpo.methods.directions import estimate_directions
-from innerpo.methods.lda import lda_directions
-from innerpo.methods.nuisance import nuisance_of, residuals
+from innerpo.methods.directions.estimate import estimate_directions
+from innerpo.methods.directions.lda import lda_directions
+from innerpo.methods.directions.nuisance import nuisance_of, residuals
 from innerpo.methods.records import unit
 
 SPREAD = torch.ones(2)

@@ -10,7 +10,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from conftest import build_model
-from innerpo.cli import main
+from innerpo.cli.verbs import main
 
 ROOT = Path(__file__).parents[1]
 

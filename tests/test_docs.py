@@ -21,16 +21,16 @@ import innerpo.doctor.table
 import innerpo.evaluation.export
 import innerpo.evaluation.inspect
 import innerpo.run
-from innerpo import cli, registry
-from innerpo.commands import EXAMPLES
-from innerpo.config import RunConfig, default_run
-from innerpo.config_files import overlay, preset_dir, read_yaml
+from innerpo import registry
+from innerpo.cli.commands import EXAMPLES
+from innerpo.config.method import MethodConfig
+from innerpo.config.run import RunConfig, default_run
+from innerpo.config.yaml import overlay, preset_dir, read_yaml
 from innerpo.data import sources
 from innerpo.data.shifts import suites
 from innerpo.data.sources import embedded, ethics, files
-from innerpo.evaluation.metrics import AGGREGATES
 from innerpo.evaluation.score import PairScore
-from innerpo.method_config import MethodConfig
+from innerpo.evaluation.scorers import AGGREGATES
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -338,7 +338,8 @@ def test_every_module_has_its_line_on_the_map():
 
 
 def test_readme_names_what_a_run_writes():
-    from innerpo.training import artifacts, folder
+    from innerpo.training import artifacts
+    from innerpo.training import run_folder as folder
 
     text = prose(ROOT / "README.md")
     written = (folder.CONFIG, folder.RECORD, artifacts.DIRECTIONS, folder.METRICS)

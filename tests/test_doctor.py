@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from innerpo.cli import main
-from innerpo.config import default_run
+from innerpo.cli.verbs import main
+from innerpo.config.method import MethodConfig
+from innerpo.config.run import default_run
 from innerpo.doctor.checks import examine
-from innerpo.method_config import MethodConfig
-from innerpo.methods.losses.output import log_ratio_margin
 from innerpo.methods.records import Term
+from innerpo.methods.terms.output import log_ratio_margin
 from innerpo.registry import METHODS, TERMS
 
 

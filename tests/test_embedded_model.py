@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from innerpo.config import ModelConfig
+from innerpo.config.run import ModelConfig
 from innerpo.errors import UserError
 from innerpo.files import cache_root
 from innerpo.model import embedded
-from innerpo.model.load import load_base
+from innerpo.model.loading import load_base
 
 
 def test_converted_once_and_loaded(monkeypatch):

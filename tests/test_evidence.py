@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from innerpo.config import default_run
-from innerpo.evaluation.metrics import accuracy
+from innerpo.config.run import default_run
+from innerpo.evaluation.scorers import accuracy
 from innerpo.run import train_and_score
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from innerpo.config import default_run
+from innerpo.config.run import default_run
 from innerpo.data.pairs import PreferencePair, cluster_of
 from innerpo.data.sources import SOURCES
 from innerpo.errors import UserError

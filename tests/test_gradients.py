@@ -5,16 +5,16 @@ import torch
 from torch import nn
 
 from conftest import build_model, build_tokenizer, make_pairs
-from innerpo.data.batch import make_batch
-from innerpo.data.tokens import Tokens
+from innerpo.config.method import MethodConfig
+from innerpo.data.batching.batch import make_batch
+from innerpo.data.tokens import PairTokenizer
 from innerpo.errors import UserError
-from innerpo.method_config import MethodConfig
 from innerpo.methods.gradients.edit import GradientEdit, adapted_modules, project
 from innerpo.methods.gradients.fit import mean_differences
 from innerpo.methods.gradients.projbp import ProjBp
 from innerpo.methods.gradients.projgrad import ProjGrad
 from innerpo.methods.records import unit
-from innerpo.model.layers import decoder_blocks
+from innerpo.model.forward.blocks import decoder_blocks
 from test_training import far, same_bits, train
 
 W = unit(torch.tensor([3.0, 0.0, 4.0]))
@@ -108,7 +108,7 @@ def test_hooks_are_gone_after_training():
 def test_directions_are_read_at_the_modules_own_output(layout):
     """Against a plain loop: each response run alone, the module's outputs averaged over its completion tokens."""
     model, tokenizer = build_model(), build_tokenizer()
-    items = Tokens(tokenizer, 64, 64).training_items(make_pairs(5))
+    items = PairTokenizer(tokenizer, 64, 64).training_items(make_pairs(5))
     places = [(1, "self_attn.q_proj"), (2, "mlp.down_proj")]
     found = mean_differences(model, places, items, layout, 0, "mean", 2)
     read = {places[0]: decoder_blocks(model)[1].self_attn.q_proj, places[1]: decoder_blocks(model)[2]}
@@ -131,7 +131,7 @@ def test_directions_are_read_at_the_modules_own_output(layout):
 
 def test_swapped_labels_negate_the_directions_which_changes_no_projection():
     model, tokenizer = build_model(), build_tokenizer()
-    items = Tokens(tokenizer, 64, 64).training_items(make_pairs(4))
+    items = PairTokenizer(tokenizer, 64, 64).training_items(make_pairs(4))
     swapped = [type(i)(i.prompt, i.responses[::-1], i.characters[::-1], i.pairs, i.cluster) for i in items]
     place = (0, "mlp.up_proj")
     a, b = (mean_differences(model, [place], x, "concatenated", 0, "mean", 4)[place] for x in (items, swapped))

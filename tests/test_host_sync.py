@@ -12,10 +12,12 @@ from torch.utils.data._utils.pin_memory import pin_memory
 
 from benchmarks.systems import fitted
 from conftest import build_model, build_tokenizer
-from innerpo.config import default_run
-from innerpo.data.tokens import Tokens
-from innerpo.model.load import LoadedModel, add_adapter, device
-from innerpo.training.train import training_arguments
+from innerpo.config.run import default_run
+from innerpo.data.tokens import PairTokenizer
+from innerpo.model.adapters import add_adapter
+from innerpo.model.base import Base
+from innerpo.model.loading import device
+from innerpo.training.arguments import training_arguments
 from innerpo.training.trainer import PairCollator, PairTrainer
 
 # What needs a value on the host: .item(), bool(), a mask as an index (whose size is a value), torch.equal.
@@ -57,12 +59,12 @@ def trainer_of(name, pairs, tmp_path):
     config = replace(
         config,
         method=replace(config.method, layers="1,2"),
-        data=replace(config.data, batch_size=4, pass_tokens=100),
+        data=replace(config.data, batch_size=4, micro_batch_tokens=100),
         output_dir=tmp_path,
     )
     place = device()
-    base = LoadedModel(build_model().requires_grad_(False).to(place), build_tokenizer(), "toy", "toy")
-    items = Tokens(base.tokenizer, 256, 256).training_items(pairs)
+    base = Base(build_model().requires_grad_(False).to(place), build_tokenizer(), "toy", "toy")
+    items = PairTokenizer(base.tokenizer, 256, 256).training_items(pairs)
     method, reference, layout = fitted(base, items, config, "toy", tmp_path)
     policy = add_adapter(base, config.model, 1)
     collator = PairCollator(items, reference, layout, base.pad_id, 100)

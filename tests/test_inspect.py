@@ -7,13 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from innerpo.cli import main
-from innerpo.config import default_run
-from innerpo.config_files import read_run_config
+from innerpo.cli.verbs import main
+from innerpo.config.run import default_run
+from innerpo.config.yaml import read_run_config
 from innerpo.data.sources import load_pairs
-from innerpo.data.tokens import Tokens
+from innerpo.data.tokens import PairTokenizer
 from innerpo.evaluation.inspect import best_against_first_worse, inspect_run
-from innerpo.model.load import add_adapter, load_base
+from innerpo.model.adapters import add_adapter
+from innerpo.model.loading import load_base
 from innerpo.run import train_and_score
 from innerpo.training.artifacts import load_policy
 
@@ -60,8 +61,8 @@ def test_the_values_of_a_block_are_those_computed_by_hand(trained):
     found = inspect_run(trained, config, prompts=10)
     row = found.rows[block]
     base = load_base(config.model, config.data.cache_dir)
-    tokens = Tokens(base.tokenizer, 512, 512)
-    from innerpo.evaluation.columns import training_pairs
+    tokens = PairTokenizer(base.tokenizer, 512, 512)
+    from innerpo.evaluation.sets import training_pairs
 
     train = tokens.training_items(training_pairs(config))
     pairs = best_against_first_worse(load_pairs("embedded:longer", "test", config.data), 10, config.data.seed)

@@ -4,7 +4,8 @@ import pytest
 
 from conftest import build_model
 from innerpo.errors import UserError
-from innerpo.model.layers import decoder_blocks, resolve_layers
+from innerpo.model.forward.blocks import decoder_blocks
+from innerpo.model.layer_spec import resolve_layers
 
 
 @pytest.mark.parametrize(

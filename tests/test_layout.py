@@ -6,7 +6,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausa
 
 from conftest import build_model
 from innerpo.errors import UserError
-from innerpo.model.layout import choose_layout
+from innerpo.model.forward.layout import choose_layout
 
 
 def test_one_row_for_llama_qwen_gemma(family, items):

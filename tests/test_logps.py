@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from conftest import build_model
-from innerpo.data.batch import make_batch
-from innerpo.model import logps
-from innerpo.model.logps import head_on_completions, target_log_probs, token_log_probs
-from innerpo.model.outputs import sequence_outputs
+from innerpo.data.batching.batch import make_batch
+from innerpo.model.forward import logps
+from innerpo.model.forward.logps import head_on_completions, target_log_probs, token_log_probs
+from innerpo.model.forward.outputs import sequence_outputs
 
 
 def head_and_states(bias, dtype=torch.float64, tokens=11, hidden=6, vocab=23):

@@ -7,17 +7,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from innerpo.method_config import MethodConfig
-from innerpo.methods.directions import estimate_directions
-from innerpo.methods.losses.angle import angle_loss
-from innerpo.methods.losses.drift import orthogonal_drift
-from innerpo.methods.losses.inner import inner_loss, margin
-from innerpo.methods.losses.ipo import ipo_loss
-from innerpo.methods.losses.output import dpo
-from innerpo.methods.losses.reroute import relative_distance
-from innerpo.methods.losses.separation import relative_separation
-from innerpo.methods.losses.simpo import simpo_loss
+from innerpo.config.method import MethodConfig
+from innerpo.methods.directions.estimate import estimate_directions
+from innerpo.methods.outputs.ipo import ipo_loss
+from innerpo.methods.outputs.simpo import simpo_loss
 from innerpo.methods.records import Directions, PairOutputs, TermInputs, unit
+from innerpo.methods.terms.angle import angle_loss
+from innerpo.methods.terms.drift import orthogonal_drift
+from innerpo.methods.terms.inner import inner_loss, margin
+from innerpo.methods.terms.output import dpo
+from innerpo.methods.terms.reroute import relative_distance
+from innerpo.methods.terms.separation import relative_separation
 from innerpo.methods.transforms.transform import IDENTITY
 from innerpo.registry import TERMS, resolve
 

@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from conftest import build_model
-from innerpo.config import ModelConfig
-from innerpo.data.batch import PADDING, make_batch
-from innerpo.data.order import by_prompt, rows_of, token_batches
+from innerpo.config.run import ModelConfig
+from innerpo.data.batching.batch import PADDING, make_batch
+from innerpo.data.batching.order import by_prompt, rows_of, token_batches
 from innerpo.data.tokens import PromptItem
 from innerpo.errors import UserError
-from innerpo.model.hardware import choose_attention
-from innerpo.model.layout import choose_layout
-from innerpo.model.masks import attention_mask, block_mask, may_attend
-from innerpo.model.outputs import StateRequest, sequence_outputs
+from innerpo.model.forward.layout import choose_layout
+from innerpo.model.forward.masks import attention_mask, block_mask, may_attend
+from innerpo.model.forward.outputs import StateRequest, sequence_outputs
+from innerpo.model.numerics.hardware import choose_attention
 
 BEGIN = tuple(range(1, 9))
 ITEMS = [

@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-import innerpo.config
-from innerpo.cli import main
-from innerpo.config import default_run
-from innerpo.config_files import read_run_config as load_config
+import innerpo.config.run
+from innerpo.cli.verbs import main
+from innerpo.config.method import MethodConfig, method_names
+from innerpo.config.run import default_run
+from innerpo.config.yaml import read_run_config as load_config
 from innerpo.errors import UserError
-from innerpo.method_config import MethodConfig, method_names
 from innerpo.registry import METHODS, TRANSFORMS
 from innerpo.run import evaluate, train_and_score
 from innerpo.training.artifacts import load_directions

@@ -5,10 +5,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from conftest import build_model, make_pairs
-from innerpo.data.batch import make_batch
-from innerpo.data.tokens import PromptItem, Tokens
-from innerpo.model.logps import token_log_probs
-from innerpo.model.outputs import StateRequest, pool_weights, rms_normalise, sequence_outputs
+from innerpo.data.batching.batch import make_batch
+from innerpo.data.tokens import PairTokenizer, PromptItem
+from innerpo.model.forward.logps import token_log_probs
+from innerpo.model.forward.outputs import StateRequest, pool_weights, rms_normalise, sequence_outputs
 
 ALL = StateRequest((0, 1, 2, 3), tokens=True)
 
@@ -179,6 +179,6 @@ def test_rms_normalise_ignores_scale_and_survives_zero():
 
 def test_long_prompts_share_one_computation(tokenizer):
     """The point of one row: fewer cells than a row a response."""
-    items = Tokens(tokenizer, 64, 64).training_items(make_pairs(4))
+    items = PairTokenizer(tokenizer, 64, 64).training_items(make_pairs(4))
     one_row, concatenated = (make_batch(items, layout, 0).input_ids.numel() for layout in ("one_row", "concatenated"))
     assert one_row < 0.75 * concatenated

@@ -10,7 +10,7 @@ from benchmarks import parity
 from benchmarks.parity import LIMIT, compared
 from benchmarks.paths import PATHS
 from innerpo.errors import UserError
-from innerpo.model import hardware
+from innerpo.model.numerics import hardware
 
 LOOKED_AT_GRAD = "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"  # dynamo does
 

@@ -7,24 +7,25 @@ import torch
 from safetensors.torch import load_file
 
 from conftest import build_model
-from innerpo.config import ModelConfig, default_run
-from innerpo.data.batch import make_batch
-from innerpo.data.order import by_prompt, length_batches, rows_of, token_batches
+from innerpo.config.run import ModelConfig, default_run
+from innerpo.data.batching.batch import make_batch
+from innerpo.data.batching.order import by_prompt, length_batches, rows_of, token_batches
 from innerpo.errors import UserError
-from innerpo.model import hardware
-from innerpo.model.hardware import (
+from innerpo.model.adapters import add_adapter
+from innerpo.model.base import Base
+from innerpo.model.forward.outputs import StateRequest, sequence_outputs
+from innerpo.model.numerics import hardware
+from innerpo.model.numerics.hardware import (
     activation_bytes,
     choose_attention,
     choose_compile,
     choose_dtype,
-    choose_pass_tokens,
+    choose_micro_batch_tokens,
     compiled_blocks,
     cpu_quota,
     limit_threads,
     multiplies_in_float32,
 )
-from innerpo.model.load import LoadedModel, add_adapter
-from innerpo.model.outputs import StateRequest, sequence_outputs
 from innerpo.run import train_and_score
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -75,8 +76,8 @@ def toy_config(name, toy_folder, tmp_path, **data):
 def test_several_passes_train_the_adapter_of_one(name, toy_folder, tmp_path):
     """Same pairs, same order, same steps: only the sum's order differs. Logs and gradient shares agree too."""
     adapters, logs = [], []
-    for pass_tokens in (100_000, 120):
-        config = toy_config(name, toy_folder, tmp_path, pass_tokens=pass_tokens)
+    for micro_batch_tokens in (100_000, 120):
+        config = toy_config(name, toy_folder, tmp_path, micro_batch_tokens=micro_batch_tokens)
         folder = train_and_score(config).folder
         adapters.append(load_file(folder / "adapter_model.safetensors"))
         logs.append((folder / "metrics.jsonl").read_text().splitlines())
@@ -101,7 +102,7 @@ def test_passes_are_really_made(toy_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(
         trainer, "sequence_outputs", lambda m, batch, s: shapes.append(batch.input_ids.numel()) or plain(m, batch, s)
     )
-    train_and_score(toy_config("dpo", toy_folder, tmp_path, pass_tokens=150))
+    train_and_score(toy_config("dpo", toy_folder, tmp_path, micro_batch_tokens=150))
     assert len(shapes) > 4
     assert max(shapes) <= 150
 
@@ -236,19 +237,19 @@ def test_tokens_in_a_pass(monkeypatch):
     assert activation_bytes(half) == 4 * ((6 * 32 + 4 * 48) * 2 + 2 * 32 * 4)
     half.config.quantization_config = {"load_in_4bit": True}
     assert activation_bytes(half) == 4 * ((6 * 32 + 4 * 48) * 2 + (6 * 32 + 48) * 4)
-    assert choose_pass_tokens(0, model).value == 1024
-    assert choose_pass_tokens(77, model).value == 77
+    assert choose_micro_batch_tokens(0, model).value == 1024
+    assert choose_micro_batch_tokens(77, model).value == 77
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     for free, tokens in ((2**40, 32768), (2**20, 2048), (int(1.5e9) + 7168 * 2 * 5000, 5000)):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda free=free: (free, 2**40))
-        assert choose_pass_tokens(0, model).value == tokens
+        assert choose_micro_batch_tokens(0, model).value == tokens
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_estimate_of_memory_is_what_autograd_keeps(dtype, items, tokenizer):
     """Of states and MLP widths of the tokens, each storage once; neither weights nor attention's matrices count."""
     base = build_model(hidden_size=128, intermediate_size=256, head_dim=32, num_key_value_heads=4).to(dtype)
-    policy = add_adapter(LoadedModel(base, tokenizer, "toy", "toy"), ModelConfig(lora_r=2), seed=1)
+    policy = add_adapter(Base(base, tokenizer, "toy", "toy"), ModelConfig(lora_r=2), seed=1)
     batch = make_batch(items, "one_row", 0)
     n, kept = batch.input_ids.numel(), {}
 
@@ -282,7 +283,7 @@ def test_threads_stay_within_the_container(tmp_path, monkeypatch):
 
 
 def test_the_training_split_is_read_once(toy_folder, tmp_path, monkeypatch):
-    from innerpo.evaluation import columns
+    from innerpo.evaluation import sets as columns
 
     read = []
     plain = columns.load_pairs

@@ -6,10 +6,10 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from conftest import build_model
-from innerpo.data.batch import make_batch
-from innerpo.model import hardware
-from innerpo.model.outputs import sequence_outputs
-from innerpo.model.products import FloatProducts, quick_products
+from innerpo.data.batching.batch import make_batch
+from innerpo.model.forward.outputs import sequence_outputs
+from innerpo.model.numerics import hardware
+from innerpo.model.numerics.half_matmul import Float32Matmul, float32_matmul
 
 HALVES = [torch.bfloat16, torch.float16]
 
@@ -57,19 +57,19 @@ def test_rounded_once_forward_and_backward(function, shapes, dtype):
         return [out.detach(), *(leaf.grad for leaf in leaves)]
 
     exact = [t.to(dtype) for t in run([t.float() for t in given])]
-    with FloatProducts(), TypesOfProducts() as types:
+    with Float32Matmul(), TypesOfProducts() as types:
         found = run(given)
     own = run(given)
     assert all(t.dtype == dtype for t in found)
     if "linear" not in str(function):  # its bias takes a sum, in the half type, of what was rounded before
         assert all(torch.equal(a, b) for a, b in zip(found, exact, strict=True))
     torch.testing.assert_close(found, own, rtol=2e-2 if dtype == torch.bfloat16 else 2e-3, atol=2e-2)
-    assert types.seen == {dtype}  # seen before FloatProducts sees them
+    assert types.seen == {dtype}  # seen before Float32Matmul sees them
 
 
 def test_scales_of_addmm_and_other_types_are_let_through():
     a, x, w = torch.ones(1, 1, dtype=torch.bfloat16), torch.ones(1, 2, dtype=torch.bfloat16), torch.eye(2)[:, :1]
-    with FloatProducts():
+    with Float32Matmul():
         assert torch.addmm(a, x, w.to(torch.bfloat16), beta=3, alpha=2).item() == 5.0
         assert (w.t() @ w).dtype == torch.float32
         with pytest.raises(RuntimeError, match="same dtype"):
@@ -89,7 +89,7 @@ def test_a_pass_multiplies_in_float32(dtype, items, old_cpu):
         types.seen.clear()
         model(batch.input_ids)  # somebody else's pass is left alone
         assert types.seen == {dtype}
-    with TypesOfProducts() as types, quick_products(model):
+    with TypesOfProducts() as types, float32_matmul(model):
         found = sequence_outputs(model, batch).logps
         found.sum().backward()
     assert types.seen == {torch.float32}
@@ -112,7 +112,7 @@ def test_held_once(old_cpu):
     depth = torch._C._len_torch_dispatch_stack
 
     def fails():
-        with quick_products(model), quick_products(model):
+        with float32_matmul(model), float32_matmul(model):
             assert depth() == 1
             raise KeyError
 

@@ -4,11 +4,13 @@ import pytest
 import torch
 
 from conftest import build_model, build_tokenizer, make_pairs
-from innerpo.data.batch import make_batch
-from innerpo.data.tokens import Tokens
+from innerpo.data.batching.batch import make_batch
+from innerpo.data.tokens import PairTokenizer
 from innerpo.errors import UserError
-from innerpo.model.load import LoadedModel, add_adapter, reference_mode, weights_identity
-from innerpo.model.outputs import StateRequest, sequence_outputs
+from innerpo.model.adapters import add_adapter
+from innerpo.model.base import Base, reference_mode
+from innerpo.model.forward.outputs import StateRequest, sequence_outputs
+from innerpo.model.identity import hash_of_source
 from innerpo.model.reference import compute_reference
 
 STATES = StateRequest((1, 3), "mean", tokens=True)
@@ -71,7 +73,7 @@ def test_other_layers_pooling_data_weights_or_layout_are_computed_anew(run, toy,
     assert run(request=StateRequest((1, 3), "last")).computed
     assert run(things=items[:-1]).computed
     assert run(layout="concatenated").computed
-    assert run(base=LoadedModel(toy.model, toy.tokenizer, "toy", "other-weights")).computed
+    assert run(base=Base(toy.model, toy.tokenizer, "toy", "other-weights")).computed
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "empty", "garbage"])
@@ -116,9 +118,9 @@ def test_token_states_above_the_limit_are_not_kept(run, capsys):
 
 
 def test_reference_mode_is_the_base_model_whatever_the_adapter(items):
-    from innerpo.config import ModelConfig
+    from innerpo.config.run import ModelConfig
 
-    base = LoadedModel(build_model().requires_grad_(False), build_tokenizer(), "toy", "toy")
+    base = Base(build_model().requires_grad_(False), build_tokenizer(), "toy", "toy")
     batch = make_batch(items[:2], "one_row", 0)
     with torch.no_grad():
         before = sequence_outputs(base.model, batch).logps
@@ -145,12 +147,12 @@ def test_identity_follows_the_weights_not_the_path(tmp_path):
     shutil.copytree(a, b)
     model.lm_head.weight.data[0, 0] += 1e-3
     model.save_pretrained(c)
-    identity = {k: weights_identity(model, str(tmp_path / k), tmp_path / "cache") for k in "abc"}
+    identity = {k: hash_of_source(model, str(tmp_path / k), tmp_path / "cache") for k in "abc"}
     assert identity["a"] == identity["b"] != identity["c"]
 
 
 def test_tokens_are_part_of_the_key(run, tokenizer):
     """Another limit cuts other tokens: another reference."""
     run()
-    cut = Tokens(tokenizer, 5, 64).training_items(make_pairs())
+    cut = PairTokenizer(tokenizer, 5, 64).training_items(make_pairs())
     assert run(things=cut).computed

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 
 from conftest import make_pairs
-from innerpo.cli import main
+from innerpo.cli.verbs import main
 from source_helpers import write_jsonl
 
 EPOCHS = 4  # 10 steps each, or 5 with accumulation: long enough to be caught in the middle

@@ -7,17 +7,17 @@ from dataclasses import replace
 import pytest
 
 from conftest import build_tokenizer, make_pairs
-from innerpo.cli import main
-from innerpo.config import DataConfig, EvalConfig, TrainingConfig, default_run
+from innerpo.cli.verbs import main
+from innerpo.config.method import MethodConfig
+from innerpo.config.run import DataConfig, EvalConfig, TrainingConfig, default_run
 from innerpo.data.pairs import PreferencePair
-from innerpo.data.tokens import Tokens
+from innerpo.data.tokens import PairTokenizer
 from innerpo.errors import UserError
-from innerpo.evaluation.columns import default_control
-from innerpo.method_config import MethodConfig
-from innerpo.model.layers import resolve_layers
+from innerpo.evaluation.sets import default_control
+from innerpo.model.layer_spec import resolve_layers
+from innerpo.training.arguments import training_arguments
 from innerpo.training.artifacts import scores_folder
-from innerpo.training.folder import last_checkpoint
-from innerpo.training.train import training_arguments
+from innerpo.training.run_folder import last_checkpoint
 
 
 def write_pairs(path, swapped=False):
@@ -100,8 +100,8 @@ def test_resume_refuses_other_data(tmp_path, toy_folder, monkeypatch, capsys):
 
 
 def test_scores_under_other_settings_do_not_replace_the_runs_own(tmp_path):
-    from innerpo.config import to_dict
-    from innerpo.config_files import as_yaml
+    from innerpo.config.run import to_dict
+    from innerpo.config.yaml import as_yaml
 
     config = default_run("dpo")
     (tmp_path / "config.yaml").write_text(as_yaml(to_dict(config)))
@@ -158,4 +158,4 @@ def test_a_chat_template_that_refuses_names_the_pair():
     other = ({"role": "assistant", "content": "c"},)
     pair = PreferencePair(ask, answer, other, "chat/7", "chat", "train", "c")
     with pytest.raises(UserError, match="pair chat/7: the model's chat template refuses its messages: no system role"):
-        Tokens(tokenizer, 8, 8).training_items([pair])
+        PairTokenizer(tokenizer, 8, 8).training_items([pair])

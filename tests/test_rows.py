@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from innerpo.data.pairs import cluster_of
-from innerpo.data.sources.rows import BadRowError, common_root
+from innerpo.data.sources.parse import BadRowError, common_root
 from source_helpers import BLUE, GOOD, GREEN, USER, pair
 
 

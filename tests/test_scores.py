@@ -10,12 +10,12 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from conftest import build_model, make_pairs
-from innerpo.cli import main
+from innerpo.cli.verbs import main
 from innerpo.errors import UserError
-from innerpo.evaluation.metrics import UNKNOWN, Estimate, accuracy, cluster_mean, outcomes
 from innerpo.evaluation.score import PairScore, read_rows, score_rows, write_rows
+from innerpo.evaluation.scorers import UNKNOWN, Estimate, accuracy, cluster_mean, outcomes
 from innerpo.evaluation.tables import as_markdown, format_estimate, headline
-from innerpo.model.outputs import SequenceOutputs
+from innerpo.model.forward.outputs import SequenceOutputs
 from source_helpers import write_jsonl
 
 NAN = float("nan")

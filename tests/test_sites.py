@@ -6,17 +6,17 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-import innerpo.config
+import innerpo.config.run
 from conftest import build_model
-from innerpo.cli import main
-from innerpo.config import ModelConfig, RunConfig, default_run
-from innerpo.data.batch import make_batch
+from innerpo.cli.verbs import main
+from innerpo.config.method import MethodConfig
+from innerpo.config.run import ModelConfig, RunConfig, default_run
+from innerpo.data.batching.batch import make_batch
 from innerpo.errors import UserError
 from innerpo.evaluation.score import InnerScorer
-from innerpo.method_config import MethodConfig
-from innerpo.model.outputs import StateRequest, sequence_outputs
+from innerpo.model.forward.outputs import StateRequest, sequence_outputs
+from innerpo.model.forward.sites import NAMED, site_places
 from innerpo.model.reference import compute_reference
-from innerpo.model.sites import NAMED, site_places
 from innerpo.run import evaluate, train_and_score
 from innerpo.training.artifacts import directions_site
 
@@ -238,9 +238,9 @@ def test_directions_without_a_site_are_of_the_residual_stream(toy_folder, tmp_pa
 
 
 def test_ids_of_runs_without_a_site_stay_as_they_were(monkeypatch):
-    plain, hashed, dumps = RunConfig(), [], innerpo.config.json.dumps
+    plain, hashed, dumps = RunConfig(), [], innerpo.config.run.json.dumps
     assert replace(plain, method=replace(plain.method, site="mlp_out")).run_id() != plain.run_id()
-    monkeypatch.setattr(innerpo.config.json, "dumps", lambda x, **options: hashed.append(x) or dumps(x, **options))
+    monkeypatch.setattr(innerpo.config.run.json, "dumps", lambda x, **options: hashed.append(x) or dumps(x, **options))
     plain.run_id()
     assert "site" not in hashed[0]["method"]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from innerpo.config import DataConfig
+from innerpo.config.run import DataConfig
 from innerpo.data.sources import SOURCES, hub, load_pairs, parse_name
 from source_helpers import GOOD, one_line_error, pair
 

@@ -10,17 +10,17 @@ from gguf import GGUFReader
 from safetensors.torch import load_file
 
 from conftest import build_model
-from innerpo.cli import main
-from innerpo.config import default_run
-from innerpo.data.batch import make_batch
+from innerpo.cli.verbs import main
+from innerpo.config.run import default_run
+from innerpo.data.batching.batch import make_batch
 from innerpo.errors import UserError
 from innerpo.evaluation.export import write_gguf
 from innerpo.evaluation.score import InnerScorer, read_rows
 from innerpo.methods.records import Directions
 from innerpo.methods.steering import steering_vector
 from innerpo.methods.transforms.transform import IDENTITY, Transform
-from innerpo.model.layers import decoder_blocks
-from innerpo.model.outputs import StateRequest, rms_normalise, sequence_outputs
+from innerpo.model.forward.blocks import decoder_blocks
+from innerpo.model.forward.outputs import StateRequest, rms_normalise, sequence_outputs
 from innerpo.model.steering import SteeringVector, steered
 from innerpo.run import train_and_score
 from innerpo.training.artifacts import load_directions

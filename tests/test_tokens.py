@@ -1,4 +1,4 @@
-"""Tokens: one prompt for both responses, EOS closes, prompts are cut on the left, nothing is cut to nothing."""
+"""PairTokenizer: one prompt for both responses, EOS closes, prompts are cut on the left, nothing is cut to nothing."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from conftest import build_tokenizer, make_pairs
 from innerpo.data.pairs import PreferencePair, cluster_of
-from innerpo.data.tokens import Tokens
+from innerpo.data.tokens import PairTokenizer
 from innerpo.errors import UserError
 
 TOKENIZER = build_tokenizer()
@@ -20,7 +20,7 @@ def pair(prompt, chosen, rejected):
 
 
 def one(prompt, chosen, rejected, max_prompt=64, max_response=64):
-    tokens = Tokens(TOKENIZER, max_prompt, max_response)
+    tokens = PairTokenizer(TOKENIZER, max_prompt, max_response)
     items = tokens.training_items([pair(prompt, chosen, rejected)])
     return (items[0] if items else None), tokens.report
 
@@ -60,7 +60,7 @@ def test_long_prompt_loses_its_beginning_and_is_counted():
 
 def test_bos_survives_the_cut():
     tokenizer = build_tokenizer()
-    tokens = Tokens(tokenizer, 4, 64)
+    tokens = PairTokenizer(tokenizer, 4, 64)
     tokenizer.bos_token = "<pad>"
     assert tokens._cut_left([0, 5, 6, 7, 8, 9]) == [0, 7, 8, 9]
 
@@ -94,7 +94,7 @@ def test_no_bos_unless_the_tokenizer_adds_one():
 def test_scoring_item_holds_each_response_once():
     base = pair("Q:", " right", " wrong")
     pairs = [replace(base, id="a"), replace(base, rejected=" worse", id="b"), replace(base, rejected=" bad", id="c")]
-    (item,) = Tokens(TOKENIZER, 64, 64).scoring_items(pairs)
+    (item,) = PairTokenizer(TOKENIZER, 64, 64).scoring_items(pairs)
     assert [TOKENIZER.decode(r) for r in item.responses] == [" right<eos>", " wrong<eos>", " worse<eos>", " bad<eos>"]
     assert item.pairs == ((0, 1, "a"), (0, 2, "b"), (0, 3, "c"))
 
@@ -119,7 +119,7 @@ def test_chat_without_template_is_an_error():
     tokenizer = build_tokenizer()
     tokenizer.chat_template = None
     with pytest.raises(UserError, match="no chat template"):
-        Tokens(tokenizer, 64, 64).training_items([pair(CHAT, chat("7"), chat("3"))])
+        PairTokenizer(tokenizer, 64, 64).training_items([pair(CHAT, chat("7"), chat("3"))])
 
 
 def test_text_mixed_with_messages_is_an_error():
@@ -128,6 +128,6 @@ def test_text_mixed_with_messages_is_an_error():
 
 
 def test_all_toy_pairs_become_items():
-    tokens = Tokens(TOKENIZER, 64, 64)
+    tokens = PairTokenizer(TOKENIZER, 64, 64)
     assert len(tokens.training_items(make_pairs(12))) == 12
     assert (tokens.report.prompts, tokens.report.responses, tokens.report.dropped) == (12, 24, 0)

@@ -8,16 +8,17 @@ import torch
 from safetensors.torch import load_file
 
 from conftest import build_model, build_tokenizer, make_pairs
-from innerpo.config import RunConfig, default_run
-from innerpo.data.tokens import Tokens
+from innerpo.config.method import MethodConfig
+from innerpo.config.run import RunConfig, default_run
+from innerpo.data.tokens import PairTokenizer
 from innerpo.errors import UserError
-from innerpo.method_config import MethodConfig
 from innerpo.methods.gradients.fit import fit_gradients
 from innerpo.methods.method import build_method, fit_method
-from innerpo.model.load import LoadedModel, add_adapter
+from innerpo.model.adapters import add_adapter
+from innerpo.model.base import Base
 from innerpo.model.reference import compute_reference
+from innerpo.training.arguments import train_policy
 from innerpo.training.sampler import PairSampler
-from innerpo.training.train import train_policy
 
 
 def train(tmp_path, name="dpo", n_pairs=22, layout="one_row", **changes):
@@ -33,8 +34,8 @@ def train(tmp_path, name="dpo", n_pairs=22, layout="one_row", **changes):
         sections[section] = sections.get(section, {}) | values
     config = replace(config, **{k: replace(getattr(config, k), **v) for k, v in sections.items()}, output_dir=tmp_path)
     config.run_dir.mkdir(parents=True, exist_ok=True)
-    base = LoadedModel(build_model().requires_grad_(False), build_tokenizer(), "toy", "toy")
-    items = Tokens(base.tokenizer, 64, 64).training_items(make_pairs(n_pairs))
+    base = Base(build_model().requires_grad_(False), build_tokenizer(), "toy", "toy")
+    items = PairTokenizer(base.tokenizer, 64, 64).training_items(make_pairs(n_pairs))
     fitted = build_method(config.method, (1, 3))
     cache = {"batch_size": 8, "cache_dir": tmp_path / "cache", "what": "toy"}
     limit = {"token_limit_bytes": config.data.token_cache_gb * 1e9}
@@ -149,7 +150,7 @@ def test_non_finite_loss_stops_and_names_pairs(tmp_path):
 
 
 def test_lora_dropout_and_model_dropout(tmp_path):
-    from innerpo.model.load import switch_off_dropout
+    from innerpo.model.base import switch_off_dropout
 
     model = build_model(attention_dropout=0.5)
     switch_off_dropout(model)
@@ -190,8 +191,8 @@ def test_run_folder(tmp_path, toy_folder):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    from innerpo.config_files import read_run_config as load_config
-    from innerpo.model.layers import decoder_blocks
+    from innerpo.config.yaml import read_run_config as load_config
+    from innerpo.model.forward.blocks import decoder_blocks
     from innerpo.run import train_and_score
     from innerpo.training.artifacts import load_directions
 

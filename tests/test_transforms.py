@@ -9,21 +9,21 @@ import torch
 import innerpo.methods.transforms.ether as ether_module
 import innerpo.methods.transforms.hra as hra_module
 from conftest import build_model, make_pairs
-from innerpo.config import default_run
-from innerpo.data.batch import make_batch
-from innerpo.data.tokens import PromptItem, Tokens
+from innerpo.config.method import MethodConfig, TransformConfig
+from innerpo.config.run import default_run
+from innerpo.data.batching.batch import make_batch
+from innerpo.data.tokens import PairTokenizer, PromptItem
 from innerpo.errors import UserError
-from innerpo.method_config import MethodConfig, TransformConfig
-from innerpo.methods.directions import estimate_directions
-from innerpo.methods.losses.inner import margin
+from innerpo.methods.directions.estimate import estimate_directions
 from innerpo.methods.method import build_method, fit_method
 from innerpo.methods.records import PairOutputs
-from innerpo.methods.transforms.probe import learn_rows, probe_losses, split_pairs
+from innerpo.methods.terms.inner import margin
 from innerpo.methods.transforms.reflections import reflect, reflect_blocks
+from innerpo.methods.transforms.subspace_fit import learn_basis, split_pairs, subspace_losses
 from innerpo.methods.transforms.transform import FitInputs, Transform
-from innerpo.model.load import LoadedModel
+from innerpo.model.base import Base
+from innerpo.model.forward.unembedding import Unembedding, block_states, final_norm
 from innerpo.model.reference import compute_reference
-from innerpo.model.unembedding import Unembedding, block_states, final_norm
 from innerpo.registry import TRANSFORMS, resolve
 from innerpo.run import evaluate, train_and_score
 from innerpo.training.artifacts import load_directions
@@ -53,7 +53,7 @@ def toy_of(family, **changes):
 def method_config(name, **options):
     return MethodConfig(
         transform=name,
-        subspace=TransformConfig(**({"rank": float(RANK), "supr_k": float(RANK), "probe_steps": 25} | options)),
+        subspace=TransformConfig(**({"rank": float(RANK), "supr_k": float(RANK), "fit_steps": 25} | options)),
     )
 
 
@@ -63,8 +63,8 @@ def fit_on(tmp_path, tokenizer):
 
     def run(name, model=None, seed=1, layout="one_row", n_pairs=12, **options):
         model = toy_of("llama") if model is None else model
-        base = LoadedModel(model, tokenizer, "toy", f"toy-{id(model)}")
-        items = Tokens(base.tokenizer, 64, 64).training_items(make_pairs(n_pairs))
+        base = Base(model, tokenizer, "toy", f"toy-{id(model)}")
+        items = PairTokenizer(base.tokenizer, 64, 64).training_items(make_pairs(n_pairs))
         method = build_method(method_config(name, **options), LAYERS)
         where = {"batch_size": 4, "cache_dir": tmp_path, "what": "toy"}
         reference = compute_reference(base, items, layout, method.request, **where)
@@ -436,7 +436,7 @@ def test_learned_rows_beat_a_random_subspace_of_the_same_rank(name):
     train, test = synthetic(200), synthetic(1000, seed=1)
     config = method_config(name)
     learned = resolve(TRANSFORMS, name, "transform")(train, config)
-    untrained = resolve(TRANSFORMS, name, "transform")(train, method_config(name, probe_steps=0))
+    untrained = resolve(TRANSFORMS, name, "transform")(train, method_config(name, fit_steps=0))
     random = [
         held_out_accuracy(resolve(TRANSFORMS, "random", "t")(replace(train, seed=s), config), train, test)
         for s in range(5)
@@ -451,7 +451,7 @@ def test_probe_by_hand():
     d = torch.zeros(1, 3, 2, dtype=torch.float64)
     d[0, :, 0] = torch.tensor([3.0, 1.0, 2.0])
     rows = torch.eye(2, dtype=torch.float64)[None]
-    own, other = probe_losses(rows, d, -d[:, :1])
+    own, other = subspace_losses(rows, d, -d[:, :1])
     expected = torch.nn.functional.softplus(torch.tensor([-3.0, -1.0, -2.0, 3.0], dtype=torch.float64))
     torch.testing.assert_close(own, expected[:3].mean()[None], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(other, expected[3:], rtol=1e-5, atol=1e-5)
@@ -461,8 +461,8 @@ def test_probe_sees_no_scale_and_no_rotation():
     d, held = synthetic(30).differences, synthetic(20, seed=1).differences
     rows = torch.linalg.qr(torch.randn(2, 64, RANK, dtype=torch.float64))[0].transpose(1, 2)
     turn = torch.linalg.qr(torch.randn(RANK, RANK, dtype=torch.float64))[0]
-    expected = probe_losses(rows, d, held)
-    for other in (probe_losses(turn @ rows, d, held), probe_losses(100.0 * rows, d, held)):
+    expected = subspace_losses(rows, d, held)
+    for other in (subspace_losses(turn @ rows, d, held), subspace_losses(100.0 * rows, d, held)):
         torch.testing.assert_close(other, expected, rtol=1e-4, atol=1e-6)
 
 
@@ -491,9 +491,9 @@ def test_probe_keeps_its_start_where_nothing_general_is_learned():
     kept = sorted(set(range(30)) - set(held))
     d = inputs.differences
     v = torch.randn(2, 8, 64, dtype=torch.float64)
-    start = probe_losses(hra_module.ReflectionChain(v.clone(), RANK)().detach(), d[:, kept], d[:, held])[1]
-    rows = learn_rows("hra", hra_module.ReflectionChain(v.clone(), RANK), inputs, TransformConfig())
-    assert (probe_losses(rows, d[:, kept], d[:, held])[1] <= start).all()
+    start = subspace_losses(hra_module.ReflectionChain(v.clone(), RANK)().detach(), d[:, kept], d[:, held])[1]
+    rows = learn_basis("hra", hra_module.ReflectionChain(v.clone(), RANK), inputs, TransformConfig())
+    assert (subspace_losses(rows, d[:, kept], d[:, held])[1] <= start).all()
 
 
 # -- wrong options -----------------------------------------------------------------------------------------------------
@@ -509,8 +509,8 @@ def test_probe_keeps_its_start_where_nothing_general_is_learned():
         ({"rank": float("nan")}, "rank must be a finite number"),
         ({"reflections": 0}, "reflections must be at least 1, got 0"),
         ({"ether_blocks": 0}, "ether_blocks must be at least 1, got 0"),
-        ({"probe_steps": -1}, "probe_steps must not be negative, got -1"),
-        ({"probe_lr": 0.0}, "probe_lr must be above 0, got 0"),
+        ({"fit_steps": -1}, "fit_steps must not be negative, got -1"),
+        ({"fit_lr": 0.0}, "fit_lr must be above 0, got 0"),
     ],
 )
 def test_a_wrong_option_is_named(options, says):

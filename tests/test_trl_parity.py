@@ -9,16 +9,16 @@ from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 
 from conftest import build_model, build_tokenizer, make_pairs
-from innerpo.config import DataConfig, default_run
-from innerpo.data.batch import make_batch
+from innerpo.config.run import DataConfig, default_run
+from innerpo.data.batching.batch import make_batch
 from innerpo.data.pairs import choose_negatives
 from innerpo.data.sources import load_pairs
-from innerpo.data.tokens import Tokens
+from innerpo.data.tokens import PairTokenizer
 from innerpo.methods.method import build_method
 from innerpo.methods.records import PairOutputs
 from innerpo.methods.transforms.transform import IDENTITY
-from innerpo.model.load import reference_mode
-from innerpo.model.outputs import sequence_outputs
+from innerpo.model.base import reference_mode
+from innerpo.model.forward.outputs import sequence_outputs
 
 # TRL's import is slow and its deprecations are not ours.
 pytestmark = [pytest.mark.filterwarnings("ignore")]
@@ -34,7 +34,7 @@ def policy_of(model):
 
 
 def ours(policy, tokenizer, pairs, beta, layout, name="dpo"):
-    items = Tokens(tokenizer, 512, 512).training_items(pairs)
+    items = PairTokenizer(tokenizer, 512, 512).training_items(pairs)
     assert len(items) == len(pairs)
     method = build_method(default_run(name).method, ())
     assert method.config.beta == beta
@@ -106,7 +106,7 @@ def test_simpo_is_trls():
     """TRL has SimPO in its CPOTrainer, as a function of mean log-probabilities."""
     from trl.experimental.cpo import CPOTrainer
 
-    from innerpo.methods.losses.simpo import simpo_loss
+    from innerpo.methods.outputs.simpo import simpo_loss
 
     chosen, rejected = torch.tensor([-4.0, -9.0, -2.0]), torch.tensor([-20.0, -3.0, -2.0])
     n_c, n_r = torch.tensor([2, 3, 5]), torch.tensor([4, 7, 2])

@@ -1,13 +1,15 @@
 """`innerpo demo`: base, DPO and InnerPO on an embedded shift, side by side, in a few minutes on two CPU cores."""
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
-from innerpo.config import RunConfig, default_run
-from innerpo.config_files import overlay, preset_path, read_yaml
-from innerpo.console import say
+from innerpo.config.run import RunConfig, default_run
+from innerpo.config.yaml import overlay, preset_path, read_yaml
 from innerpo.evaluation.suite import tabulate
 from innerpo.run import RunResult, train_and_score
+
+log = logging.getLogger(__name__)
 
 METHODS_SHOWN = ("dpo", "innerpo")
 
@@ -25,7 +27,7 @@ def run_demo(output_dir: Path, seed: int) -> RunResult:
     results = []
     for i, method in enumerate(METHODS_SHOWN, 1):
         config = demo_config(method, output_dir, seed)
-        say(f"[{i}/{len(METHODS_SHOWN)}] {method}: train on {config.data.dataset}, then score")
+        log.info(f"[{i}/{len(METHODS_SHOWN)}] {method}: train on {config.data.dataset}, then score")
         results.append(train_and_score(config))
     rows = [r for r in results[0].rows if r.model == "base"]
     rows += [r for result in results for r in result.rows if r.model != "base"]

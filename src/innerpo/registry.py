@@ -16,7 +16,7 @@ _OUTPUT_ONLY = {"alpha": 0.0, "gamma": 0.0}
 
 METHODS: dict[str, dict[str, Any]] = {
     # name -> the MethodConfig fields in which it differs from the defaults; under "data", fields of DataConfig.
-    # NAME-TRANSFORM is known too, for each method that reads states (innerpo.method_config.method_names lists them).
+    # NAME-TRANSFORM is known too, for each method that reads states (innerpo.config.method.method_names lists them).
     "dpo": {**_OUTPUT_ONLY},
     "innerpo": {},
     "ipo": {**_OUTPUT_ONLY, "output": "ipo"},
@@ -34,15 +34,15 @@ METHODS: dict[str, dict[str, Any]] = {
 
 TERMS: dict[str, Entry] = {
     # name -> (policy, reference, directions, method config) -> one loss per pair
-    "output": "innerpo.methods.losses.output:output",
-    "inner": "innerpo.methods.losses.inner:inner",
-    "drift": "innerpo.methods.losses.drift:drift",
-    "angle": "innerpo.methods.losses.angle:angle",
-    "separation": "innerpo.methods.losses.separation:separation",
-    "coherence": "innerpo.methods.losses.coherence:coherence",
-    "sft": "innerpo.methods.losses.sft:sft",
-    "reroute": "innerpo.methods.losses.reroute:reroute",
-    "retain": "innerpo.methods.losses.reroute:retain",
+    "output": "innerpo.methods.terms.output:output",
+    "inner": "innerpo.methods.terms.inner:inner",
+    "drift": "innerpo.methods.terms.drift:drift",
+    "angle": "innerpo.methods.terms.angle:angle",
+    "separation": "innerpo.methods.terms.separation:separation",
+    "coherence": "innerpo.methods.terms.coherence:coherence",
+    "sft": "innerpo.methods.terms.sft:sft",
+    "reroute": "innerpo.methods.terms.reroute:reroute",
+    "retain": "innerpo.methods.terms.reroute:retain",
 }
 
 GRADIENTS: dict[str, Entry] = {

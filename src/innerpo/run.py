@@ -3,6 +3,7 @@
 pairs -> tokens -> reference (cached) -> directions -> training -> scores -> table
 """
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,28 +12,32 @@ from typing import Any
 
 from accelerate import PartialState
 
-from innerpo.config import RunConfig
-from innerpo.config_files import read_run_config
-from innerpo.console import say
+from innerpo.config.run import RunConfig
+from innerpo.config.yaml import read_run_config
 from innerpo.data.pairs import PreferencePair, choose_negatives, shuffle_labels
-from innerpo.data.tokens import PromptItem, Tokens
+from innerpo.data.tokens import PairTokenizer, PromptItem
 from innerpo.errors import UserError
-from innerpo.evaluation.columns import Column, load_columns, training_pairs
 from innerpo.evaluation.score import InnerScorer, PairScore
+from innerpo.evaluation.sets import Column, load_columns, training_pairs
 from innerpo.evaluation.suite import Suite, prepare_suite, score_policy, write_scores
 from innerpo.evaluation.tables import Headline
 from innerpo.files import cache_root
 from innerpo.methods.gradients.fit import fit_gradients
 from innerpo.methods.method import Method, build_method, fit_method
-from innerpo.model.layers import decoder_blocks, resolve_layers
-from innerpo.model.layout import LayoutChoice, choose_layout
-from innerpo.model.load import LoadedModel, add_adapter, load_base
+from innerpo.model.adapters import add_adapter
+from innerpo.model.base import Base
+from innerpo.model.forward.blocks import decoder_blocks
+from innerpo.model.forward.layout import LayoutChoice, choose_layout
+from innerpo.model.forward.sites import site_places
+from innerpo.model.layer_spec import resolve_layers
+from innerpo.model.loading import load_base
 from innerpo.model.reference import compute_reference
-from innerpo.model.sites import site_places
 from innerpo.training import artifacts
+from innerpo.training.arguments import check_processes, train_policy, training_arguments
 from innerpo.training.card import model_card
-from innerpo.training.folder import check_run_dir, is_finished, run_folder
-from innerpo.training.train import check_processes, train_policy, training_arguments
+from innerpo.training.run_folder import check_run_dir, is_finished, run_folder
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ def train_and_score(config: RunConfig) -> RunResult:
         check_run_dir(config)
     process.wait_for_everyone()
     if is_finished(config):
-        say(f"{config.run_dir} is finished: nothing to resume, scoring it again")
+        log.info(f"{config.run_dir} is finished: nothing to resume, scoring it again")
         return RunResult(config.run_dir) if config.eval.skip else evaluate(config.run_dir, config)
     known = training_pairs(config)
     pairs = choose_negatives(known, config.data.negatives, config.data.seed)
@@ -98,9 +103,9 @@ def train_and_score(config: RunConfig) -> RunResult:
         if process.is_main_process:
             card = model_card(config, record)
             artifacts.save_run(config.run_dir, policy, base.tokenizer, method, record, card, weights)
-            say(f"saved {config.run_dir}")
+            log.info(f"saved {config.run_dir}")
     if weights is not None:
-        say(f"the weights are in pieces on several devices; score them with: innerpo eval {config.run_dir}")
+        log.info(f"the weights are in pieces on several devices; score them with: innerpo eval {config.run_dir}")
     if config.eval.skip or not process.is_main_process or weights is not None:
         return RunResult(config.run_dir)
     rows = _all_rows(suite, policy, config, config.method_label, base.pad_id)
@@ -115,7 +120,7 @@ def evaluate(folder: Path, config: RunConfig) -> RunResult:
     base = load_base(config.model, cache_root(config.data.cache_dir))
     found = artifacts.load_directions(folder)
     inner = None if found is None else InnerScorer(*found, artifacts.directions_site(folder))
-    tokens = Tokens(base.tokenizer, config.data.max_prompt_tokens, config.data.max_response_tokens)
+    tokens = PairTokenizer(base.tokenizer, config.data.max_prompt_tokens, config.data.max_response_tokens)
     layout = _layout(base, tokens.scoring_items(columns[0].pairs[:8]), config)
     suite = prepare_suite(columns, base, config, layout, inner)
     label = folder.resolve().name if read_run_config(folder) is None else config.method_label
@@ -134,7 +139,7 @@ def _all_rows(suite: Suite, policy: Any, config: RunConfig, label: str, pad_id: 
 
 
 def _with_gradients(
-    method: Method, policy: Any, base: LoadedModel, items: Sequence[PromptItem], layout: LayoutChoice, config: RunConfig
+    method: Method, policy: Any, base: Base, items: Sequence[PromptItem], layout: LayoutChoice, config: RunConfig
 ) -> Method:
     return fit_gradients(
         method,
@@ -148,20 +153,20 @@ def _with_gradients(
     )
 
 
-def _training_items(pairs: Sequence[PreferencePair], base: LoadedModel, config: RunConfig) -> list[PromptItem]:
+def _training_items(pairs: Sequence[PreferencePair], base: Base, config: RunConfig) -> list[PromptItem]:
     data = config.data
-    tokens = Tokens(base.tokenizer, data.max_prompt_tokens, data.max_response_tokens)
+    tokens = PairTokenizer(base.tokenizer, data.max_prompt_tokens, data.max_response_tokens)
     items = tokens.training_items(pairs)
     counts = tokens.report.line(data.max_prompt_tokens, data.max_response_tokens)
-    say(f"training on {data.dataset}: {len(items)} pairs; {counts}")
+    log.info(f"training on {data.dataset}: {len(items)} pairs; {counts}")
     if not items:
         raise UserError(f"{data.dataset} has no pair left to train on")
     return items
 
 
-def _layout(base: LoadedModel, items: Sequence[PromptItem], config: RunConfig) -> LayoutChoice:
+def _layout(base: Base, items: Sequence[PromptItem], config: RunConfig) -> LayoutChoice:
     choice = choose_layout(base.model, items, base.pad_id, config.data.layout)
-    say(f"layout: {choice.layout} ({choice.reason})")
+    log.info(f"layout: {choice.layout} ({choice.reason})")
     return choice
 
 
@@ -176,5 +181,5 @@ def _inner_scorer(method: Method) -> InnerScorer | None:
             method.layers, directions.accuracy.tolist(), directions.layer_weights.tolist(), strict=True
         )
     )
-    say(f"directions: {method.config.direction}, {method.config.site} of blocks {', '.join(shown)}")
+    log.info(f"directions: {method.config.direction}, {method.config.site} of blocks {', '.join(shown)}")
     return InnerScorer(method.layers, method.transform, directions, method.config.pool, method.config.site)

@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text as RichText
 
-from innerpo.config import DataConfig
+from innerpo.config.run import DataConfig
 from innerpo.data.pairs import BadRows, PreferencePair, Text
 from innerpo.data.shifts import shifts_from
 from innerpo.data.sources import SPLITS, load_pairs

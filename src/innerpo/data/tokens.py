@@ -57,7 +57,7 @@ class TokenReport:
         return f"{self.prompts} prompts, {self.responses} responses, {'; '.join(happened) or 'nothing cut or dropped'}"
 
 
-class Tokens:
+class PairTokenizer:
     """Turns pairs into items with one tokenizer and one pair of limits, and counts what it cut."""
 
     def __init__(self, tokenizer: Any, max_prompt_tokens: int, max_response_tokens: int) -> None:

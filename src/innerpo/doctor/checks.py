@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from innerpo.config import RunConfig
-from innerpo.doctor.patient import Patient, admit
+from innerpo.config.run import RunConfig
+from innerpo.doctor.setup import Patient, admit
 from innerpo.doctor.steps import gradient_shares, length_of, move, step_away, step_lowers, term_gradients
 from innerpo.methods.records import PairOutputs
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from innerpo.doctor.patient import Parameters, Patient
+from innerpo.doctor.setup import Parameters, Patient
 from innerpo.methods.method import LossOutput
 
 SIZES = 8

@@ -4,8 +4,8 @@ from typing import Any
 
 from rich.table import Table
 
-from innerpo.config import RunConfig
-from innerpo.console import stdout
+from innerpo.cli.console import stdout
+from innerpo.config.run import RunConfig
 from innerpo.doctor.checks import Diagnosis, examine
 from innerpo.errors import UserError
 

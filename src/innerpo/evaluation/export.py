@@ -1,19 +1,21 @@
 """`innerpo export RUN`: a run's directions as a steering vector that other programs read."""
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
 from safetensors.torch import save_file
 
-from innerpo.config import RunConfig
-from innerpo.console import say
+from innerpo.config.run import RunConfig
 from innerpo.errors import UserError
 from innerpo.files import cache_root, write_atomically
 from innerpo.methods.steering import steering_vector
-from innerpo.model.load import model_source
+from innerpo.model.loading import model_source
 from innerpo.model.steering import SteeringVector
 from innerpo.training import artifacts
+
+log = logging.getLogger(__name__)
 
 ARCHITECTURE = "controlvector"
 
@@ -28,7 +30,7 @@ def export_run(folder: Path, config: RunConfig, format: str, out: Path | None = 
     path = out or folder / f"steering.{format}"
     FORMATS[format](path, vector, _model_type(config))
     blocks = ", ".join(map(str, vector.blocks))
-    say(f"steering vector of blocks {blocks}; a coefficient of 1 is one standard deviation of the pairs in each")
+    log.info(f"steering vector of blocks {blocks}; a coefficient of 1 is one standard deviation of the pairs in each")
     return path
 
 

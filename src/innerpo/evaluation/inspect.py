@@ -7,6 +7,7 @@ untransformed reference states of the training pairs, so that runs of different 
 import csv
 import io
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -18,26 +19,29 @@ from jaxtyping import Float
 from rich.table import Table
 from torch import Tensor
 
-from innerpo.config import RunConfig
-from innerpo.console import say
+from innerpo.config.method import MethodConfig
+from innerpo.config.run import RunConfig
+from innerpo.data.batching.row_plan import Layout
 from innerpo.data.pairs import BadRows, PreferencePair, choose_negatives, take_prompts
-from innerpo.data.rows import Layout
 from innerpo.data.sources import load_pairs
-from innerpo.data.tokens import PromptItem, Tokens
+from innerpo.data.tokens import PairTokenizer, PromptItem
 from innerpo.errors import UserError
-from innerpo.evaluation.columns import training_pairs
+from innerpo.evaluation.sets import training_pairs
 from innerpo.files import cache_root, write_atomically, write_text
-from innerpo.method_config import MethodConfig
-from innerpo.methods.directions import estimate_directions
-from innerpo.methods.losses.drift import orthogonal_drift
+from innerpo.methods.directions.estimate import estimate_directions
 from innerpo.methods.records import Directions
-from innerpo.model.layers import decoder_blocks, resolve_layers
-from innerpo.model.layout import choose_layout
-from innerpo.model.load import LoadedModel, load_base, reference_mode
-from innerpo.model.outputs import StateRequest, sequence_outputs
-from innerpo.model.passes import batches
+from innerpo.methods.terms.drift import orthogonal_drift
+from innerpo.model.base import Base, reference_mode
+from innerpo.model.forward.blocks import decoder_blocks
+from innerpo.model.forward.layout import choose_layout
+from innerpo.model.forward.outputs import StateRequest, sequence_outputs
+from innerpo.model.forward.passes import batches
+from innerpo.model.layer_spec import resolve_layers
+from innerpo.model.loading import load_base
 from innerpo.model.reference import compute_reference
 from innerpo.training import artifacts
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ def inspect_run(folder: Path, config: RunConfig, prompts: int = 64) -> Inspectio
     test = best_against_first_worse(load_pairs(dataset, "test", data, BadRows()), prompts, data.seed)
 
     base = load_base(config.model, cache_root(data.cache_dir))
-    tokens = Tokens(base.tokenizer, data.max_prompt_tokens, data.max_response_tokens)
+    tokens = PairTokenizer(base.tokenizer, data.max_prompt_tokens, data.max_response_tokens)
     train_items, test_items = tokens.training_items(train), tokens.training_items(test)
     if not train_items or not test_items:
         raise UserError(f"{dataset} has no pair left to inspect in its {'test' if train_items else 'train'} split")
@@ -114,9 +118,9 @@ def inspect_run(folder: Path, config: RunConfig, prompts: int = 64) -> Inspectio
     target = artifacts.scores_folder(folder, config)
     inspection = Inspection(target, dataset, len(train_items), len(test_items), config.method.pool, rows)
     if config.method.frozen:
-        say("this run trained nothing: its policy is its reference")
+        log.info("this run trained nothing: its policy is its reference")
     write_inspection(inspection)
-    say(f"written to {target}: inspect.json, .csv, .png and .svg")
+    log.info(f"written to {target}: inspect.json, .csv, .png and .svg")
     return inspection
 
 
@@ -131,7 +135,7 @@ def best_against_first_worse(pairs: Sequence[PreferencePair], prompts: int, seed
 @torch.no_grad()
 def _measure(
     policy: Any,
-    base: LoadedModel,
+    base: Base,
     items: Sequence[PromptItem],
     layout: Layout,
     request: StateRequest,

@@ -12,15 +12,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from innerpo.data.rows import Layout
+from innerpo.data.batching.row_plan import Layout
 from innerpo.data.tokens import PromptItem
 from innerpo.errors import UserError
 from innerpo.files import write_atomically
 from innerpo.methods.records import Directions
 from innerpo.methods.transforms.transform import Transform
-from innerpo.model.outputs import SequenceOutputs, StateRequest
-from innerpo.model.passes import Offsets, passes
-from innerpo.model.sites import RESIDUAL
+from innerpo.model.forward.outputs import SequenceOutputs, StateRequest
+from innerpo.model.forward.passes import Offsets, passes
+from innerpo.model.forward.sites import RESIDUAL
 
 
 @dataclass(frozen=True)

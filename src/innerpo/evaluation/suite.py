@@ -1,24 +1,26 @@
 """Score base and policy on the columns of the headline table, and write what was found."""
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from innerpo.config import RunConfig
-from innerpo.console import say
-from innerpo.data.tokens import PromptItem, Tokens
+from innerpo.config.run import RunConfig
+from innerpo.data.tokens import PairTokenizer, PromptItem
 from innerpo.errors import UserError
-from innerpo.evaluation.columns import Column
 from innerpo.evaluation.score import InnerScorer, PairScore, score_items, score_rows, write_rows
+from innerpo.evaluation.sets import Column
 from innerpo.evaluation.tables import Headline, as_markdown, headline
 from innerpo.files import cache_root, write_text
 from innerpo.methods.steering import steering_vector
-from innerpo.model.layout import LayoutChoice
-from innerpo.model.load import LoadedModel
+from innerpo.model.base import Base
+from innerpo.model.forward.layout import LayoutChoice
 from innerpo.model.reference import compute_reference
 from innerpo.model.steering import steered
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Suite:
 
 def prepare_suite(
     columns: Sequence[Column],
-    base: LoadedModel,
+    base: Base,
     config: RunConfig,
     layout: LayoutChoice,
     inner: InnerScorer | None,
@@ -51,9 +53,11 @@ def prepare_suite(
     for column in columns:
         if not column.pairs:
             continue
-        tokens = Tokens(base.tokenizer, data.max_prompt_tokens, data.max_response_tokens)
+        tokens = PairTokenizer(base.tokenizer, data.max_prompt_tokens, data.max_response_tokens)
         found = tokens.scoring_items(column.pairs)
-        say(f"{column.name}: {column.dataset}; {tokens.report.line(data.max_prompt_tokens, data.max_response_tokens)}")
+        log.info(
+            f"{column.name}: {column.dataset}; {tokens.report.line(data.max_prompt_tokens, data.max_response_tokens)}"
+        )
         outputs = compute_reference(
             base,
             found,
@@ -71,7 +75,7 @@ def prepare_suite(
     if inner is None:
         raise UserError("eval.steer needs directions, and this adapter came without any")
     vector = steering_vector(inner.layers, inner.transform, inner.directions, inner.site)
-    say(
+    log.info(
         f"steering blocks {', '.join(map(str, vector.blocks))} of the base by {config.eval.steer:g} standard deviations"
     )
     with steered(base.model, vector, config.eval.steer):

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from innerpo.evaluation.metrics import UNKNOWN, Estimate, accuracy
 from innerpo.evaluation.score import PairScore
+from innerpo.evaluation.scorers import UNKNOWN, Estimate, accuracy
 
 COLUMNS = ("train", "test", "oos", "rnd")
 

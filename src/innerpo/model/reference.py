@@ -4,6 +4,7 @@ Three files, so that later runs share what they have in common: log-probabilitie
 method with the same site, layers and pooling), token states (drift).
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,15 +15,16 @@ from accelerate import PartialState
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from innerpo.console import say
-from innerpo.data.batch import make_batch
-from innerpo.data.rows import Layout
+from innerpo.data.batching.batch import make_batch
+from innerpo.data.batching.row_plan import Layout
 from innerpo.data.tokens import PromptItem
+from innerpo.model.base import Base, reference_mode
 from innerpo.model.cache import content_key, load_tensors, save_tensors
-from innerpo.model.load import LoadedModel, reference_mode
-from innerpo.model.outputs import SequenceOutputs, StateRequest, sequence_outputs
-from innerpo.model.passes import Offsets, passes
-from innerpo.model.sites import RESIDUAL
+from innerpo.model.forward.outputs import SequenceOutputs, StateRequest, sequence_outputs
+from innerpo.model.forward.passes import Offsets, passes
+from innerpo.model.forward.sites import RESIDUAL
+
+log = logging.getLogger(__name__)
 
 FORMAT = 2
 
@@ -65,7 +67,7 @@ class Reference:
 
 
 def compute_reference(
-    base: LoadedModel,
+    base: Base,
     items: Sequence[PromptItem],
     layout: Layout,
     request: StateRequest | None,
@@ -87,7 +89,7 @@ def compute_reference(
     n_tokens = sum(len(r) for i in items for r in i.responses)
     size = 0 if not request.tokens else n_tokens * base.model.dtype.itemsize * _token_size(base, items, layout, request)
     if size > token_limit_bytes:
-        say(
+        log.info(
             f"reference: token states of {what} would take {size / 1e9:.1f} GB (limit {token_limit_bytes / 1e9:.1f}); "
             "not kept, drift runs the reference at each step instead"
         )
@@ -101,16 +103,25 @@ def compute_reference(
     if request.tokens:
         paths["tokens"] = folder / f"tokens-{content_key(layers=request.layers, **where)}.safetensors"
     with PartialState().main_process_first():
-        missing = [kind for kind, path in paths.items() if not path.is_file()]
+        missing = [k for k, path in paths.items() if base.memory.get(str(path)) is None and not path.is_file()]
         if missing:
             _compute(base, items, layout, request, batch_size, {k: paths[k] for k in missing}, what)
         else:
-            say(f"reference: {what} from the cache ({len(items)} prompts)")
-        found = {k: v for path in paths.values() for k, v in (load_tensors(path) or {}).items()}
+            log.info(f"reference: {what} from the cache ({len(items)} prompts)")
+        found = {k: v for path in paths.values() for k, v in _remembered(base, path).items()}
     return Reference(items, computed=bool(missing), **found)
 
 
-def _token_size(base: LoadedModel, items: Sequence[PromptItem], layout: Layout, request: StateRequest) -> int:
+def _remembered(base: Base, path: Path) -> dict[str, Tensor]:
+    """Return a cache file's tensors from memory, or read them and remember them."""
+    found = base.memory.get(str(path))
+    if found is None:
+        found = load_tensors(path) or {}
+        base.memory.put(str(path), found)
+    return found
+
+
+def _token_size(base: Base, items: Sequence[PromptItem], layout: Layout, request: StateRequest) -> int:
     """Numbers per token in the states of all layers; the width of a site is that of one prompt's states."""
     width = int(base.model.get_input_embeddings().embedding_dim)
     if request.site != RESIDUAL and items:
@@ -123,7 +134,7 @@ def _token_size(base: LoadedModel, items: Sequence[PromptItem], layout: Layout, 
 
 
 def _compute(
-    base: LoadedModel,
+    base: Base,
     items: Sequence[PromptItem],
     layout: Layout,
     request: StateRequest,

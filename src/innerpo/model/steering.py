@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from innerpo.errors import UserError
-from innerpo.model.layers import decoder_blocks, state_of
+from innerpo.model.forward.blocks import decoder_blocks, state_of
 
 
 @dataclass(frozen=True)

@@ -14,18 +14,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 import innerpo
-from innerpo.config import RunConfig, to_dict
-from innerpo.config_files import read_run_config
+from innerpo.config.run import RunConfig, to_dict
+from innerpo.config.yaml import read_run_config
 from innerpo.data.tokens import PromptItem
 from innerpo.errors import UserError
 from innerpo.files import machine_errors, staged_directory, write_atomically, write_text
 from innerpo.methods.method import Method
 from innerpo.methods.records import Directions
 from innerpo.methods.transforms.transform import Transform
-from innerpo.model.layout import LayoutChoice
-from innerpo.model.load import LoadedModel
-from innerpo.model.sites import RESIDUAL
-from innerpo.training.folder import CHECKPOINTS, RECORD
+from innerpo.model.adapters import load_adapter
+from innerpo.model.base import Base
+from innerpo.model.forward.layout import LayoutChoice
+from innerpo.model.forward.sites import RESIDUAL
+from innerpo.training.run_folder import CHECKPOINTS, RECORD
 
 DIRECTIONS = "directions.safetensors"
 
@@ -91,22 +92,12 @@ def check_adapter(folder: Path) -> None:
         )
 
 
-def load_policy(base: LoadedModel, folder: Path) -> Any:
+def load_policy(base: Base, folder: Path) -> Any:
     """Return the model of a run: its adapter on the base, the fully fine-tuned weights, or (frozen) the base."""
     if is_frozen(folder):
         return base.model
     if (folder / "adapter_config.json").is_file():
-        from peft import PeftModel
-
-        from innerpo.model.adapted import sum_at_once
-
-        try:
-            policy = PeftModel.from_pretrained(base.model, str(folder))
-        except (RuntimeError, ValueError, SafetensorError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(f"the adapter in {folder} does not fit the base model {base.name!r}: {reason}") from error
-        sum_at_once(policy)
-        return policy
+        return load_adapter(base, folder)
     policy = type(base.model).from_pretrained(folder, dtype=base.model.dtype)
     return policy.to(base.model.device)
 
@@ -187,7 +178,7 @@ def _what_is_scored(config: RunConfig) -> dict[str, Any]:
     return {"eval": plain["eval"], "data": data, "model": model}
 
 
-def inputs_hash(data_hash: str, base: LoadedModel) -> str:
+def inputs_hash(data_hash: str, base: Base) -> str:
     """Identity of what a run computes on, beyond its config: token ids and base weights."""
     return hashlib.sha256(f"{data_hash}/{base.identity}".encode()).hexdigest()[:16]
 

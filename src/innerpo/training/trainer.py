@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from innerpo.data.batch import TokenBatch, make_batch
-from innerpo.data.order import by_prompt, rows_of, token_batches
-from innerpo.data.rows import Layout
+from innerpo.data.batching.batch import TokenBatch, make_batch
+from innerpo.data.batching.order import by_prompt, rows_of, token_batches
+from innerpo.data.batching.row_plan import Layout
 from innerpo.data.tokens import PromptItem
 from innerpo.errors import UserError
 from innerpo.files import machine_errors
 from innerpo.methods.method import LossOutput, Method
 from innerpo.methods.records import PairOutputs
-from innerpo.model.load import reference_mode
-from innerpo.model.outputs import SequenceOutputs, sequence_outputs
+from innerpo.model.base import reference_mode
+from innerpo.model.forward.outputs import SequenceOutputs, sequence_outputs
 from innerpo.model.reference import Reference
 from innerpo.training.sampler import PairSampler
 from innerpo.training.shares import GradientShares
@@ -43,18 +43,18 @@ class PairBatch:
 
 @dataclass(frozen=True)
 class PairCollator:
-    """Turns indices of pairs into passes of like length, of at most ``pass_tokens`` padded tokens (0 = no limit)."""
+    """Turns indices of pairs into passes of like length, of at most ``micro_batch_tokens`` padded tokens (0 = no limit)."""
 
     items: Sequence[PromptItem]
     reference: Reference
     layout: Layout
     pad_id: int
-    pass_tokens: int = 0
+    micro_batch_tokens: int = 0
 
     def __call__(self, indices: Sequence[int]) -> dict[str, list[PairBatch]]:
         """Return ``{"passes": batches}``: the Trainer wants a mapping."""
         rows = [rows_of(self.items[i], self.layout) for i in indices]
-        parts = token_batches(rows, self.pass_tokens, self.layout)
+        parts = token_batches(rows, self.micro_batch_tokens, self.layout)
         return {"passes": [self._batch(by_prompt(self.items, [indices[k] for k in part])) for part in parts]}
 
     def _batch(self, indices: Sequence[int]) -> PairBatch:

@@ -30,9 +30,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
-from innerpo.config import DataConfig
+from innerpo.config.run import DataConfig
 from innerpo.data.pairs import BadRows, PreferencePair
-from innerpo.data.sources.rows import make_pair
+from innerpo.data.sources.parse import make_pair
 from innerpo.errors import UserError, near_matches
 
 SIZES = {"train": 128, "test": 64}

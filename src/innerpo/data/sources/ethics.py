@@ -10,11 +10,11 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from innerpo.config import DataConfig
+from innerpo.config.run import DataConfig
 from innerpo.data.pairs import BadRows, PreferencePair
 from innerpo.data.sources import hub
 from innerpo.data.sources.genies import genies_folder
-from innerpo.data.sources.rows import common_root, leave_out, make_pair
+from innerpo.data.sources.parse import common_root, leave_out, make_pair
 from innerpo.errors import UserError, near_matches
 
 HUB_NAME = "wassname/ethics_expression_preferences"

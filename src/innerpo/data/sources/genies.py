@@ -5,11 +5,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from innerpo.config import DataConfig
+from innerpo.config.run import DataConfig
 from innerpo.data.pairs import BadRows, PreferencePair
 from innerpo.data.shifts import genies_names
 from innerpo.data.sources import hub
-from innerpo.data.sources.rows import BadRowError, is_empty, leave_out, make_pair
+from innerpo.data.sources.parse import BadRowError, is_empty, leave_out, make_pair
 from innerpo.errors import UserError, near_matches
 
 HUB_NAME = "wassname/genies_preferences"

@@ -13,9 +13,9 @@ import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from innerpo.config import DataConfig
+from innerpo.config.run import DataConfig
 from innerpo.data.pairs import BadRows, PreferencePair
-from innerpo.data.sources.rows import BadRowError, divided, leave_out, pair_from_row
+from innerpo.data.sources.parse import BadRowError, divided, leave_out, pair_from_row
 from innerpo.errors import UserError
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from accelerate.utils import extract_model_from_parallel
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from innerpo.model.layers import decoder_blocks
+from innerpo.model.forward.blocks import decoder_blocks
 
 Place = tuple[int, str]
 """Where a module is: number of its decoder block, name within the block."""

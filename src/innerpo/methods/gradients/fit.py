@@ -1,5 +1,6 @@
 """Directions of gradient methods: the preference direction at the output of each adapted module, from the reference."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,20 +10,21 @@ import torch
 from accelerate import PartialState
 from torch import Tensor, nn
 
-from innerpo.console import say
-from innerpo.data.batch import TokenBatch
-from innerpo.data.rows import Layout
+from innerpo.data.batching.batch import TokenBatch
+from innerpo.data.batching.row_plan import Layout
 from innerpo.data.tokens import PromptItem
 from innerpo.errors import UserError
 from innerpo.methods.gradients.edit import Place, adapted_modules
 from innerpo.methods.method import Method
 from innerpo.methods.records import unit
+from innerpo.model.base import Base, reference_mode
 from innerpo.model.cache import content_key, load_tensors, save_tensors
-from innerpo.model.layers import decoder_blocks, state_of
-from innerpo.model.load import LoadedModel, reference_mode
-from innerpo.model.outputs import Pool, pool_weights, rms_normalise, sequence_outputs
-from innerpo.model.passes import batches
+from innerpo.model.forward.blocks import decoder_blocks, state_of
+from innerpo.model.forward.outputs import Pool, pool_weights, rms_normalise, sequence_outputs
+from innerpo.model.forward.passes import batches
 from innerpo.registry import GRADIENTS, resolve
+
+log = logging.getLogger(__name__)
 
 RESIDUAL_WRITERS = ("o_proj", "down_proj", "out_proj", "c_proj", "dense_4h_to_h", "fc2", "wo", "w2")
 """Last names of modules whose output is added to the residual stream: the block's own direction is theirs."""
@@ -31,7 +33,7 @@ RESIDUAL_WRITERS = ("o_proj", "down_proj", "out_proj", "c_proj", "dense_4h_to_h"
 def fit_gradients(
     method: Method,
     policy: nn.Module,
-    base: LoadedModel,
+    base: Base,
     items: Sequence[PromptItem],
     layout: Layout,
     *,
@@ -66,7 +68,7 @@ def fit_gradients(
                 save_tensors(path, {f"{block}/{name}": mean for (block, name), mean in means.items()})
             else:
                 means = {(block, name): found[f"{block}/{name}"] for block, name in modules}
-    say(f"{config.gradient}: {config.direction} directions at {len(modules)} modules, kappa {config.kappa:g}")
+    log.info(f"{config.gradient}: {config.direction} directions at {len(modules)} modules, kappa {config.kappa:g}")
     device = next(policy.parameters()).device
     directions = {place: unit(mean.float()).to(device) for place, mean in means.items()}
     edit = resolve(GRADIENTS, config.gradient, "gradient method")(directions, config.kappa)

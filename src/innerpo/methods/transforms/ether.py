@@ -4,10 +4,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from innerpo.config.method import MethodConfig
 from innerpo.errors import UserError
-from innerpo.method_config import MethodConfig
-from innerpo.methods.transforms.probe import learn_rows
 from innerpo.methods.transforms.reflections import reflect_blocks
+from innerpo.methods.transforms.subspace_fit import learn_basis
 from innerpo.methods.transforms.transform import FitInputs, Transform, count_of, freeze
 
 
@@ -43,4 +43,4 @@ def fit(inputs: FitInputs, method: MethodConfig) -> Transform:
         )
     shape = (len(inputs.layers), options.reflections, blocks, hidden // blocks)
     v = torch.randn(shape, generator=inputs.generator(), dtype=torch.float64)
-    return freeze("ether", learn_rows("ether", BlockReflections(v, rank), inputs, options))
+    return freeze("ether", learn_basis("ether", BlockReflections(v, rank), inputs, options))

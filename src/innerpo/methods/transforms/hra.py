@@ -4,9 +4,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from innerpo.method_config import MethodConfig
-from innerpo.methods.transforms.probe import learn_rows
+from innerpo.config.method import MethodConfig
 from innerpo.methods.transforms.reflections import reflect
+from innerpo.methods.transforms.subspace_fit import learn_basis
 from innerpo.methods.transforms.transform import FitInputs, Transform, count_of, freeze
 
 
@@ -36,4 +36,4 @@ def fit(inputs: FitInputs, method: MethodConfig) -> Transform:
     rank = count_of(options.rank, inputs.hidden, "rank")
     shape = (len(inputs.layers), options.reflections, inputs.hidden)
     v = torch.randn(shape, generator=inputs.generator(), dtype=torch.float64)
-    return freeze("hra", learn_rows("hra", ReflectionChain(v, rank), inputs, options))
+    return freeze("hra", learn_basis("hra", ReflectionChain(v, rank), inputs, options))

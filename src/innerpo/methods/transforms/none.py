@@ -1,6 +1,6 @@
 """No transform: Q = I. The default, and the control for every other one."""
 
-from innerpo.method_config import MethodConfig
+from innerpo.config.method import MethodConfig
 from innerpo.methods.transforms.transform import IDENTITY, FitInputs, Transform
 
 

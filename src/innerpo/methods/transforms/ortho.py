@@ -5,9 +5,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal
 
-from innerpo.method_config import MethodConfig
-from innerpo.methods.transforms.probe import learn_rows
+from innerpo.config.method import MethodConfig
 from innerpo.methods.transforms.random import random_rows
+from innerpo.methods.transforms.subspace_fit import learn_basis
 from innerpo.methods.transforms.transform import FitInputs, Transform, count_of, freeze
 
 
@@ -33,4 +33,4 @@ def fit(inputs: FitInputs, method: MethodConfig) -> Transform:
     rank = count_of(method.subspace.rank, inputs.hidden, "rank")
     module = OrthogonalRows(random_rows(inputs, rank), inputs.seed)
     # each entry of the skew matrix turns one plane, and a row takes part in some `hidden` of them
-    return freeze("ortho", learn_rows("ortho", module, inputs, method.subspace, step_scale=inputs.hidden**-0.5))
+    return freeze("ortho", learn_basis("ortho", module, inputs, method.subspace, step_scale=inputs.hidden**-0.5))

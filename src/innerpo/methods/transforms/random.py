@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from innerpo.method_config import MethodConfig
+from innerpo.config.method import MethodConfig
 from innerpo.methods.transforms.transform import FitInputs, Transform, count_of, freeze
 
 

@@ -4,16 +4,19 @@ null: without the top k right-singular vectors of W_U diag(gain of the final nor
 vectors of W_U^T min(dz, 0), dz the change of the lens logits W_U norm(h) over the block. No label is looked at.
 """
 
+import logging
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from innerpo.console import say
+from innerpo.config.method import MethodConfig
 from innerpo.errors import UserError
-from innerpo.method_config import MethodConfig
 from innerpo.methods.transforms.transform import FitInputs, Transform, count_of, freeze
-from innerpo.model.passes import batches
-from innerpo.model.unembedding import Unembedding, block_states
+from innerpo.model.forward.passes import batches
+from innerpo.model.forward.unembedding import Unembedding, block_states
+
+log = logging.getLogger(__name__)
 
 MAX_PAIRS = 64
 MAX_TOKENS = 4096
@@ -28,7 +31,7 @@ def fit(inputs: FitInputs, method: MethodConfig) -> Transform:
         rows = null_rows(Unembedding.of(inputs.model), k).repeat(len(inputs.layers), 1, 1)
     else:
         rows = torch.stack([by_size(gram)[:k] for gram in suppressed_grams(inputs, k)])
-    say(f"transform supr: {method.subspace.supr_mode}, rank {rows.shape[1]} of {rows.shape[2]}")
+    log.info(f"transform supr: {method.subspace.supr_mode}, rank {rows.shape[1]} of {rows.shape[2]}")
     return freeze("supr", rows)
 
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from innerpo.data.rows import Layout
+from innerpo.data.batching.row_plan import Layout
 from innerpo.data.tokens import PromptItem
 from innerpo.errors import UserError
 

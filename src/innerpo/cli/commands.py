@@ -1,0 +1,106 @@
+"""What can be said to each verb: its flags as a typed record; and commands to copy."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from tyro.conf import arg
+
+from innerpo.config.method import MethodConfig
+from innerpo.config.run import DataConfig, EvalConfig, ModelConfig, RunConfig
+
+
+@dataclass(frozen=True)
+class TrainCommand:
+    """Train a method on a data set, save the adapter, and score it: train, test, oos, rnd."""
+
+    run: Annotated[RunConfig, arg(name="")] = field(default_factory=RunConfig)
+    config: Path | None = None
+    """YAML file with any of these options, as sections (training: {lr: 1e-5})."""
+    preset: str | None = None
+    """Named YAML of the package's configs folder; a --config file overrides it."""
+
+
+@dataclass(frozen=True)
+class EvalCommand:
+    """Score a run's adapter (or any peft adapter) beside its base model."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Folder of a run or of a peft adapter."""
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+
+
+@dataclass(frozen=True)
+class InspectCommand(EvalCommand):
+    """Show what a run's adapter did inside, block by block, against its base; written beside it with a plot."""
+
+    prompts: int = 64
+    """Test prompts measured, a seeded choice: the best response against the first worse one."""
+
+
+@dataclass(frozen=True)
+class ExportCommand:
+    """Write a run's directions as a steering vector, for llama.cpp and repeng (gguf) or any other program."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Folder of a run whose method reads states."""
+    format: Literal["safetensors", "gguf"] = "safetensors"
+    """File format."""
+    out: Path | None = None
+    """File to write; else steering.<format> in the run's folder."""
+
+
+@dataclass(frozen=True)
+class DataCommand:
+    """Show a data set: sizes, lengths, three rows; and the shifts that lead from it."""
+
+    name: Annotated[str, tyro.conf.Positional]
+    """GENIES name, ethics:justice, embedded:NAME, owner/name or a file."""
+    data: DataConfig = field(default_factory=DataConfig)
+
+
+@dataclass(frozen=True)
+class DemoCommand:
+    """Train DPO and InnerPO on an embedded shift, and print base, DPO and InnerPO side by side."""
+
+    output_dir: Path = Path("outputs/demo")
+    """Where the two runs land; an earlier demo there is replaced."""
+    seed: int = 1
+    """Training seed."""
+
+
+@dataclass(frozen=True)
+class DoctorCommand:
+    """Check a loss before training: does each term send gradient, with the right sign, seeing what it should see?"""
+
+    method: MethodConfig = field(default_factory=MethodConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    seed: int = 0
+    """Seed of the small step that is made away from the reference before anything is measured."""
+
+
+@dataclass(frozen=True)
+class ExamplesCommand:
+    """Print commands to copy, each of which works as written."""
+
+
+EXAMPLES = {
+    "innerpo demo": "base, DPO and InnerPO on an embedded shift: a few minutes on a CPU, nothing to download",
+    "innerpo data embedded:compare": "sizes, lengths and three rows of a data set",
+    "innerpo doctor innerpo": "does each term of a loss teach what it should? seconds, no training",
+    "innerpo train dpo --preset=dev": "a few steps, to see that all is well",
+    "innerpo train dpo --data.dataset=truthful_qa": "DPO on GENIES (INNERPO_GENIES_DIR, or the Hub)",
+    "innerpo train innerpo --method.transform=none --data.dataset=truthful_qa": "InnerPO on the same pairs",
+    "innerpo train innerpo --method.direction=random": "control: a random direction instead of the preference's",
+    "innerpo train innerpo --method.layers='range(.3,-1)' --method.gamma=1.0": "other layers, a stronger anchor",
+    "innerpo train dpo --config=configs/dev.yaml --training.lr=1e-4": "a YAML file, and a flag that overrides it",
+    "innerpo eval outputs/dpo_truthful_qa_seed1": "score a saved run again, beside its base model",
+    "innerpo eval outputs/dpo_truthful_qa_seed1 --eval.oos_dataset=arc_easy": "the same on another shift",
+    "innerpo eval outputs/innerpo-none_truthful_qa_seed1 --eval.steer=2": "and the base steered along its directions",
+    "innerpo export outputs/innerpo-none_truthful_qa_seed1 --format=gguf": "a control vector for llama.cpp and repeng",
+    "innerpo inspect outputs/dpo_truthful_qa_seed1": "what the adapter did inside, block by block, with a plot",
+}

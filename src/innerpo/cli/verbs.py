@@ -1,0 +1,163 @@
+"""The command line: verbs only. Nothing heavy is imported before the flags have been read."""
+
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from innerpo.cli.commands import (
+    EXAMPLES,
+    DataCommand,
+    DemoCommand,
+    DoctorCommand,
+    EvalCommand,
+    ExamplesCommand,
+    ExportCommand,
+    InspectCommand,
+    TrainCommand,
+)
+from innerpo.cli.console import error_line, say, stdout
+from innerpo.cli.flags import command_on_folder, config_of_folder, existing, known_method, parse, peek, show_choices
+from innerpo.config.run import default_run
+from innerpo.config.yaml import overlay, preset_path, read_yaml, without_identity
+from innerpo.errors import MachineError, UserError
+
+
+def train(args: list[str]) -> None:
+    """Train a method and score it: train dpo, train innerpo --method.transform=none (or: train innerpo-none)."""
+    known_method(args, "innerpo train", "Train", train.__doc__)
+    config, rest = default_run(args[0]), args[1:]
+    name = config.method.name
+    for flag, path_of in (("preset", preset_path), ("config", Path)):
+        value = peek(rest, flag)
+        if value is not None:
+            path = path_of(value)
+            config = overlay(config, without_identity(read_yaml(path)), str(path))
+    command = parse(TrainCommand, rest, f"innerpo train {name}", TrainCommand(run=config))
+    if command.run.method.name != name:
+        raise UserError(f"the config is of the method {command.run.method.name!r}, the command is train {name}")
+    from innerpo.run import train_and_score
+
+    result = train_and_score(command.run)
+    _show(result)
+
+
+def evaluate(args: list[str]) -> None:
+    """Score a saved run, or any peft adapter, beside its base model: eval outputs/dpo_math_seed1."""
+    command, config = command_on_folder(EvalCommand, args, "innerpo eval")
+    from innerpo.run import evaluate as run_evaluation
+
+    result = run_evaluation(command.run, config)
+    _show(result)
+
+
+def inspect(args: list[str]) -> None:
+    """Show what a run's adapter did inside, block by block: inspect outputs/dpo_math_seed1."""
+    command, config = command_on_folder(InspectCommand, args, "innerpo inspect")
+    from innerpo.evaluation.inspect import as_rich, inspect_run
+
+    stdout.print(as_rich(inspect_run(command.run, config, command.prompts)))
+
+
+def export(args: list[str]) -> None:
+    """Write a run's directions as a steering vector: export outputs/innerpo-none_math_seed1 --format=gguf."""
+    command = parse(ExportCommand, args, "innerpo export")
+    config = config_of_folder(existing(command.run))
+    from innerpo.evaluation.export import export_run
+
+    say(f"written to {export_run(command.run, config, command.format, command.out)}")
+
+
+def data(args: list[str]) -> None:
+    """Show a data set: sizes, lengths, three rows: data math."""
+    command = parse(DataCommand, args, "innerpo data")
+    from innerpo.data.describe import describe, render
+
+    stdout.print(render(command.name, describe(command.name, command.data)))
+
+
+def demo(args: list[str]) -> None:
+    """Train DPO and InnerPO on an embedded shift and compare them with the base: a few minutes on a CPU."""
+    command = parse(DemoCommand, args, "innerpo demo")
+    from innerpo.demo import run_demo
+
+    _show(run_demo(command.output_dir, command.seed))
+
+
+def doctor(args: list[str]) -> None:
+    """Check a loss before training on it: doctor innerpo, doctor innerpo --method.extra my_term 0.5."""
+    known_method(args, "innerpo doctor", "Check", doctor.__doc__)
+    config = default_run(args[0])
+    few = replace(config.data, dataset="embedded:longer", max_train_prompts=16)
+    default = DoctorCommand(config.method, few, config.model)
+    command = parse(DoctorCommand, args[1:], f"innerpo doctor {config.method.name}", default)
+    from innerpo.doctor.table import consult
+
+    consult(replace(config, method=command.method, data=command.data, model=command.model), command.seed)
+
+
+def examples(args: list[str]) -> None:
+    """Print commands to copy, each of which works as written."""
+    parse(ExamplesCommand, args, "innerpo examples")
+    for command, meaning in EXAMPLES.items():
+        stdout.print(f"# {meaning}", style="dim", markup=False, soft_wrap=True)
+        stdout.print(command, markup=False, soft_wrap=True)
+
+
+VERBS: dict[str, Callable[[list[str]], None]] = {
+    "train": train,
+    "eval": evaluate,
+    "data": data,
+    "demo": demo,
+    "doctor": doctor,
+    "inspect": inspect,
+    "export": export,
+    "examples": examples,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; return the exit code: 0, 2 for a fault in what was asked, 3 for a fault of the machine."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if args and args[0] in VERBS:
+            VERBS[args[0]](args[1:])
+        else:
+            helps = {verb: function.__doc__ or "" for verb, function in VERBS.items()}
+            about = "Preference optimisation on hidden states, and a measure of whether it generalises."
+            show_choices(helps, "innerpo", about, args)
+    except UserError as error:
+        error_line(str(error))
+        return error.exit_code
+    except Exception as error:
+        if not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError":  # torch's, unimported
+            raise
+        error_line("out of memory; a smaller --data.batch-size needs less")
+        return MachineError.exit_code
+    except KeyboardInterrupt:
+        error_line("interrupted; the same command with --training.resume goes on from the last checkpoint")
+        return 130
+    return 0
+
+
+def _show(result: Any) -> None:
+    from innerpo.evaluation.tables import as_rich
+
+    tables = list((result.tables or {}).values())
+    for table in tables:
+        stdout.print(as_rich(table))
+    for line in tables[0].lines() if tables else ():
+        stdout.print(line, markup=False, soft_wrap=True)
+    say(f"written to {result.folder}")
+
+
+def entry() -> None:
+    """Exit with main's code (the installed command)."""
+    # peft 0.21 asks transformers 5.23 by a name that it renamed; nothing that a person here could mend.
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    sys.exit(main())

@@ -1,0 +1,128 @@
+"""Configs from YAML: presets, files and saved runs. Command line > --config file > --preset > default."""
+
+import dataclasses
+import re
+import types
+import typing
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from innerpo.config.run import RunConfig, default_run
+from innerpo.errors import UserError, near_matches
+
+T = TypeVar("T")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads ``1e-5`` (no dot) as a string; here it is the number that it looks like."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes the text ``1e-5`` (a revision may look so), so that it is read back as text."""
+
+
+for _kind in (_Loader, _Dumper):
+    _kind.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?(?:[0-9][0-9_]*)(?:\.[0-9_]*)?[eE][-+]?[0-9]+$|^[-+]?\.[0-9_]+[eE][-+]?[0-9]+$"),
+        list("-+0123456789."),
+    )
+
+
+def preset_dir() -> Path:
+    """Folder of the presets: inside an installed wheel, or ``configs/`` of a checkout."""
+    inside = Path(str(resources.files("innerpo"))) / "configs"
+    return inside if inside.is_dir() else Path(__file__).parents[2] / "configs"
+
+
+def preset_path(name: str) -> Path:
+    """Path of a named preset; a wrong name fails with the near matches."""
+    known = {p.stem: p for p in preset_dir().glob("*.yaml")}
+    if name not in known:
+        raise UserError(f"unknown preset {name!r}{near_matches(name, known)}")
+    return known[name]
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping; errors name the file and the line."""
+    try:
+        found = yaml.load(path.read_text(), Loader=_Loader)
+    except OSError as error:
+        raise UserError(f"cannot read config file {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise UserError(f"{path} must hold a mapping (section: {{field: value}}), found {type(found).__name__}")
+    return found
+
+
+def as_yaml(values: dict[str, Any]) -> str:
+    """Return YAML that ``read_yaml`` reads back as the same values, in the order given."""
+    return str(yaml.dump(values, Dumper=_Dumper, sort_keys=False))
+
+
+def read_run_config(folder: Path) -> RunConfig | None:
+    """Return the config that a run was made with, or None for a folder that innerpo did not make."""
+    path = folder / "config.yaml"
+    if not path.is_file():
+        return None
+    values = without_identity(read_yaml(path))
+    name = values.get("method", {}).get("name", "innerpo")
+    return overlay(default_run(name), values, str(path))
+
+
+def without_identity(values: dict[str, Any]) -> dict[str, Any]:
+    """Drop what a run's own config.yaml holds beyond options: it is a config file too."""
+    return {k: v for k, v in values.items() if k not in ("run_id", "inputs")}
+
+
+def overlay(base: T, values: dict[str, Any], where: str) -> T:
+    """Return the record with the given fields replaced, recursively, each checked against its type."""
+    hints = typing.get_type_hints(type(base))
+    known = {f.name for f in dataclasses.fields(base)}  # type: ignore[arg-type]
+    changes: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in known:
+            raise UserError(f"{where}: unknown key {key!r}{near_matches(str(key), known)}")
+        current = getattr(base, key)
+        if dataclasses.is_dataclass(current):
+            if not isinstance(value, dict):
+                raise UserError(f"{where}.{key} must be a mapping, got {value!r}")
+            changes[key] = overlay(current, value, f"{where}.{key}")
+        else:
+            changes[key] = _coerce(value, hints[key], f"{where}.{key}")
+    return dataclasses.replace(base, **changes)  # type: ignore[type-var]
+
+
+def _coerce(value: Any, hint: Any, where: str) -> Any:
+    """Return ``value`` as the type that the field declares, or say what would be right."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        return _coerce(value, next(a for a in args if a is not type(None)), where)
+    if origin is typing.Literal:
+        if value not in args:
+            raise UserError(f"{where}: {value!r} is not one of {', '.join(map(str, args))}")
+        return value
+    if origin is tuple and isinstance(value, list):
+        return tuple(_coerce(v, args[0], where) for v in value)
+    if origin is dict and isinstance(value, dict):
+        return {str(k): _coerce(v, args[1], f"{where}.{k}") for k, v in value.items()}
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is float and is_number:
+        return float(value)
+    if hint is int and is_number and float(value).is_integer():
+        return int(value)
+    if hint is bool and isinstance(value, bool):
+        return value
+    if hint is str and (isinstance(value, str) or is_number):
+        return str(value)
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    raise UserError(f"{where}: {value!r} is not a {getattr(hint, '__name__', hint)}")

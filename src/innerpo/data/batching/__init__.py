@@ -1,0 +1,1 @@
+"""Items to tensors: which items share a row, which run together, and the tensors themselves."""

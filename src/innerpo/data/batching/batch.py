@@ -1,0 +1,148 @@
+"""Items to tensors, in three layouts with one interface: completion tokens packed, item by item.
+
+Shape names: row, time (a padded row), token (completion tokens of all sequences, packed), seq (responses; those of
+one item are neighbours, a pair's are chosen then rejected).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from innerpo.data.batching.row_plan import ROW_TOKENS, Layout, Row, plan_rows
+from innerpo.data.tokens import PromptItem
+
+PROMPT, SHARED, PADDING = 0, 0, -1
+# A packed row is as long as a multiple of this, the block of flex attention: few lengths mean few compiled kernels.
+PACKED_MULTIPLE = 128
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """A batch ready for the model.
+
+    ``segments`` says what a position is: -1 padding, 0 prompt, 1.. the response of its row; ``owners`` whose it is:
+    -1 padding, 0 shared by all items of its group, 1.. the item of its row; ``groups`` counts a row's groups of items
+    whose prompts begin alike. ``predictor`` is the flat (row * time) position whose output predicts a completion token;
+    in one_row and packed layouts the first token of every response is predicted from the last prompt token.
+    """
+
+    input_ids: Int[Tensor, "row time"]
+    position_ids: Int[Tensor, "row time"]
+    segments: Int[Tensor, "row time"]
+    owners: Int[Tensor, "row time"]
+    groups: Int[Tensor, "row time"]
+    completion: Int[Tensor, " token"]
+    predictor: Int[Tensor, " token"]
+    targets: Int[Tensor, " token"]
+    sequence: Int[Tensor, " token"]
+    offset: Int[Tensor, " token"]
+    n_tokens: Int[Tensor, " seq"]
+    divergence: Int[Tensor, " seq"]
+    layout: Layout
+
+    def to(self, device: Any, **kwargs: Any) -> "TokenBatch":
+        """Return the batch on a device."""
+        return self._each(lambda tensor: tensor.to(device, **kwargs))
+
+    def pin_memory(self, device: Any = None) -> "TokenBatch":
+        """Return the batch in page-locked memory, which a GPU reads without the host's waiting for it."""
+        return self._each(lambda tensor: tensor.pin_memory(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "TokenBatch":
+        changed: dict[str, Any] = {f.name: change(getattr(self, f.name)) for f in fields(self) if f.name != "layout"}
+        return replace(self, **changed)
+
+    @property
+    def n_sequences(self) -> int:
+        """Number of responses."""
+        return int(self.n_tokens.shape[0])
+
+
+@dataclass
+class _Written:
+    """One row as it is written: a list a field, all of one length, and where its responses stand."""
+
+    ids: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    segments: list[int] = field(default_factory=list)
+    owners: list[int] = field(default_factory=list)
+    groups: list[int] = field(default_factory=list)
+    responses: list[tuple[int, int, int]] = field(default_factory=list)
+    """(position of the last prompt token, of the first response token, number of tokens) of each response"""
+
+    def add(self, tokens: Sequence[int], first_position: int, segment: int, owner: int, group: int) -> None:
+        """Append tokens whose positions count on from ``first_position``."""
+        n = len(tokens)
+        self.ids += tokens
+        self.positions += range(first_position, first_position + n)
+        self.segments += [segment] * n
+        self.owners += [owner] * n
+        self.groups += [group] * n
+
+
+def make_batch(items: Sequence[PromptItem], layout: Layout, pad_id: int, row_tokens: int = ROW_TOKENS) -> TokenBatch:
+    """Lay items out: ``one_row`` puts a prompt and all its responses in a row, ``concatenated`` a row a response,
+    ``packed`` all items into one row.
+
+    In one_row and packed, neighbouring items whose prompts begin alike (a common instruction) stand behind that
+    beginning, which is run once; in one_row such a row has at most ``row_tokens`` tokens.
+    """
+    rows = [_write(row) for row in plan_rows(items, layout, row_tokens)]
+    time = max(len(row.ids) for row in rows)
+    if layout == "packed":
+        time = -(-time // PACKED_MULTIPLE) * PACKED_MULTIPLE
+
+    def padded(name: str, value: int) -> Tensor:
+        return torch.tensor([(cells := getattr(row, name)) + [value] * (time - len(cells)) for row in rows])
+
+    completion: list[int] = []
+    predictor: list[int] = []
+    n_tokens: list[int] = []
+    for i, row in enumerate(rows):
+        for last, start, n in row.responses:
+            completion += range(i * time + start, i * time + start + n)
+            predictor += [i * time + last, *range(i * time + start, i * time + start + n - 1)]
+            n_tokens.append(n)
+    first = [_divergence(i.responses) for i in items for _ in i.responses]
+    input_ids = padded("ids", pad_id)
+    return TokenBatch(
+        input_ids=input_ids,
+        position_ids=padded("positions", 0),
+        segments=padded("segments", PADDING),
+        owners=padded("owners", PADDING),
+        groups=padded("groups", PADDING),
+        completion=torch.tensor(completion),
+        predictor=torch.tensor(predictor),
+        targets=input_ids.flatten()[completion],
+        sequence=torch.tensor([s for s, n in enumerate(n_tokens) for _ in range(n)]),
+        offset=torch.tensor([o for n in n_tokens for o in range(n)]),
+        n_tokens=torch.tensor(n_tokens),
+        divergence=torch.tensor([min(f, n - 1) for f, n in zip(first, n_tokens, strict=True)]),
+        layout=layout,
+    )
+
+
+def _write(row: Row) -> _Written:
+    """Write a row: each group's shared beginning, then each item's own prompt and its responses."""
+    out = _Written()
+    owner = SHARED
+    for number, group in enumerate(row):
+        out.add(group.items[0].prompt[: group.shared], 0, PROMPT, SHARED, number)
+        for item in group.items:
+            owner += 1
+            out.add(item.prompt[group.shared :], group.shared, PROMPT, owner, number)
+            last = len(out.ids) - 1
+            for response in item.responses:
+                out.responses.append((last, len(out.ids), len(response)))
+                out.add(response, len(item.prompt), len(out.responses), owner, number)
+    return out
+
+
+def _divergence(responses: Sequence[Sequence[int]]) -> int:
+    """Index of the first token in which the responses are not all the same."""
+    shortest = min(map(len, responses))
+    return next((t for t in range(shortest) if len({r[t] for r in responses}) > 1), shortest)

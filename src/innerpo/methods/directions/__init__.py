@@ -1,0 +1,1 @@
+"""Preference directions, one a file."""

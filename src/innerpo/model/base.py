@@ -1,0 +1,78 @@
+"""A loaded base model that many runs share: its adapters come and go, and what was computed of it is remembered."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from innerpo.model.cache import TensorMemory
+from innerpo.model.forward.blocks import decoder_blocks
+from innerpo.model.identity import hash_of_weights
+
+
+@dataclass(eq=False)
+class Base:
+    """A base model without adapter, frozen, with its tokenizer.
+
+    ``Base(model, tokenizer)`` takes over a model in memory: it is put into evaluation mode, its parameters are frozen
+    and its dropout is switched off. ``loading.load_base`` makes one from a name or a folder.
+
+    ``identity`` names the weights' content; it is part of the key of everything that is cached. Empty: a hash of the
+    weights, computed when it is first needed.
+    ``memory`` keeps reference outputs in memory, up to its limit in bytes, so that a second run reads no file.
+    """
+
+    model: Any
+    tokenizer: Any
+    name: str = ""
+    identity: str = ""
+    memory: TensorMemory = field(default_factory=TensorMemory, repr=False)
+
+    def __post_init__(self) -> None:
+        self.name = self.name or str(getattr(self.model.config, "_name_or_path", "") or type(self.model).__name__)
+        switch_off_dropout(self.model)
+        self.model.requires_grad_(False)
+        self.model.eval()
+        self.identity = self.identity or hash_of_weights(self.model)
+
+    @property
+    def pad_id(self) -> int:
+        """Token that fills rows; never attended to and never scored."""
+        pad = self.tokenizer.pad_token_id
+        return int(self.tokenizer.eos_token_id if pad is None else pad)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        found: torch.device = next(self.model.parameters()).device
+        return found
+
+    @property
+    def n_blocks(self) -> int:
+        """Number of decoder blocks."""
+        return len(decoder_blocks(self.model))
+
+
+def switch_off_dropout(model: nn.Module) -> None:
+    """Set every dropout to 0: a policy compared with its reference must not be noisy (as TRL does by default)."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0  # type: ignore[assignment]
+
+
+@contextmanager
+def reference_mode(model: Any) -> Iterator[None]:
+    """The reference: the same weights with the adapter off, no gradient, no dropout."""
+    adapter_off = model.disable_adapter() if hasattr(model, "disable_adapter") else nullcontext()
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), adapter_off:
+            yield
+    finally:
+        model.train(was_training)

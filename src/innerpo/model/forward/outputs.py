@@ -1,0 +1,158 @@
+"""One forward pass: log-probabilities of completions, and hidden states pooled as they pass."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+import torch
+from accelerate.utils import extract_model_from_parallel
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from innerpo.data.batching.batch import TokenBatch
+from innerpo.errors import UserError
+from innerpo.model.forward.logps import head_on_completions
+from innerpo.model.forward.masks import mask_for
+from innerpo.model.forward.sites import RESIDUAL, site_places
+from innerpo.model.numerics.half_matmul import float32_matmul
+
+Pool = Literal["mean", "last", "first_divergence"]
+
+
+@dataclass(frozen=True)
+class StateRequest:
+    """Which hidden states a pass should return: blocks, how they are pooled, whether every token is kept, and where
+    in a block they are read (sites.py).
+    """
+
+    layers: tuple[int, ...]
+    pool: Pool = "mean"
+    tokens: bool = False
+    site: str = RESIDUAL
+
+
+@dataclass(frozen=True)
+class SequenceOutputs:
+    """What the model says of each response.
+
+    ``logps`` are sums over completion tokens, in nats. ``pooled`` are means of RMS-normalised states (block outputs,
+    or another site) u = h / rms(h) over the pooled tokens (design: s_l(y) before the transform); ``tokens`` are the u;
+    ``rms`` is the mean of rms(h) over all completion tokens of the batch; only passes without gradient that keep the
+    tokens (the reference) have it.
+    """
+
+    logps: Float[Tensor, " seq"]
+    n_tokens: Int[Tensor, " seq"]
+    pooled: Float[Tensor, "layer seq hidden"] | None = None
+    tokens: Float[Tensor, "layer token hidden"] | None = None
+    rms: Float[Tensor, " layer"] | None = None
+
+    def to(self, device: torch.device, **kwargs: Any) -> "SequenceOutputs":
+        """Return the outputs on a device."""
+        return self._each(lambda tensor: tensor.to(device, **kwargs))
+
+    def pin_memory(self, device: Any = None) -> "SequenceOutputs":
+        """Return the outputs in page-locked memory, which a GPU reads without the host's waiting for it."""
+        return self._each(lambda tensor: tensor.pin_memory(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "SequenceOutputs":
+        present: dict[str, Any] = {f.name: change(t) for f in fields(self) if (t := getattr(self, f.name)) is not None}
+        return replace(self, **present)
+
+
+def sequence_outputs(model: nn.Module, batch: TokenBatch, states: StateRequest | None = None) -> SequenceOutputs:
+    """Run the model once over a batch. Gradients flow where torch's grad mode lets them.
+
+    The model is called as a whole (so DDP, FSDP and autocast see an ordinary forward); its LM head looks only at the
+    positions that predict completion tokens (logps.py), and hooks at the chosen blocks read the states.
+    """
+    bare = extract_model_from_parallel(model)
+    request = states or StateRequest(())
+    with (
+        float32_matmul(bare),
+        head_on_completions(bare, batch) as log_probs,
+        _read_blocks(bare, batch, request) as read,
+    ):
+        output = model(
+            input_ids=batch.input_ids,
+            attention_mask=mask_for(bare, batch),
+            use_cache=False,
+            **({"position_ids": batch.position_ids} if batch.layout != "concatenated" else {}),
+        )
+    token_logps = log_probs(output.logits)
+    logps = torch.zeros(batch.n_sequences, dtype=token_logps.dtype, device=token_logps.device)
+    found, measured = read(), _measures_size(request)
+    if len(widths := {int(pooled.shape[-1]) for pooled, _, _ in found}) > 1:
+        raise UserError(f"method.site={request.site!r} has other widths in other blocks: {sorted(widths)}")
+    return SequenceOutputs(
+        logps=logps.index_add(0, batch.sequence, token_logps),
+        n_tokens=batch.n_tokens,
+        pooled=torch.stack([pooled for pooled, _, _ in found]) if found else None,
+        tokens=torch.stack([tokens for _, tokens, _ in found]) if found and request.tokens else None,
+        rms=torch.stack([rms for _, _, rms in found]) if found and measured else None,
+    )
+
+
+def rms_normalise(h: Float[Tensor, "... hidden"]) -> Float[Tensor, "... hidden"]:
+    """Divide each state by its root mean square, so that no layer or token counts by its size alone."""
+    h = h.float()
+    return h * torch.rsqrt(h.square().mean(-1, keepdim=True) + 1e-12)
+
+
+def pool_weights(batch: TokenBatch, pool: Pool) -> Float[Tensor, "seq token"]:
+    """Weights, summing to 1 per response, with which its completion tokens enter the pooled state."""
+    first = {
+        "mean": torch.zeros_like(batch.n_tokens),
+        "last": batch.n_tokens - 1,
+        "first_divergence": batch.divergence,
+    }[pool]
+    kept = batch.offset >= first[batch.sequence]
+    own = batch.sequence[None, :] == torch.arange(batch.n_sequences, device=kept.device)[:, None]
+    weights = (own & kept).float()
+    return weights / weights.sum(1, keepdim=True)
+
+
+def _measures_size(request: StateRequest) -> bool:
+    """Whether a pass measures how large states are: the reference's does, a training step has no use for it."""
+    return request.tokens and not torch.is_grad_enabled()
+
+
+@contextmanager
+def _read_blocks(model: nn.Module, batch: TokenBatch, request: StateRequest) -> Iterator[Any]:
+    """Read the chosen blocks' states during one forward; the value yielded returns [(pooled, tokens, rms)] by layer.
+
+    Without gradient a state is pooled at once and its tokens let go. With gradient, autograd keeps the state
+    anyway, and pooling waits until the pass is over: nothing is computed inside a checkpointed block, whose
+    recomputation (when these hooks are gone) must save exactly the tensors that the first pass did.
+    """
+    weights = pool_weights(batch, request.pool) if request.layers else None
+    found: dict[int, Any] = {}
+
+    def reduce(output: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        assert weights is not None
+        states = output.flatten(0, 1).index_select(0, batch.completion)
+        tokens = rms_normalise(states)
+        rms = states.float().square().mean(-1).sqrt().mean() if _measures_size(request) else None
+        return weights @ tokens, tokens if request.tokens else None, rms
+
+    def hook_for(layer: int) -> Any:
+        def hook(state: Tensor) -> None:
+            if state.ndim != 3 or state.shape[:2] != batch.input_ids.shape:
+                raise UserError(
+                    f"method.site={request.site!r}: block {layer} has states of shape {tuple(state.shape)} there, not "
+                    "one vector a token"
+                )
+            found[layer] = state if torch.is_grad_enabled() else reduce(state)
+
+        return hook
+
+    places = site_places(model, request.layers, request.site) if request.layers else []
+    handles = [place.on_state(hook_for(layer)) for layer, place in zip(request.layers, places, strict=True)]
+    try:
+        yield lambda: [
+            reduce(state) if isinstance(state := found[layer], Tensor) else state for layer in request.layers
+        ]
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,67 @@
+"""Passes over many items: batches of like length, each batch's outputs handed on with the places they belong to."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import torch
+
+from innerpo.data.batching.batch import TokenBatch, make_batch
+from innerpo.data.batching.order import by_prompt, length_batches
+from innerpo.data.batching.row_plan import Layout
+from innerpo.data.tokens import PromptItem
+from innerpo.model.forward.outputs import SequenceOutputs, StateRequest, sequence_outputs
+from innerpo.progress import track
+
+
+@dataclass(frozen=True)
+class Offsets:
+    """Where each item's responses and completion tokens begin, counted over all items; the last entry is the total."""
+
+    sequences: Sequence[int]
+    tokens: Sequence[int]
+
+    @classmethod
+    def of(cls, items: Sequence[PromptItem]) -> "Offsets":
+        """Count the responses and tokens of some items."""
+        return cls(
+            [0, *accumulate(len(i.responses) for i in items)],
+            [0, *accumulate(sum(map(len, i.responses)) for i in items)],
+        )
+
+    def sequence_rows(self, indices: Sequence[int]) -> list[int]:
+        """Return the responses of some items, as a batch of those items has them."""
+        return [s for i in indices for s in range(self.sequences[i], self.sequences[i + 1])]
+
+    def token_rows(self, indices: Sequence[int]) -> list[int]:
+        """Return the completion tokens of some items, as a batch of those items has them."""
+        return [t for i in indices for t in range(self.tokens[i], self.tokens[i + 1])]
+
+
+def batches(
+    items: Sequence[PromptItem], layout: Layout, pad_id: int, batch_size: int, device: torch.device, what: str
+) -> Iterator[tuple[list[int], TokenBatch]]:
+    """Yield (indices of items, their batch on the device) until all items were there once, longest first.
+
+    Of like length, and within a batch in the order of their prompts, so that those which begin alike share a row.
+    """
+    for alike in track(length_batches([i.n_tokens for i in items], batch_size), what):
+        indices = by_prompt(items, alike)
+        yield indices, make_batch([items[i] for i in indices], layout, pad_id).to(device)
+
+
+def passes(
+    model: Any,
+    items: Sequence[PromptItem],
+    layout: Layout,
+    pad_id: int,
+    *,
+    batch_size: int,
+    request: StateRequest | None,
+    what: str,
+) -> Iterator[tuple[list[int], SequenceOutputs]]:
+    """Yield (indices of items, the model's outputs on them) until all items have been run, longest first."""
+    device = next(model.parameters()).device
+    for indices, batch in batches(items, layout, pad_id, batch_size, device, what):
+        yield indices, sequence_outputs(model, batch, request)

@@ -1,0 +1,50 @@
+"""A name for the content of a model's weights: part of the key of everything that is cached."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from innerpo.errors import UserError
+from innerpo.files import write_text
+
+
+def hash_of_weights(model: nn.Module) -> str:
+    """Return a hash of names, shapes, types and values of all parameters and buffers of a model in memory."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().contiguous().cpu().flatten().view(torch.uint8).numpy().tobytes())
+    return f"memory-{digest.hexdigest()[:32]}"
+
+
+def hash_of_source(model: Any, source: str, cache_dir: Path) -> str:
+    """Return a name of the weights' content: the Hub commit, or a hash of a local folder's weight files."""
+    folder = Path(source)
+    if not folder.is_dir():
+        commit = getattr(model.config, "_commit_hash", None)
+        if commit:
+            return f"{source}@{commit}"
+        raise UserError(f"cannot tell which version of {source!r} was loaded; give a local folder or a revision")
+    files = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".json"))
+    return hashlib.sha256("".join(_file_hash(p, cache_dir) for p in files).encode()).hexdigest()[:32]
+
+
+def _file_hash(path: Path, cache_dir: Path) -> str:
+    """SHA-256 of a file, remembered by (path, size, time of change), since weights are many gigabytes."""
+    stat = path.stat()
+    key = hashlib.sha256(f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}".encode()).hexdigest()[:32]
+    memo = cache_dir / "hashes" / f"{key}.json"
+    if memo.is_file():
+        try:
+            return str(json.loads(memo.read_text())["sha256"])
+        except (ValueError, KeyError):
+            memo.unlink(missing_ok=True)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if stat.st_size > 1_000_000:
+        write_text(memo, json.dumps({"sha256": digest, "path": str(path)}))
+    return digest

@@ -1,0 +1,55 @@
+"""Which decoder blocks are read: the text of ``method.layers`` to block numbers."""
+
+import math
+import re
+
+from innerpo.errors import UserError
+
+_RANGE = re.compile(r"range\(([^()]*)\)")
+
+
+def resolve_layers(text: str, n_layers: int) -> tuple[int, ...]:
+    """Return block numbers 0 .. n_layers - 1 for a list of indices, negative indices, fractions and ranges.
+
+    A number with a point is a fraction of the depth: ``0.5`` is block round(0.5 * (n_layers - 1)). ``range(a,b,step)``
+    runs from a up to, not including, b, as Python's; a and b may be fractions or negative. The state of block l is the
+    residual stream at its output, h_{l+1} in the words of docs/methods.md.
+    """
+    ranges = (_range(inside, n_layers, text) for inside in _RANGE.findall(text))
+    found = [index for indices in ranges for index in indices]
+    found += [_index(word, n_layers, text) for word in re.split(r"[,\s]+", _RANGE.sub("", text)) if word]
+    if not found:
+        raise UserError(f"method.layers={text!r} names no layer; the model has blocks 0 to {n_layers - 1}")
+    return tuple(sorted(set(found)))
+
+
+def _range(inside: str, n_layers: int, text: str) -> list[int]:
+    parts = [p.strip() for p in inside.split(",")]
+    if len(parts) not in (2, 3) or not all(parts):
+        raise UserError(f"method.layers={text!r}: range takes (start, stop) or (start, stop, step)")
+    start = _index(parts[0], n_layers, text)
+    stop = n_layers if parts[1] == str(n_layers) else _index(parts[1], n_layers, text)
+    step = parts[2] if len(parts) == 3 else "1"
+    if not step.isdigit() or int(step) < 1:
+        raise UserError(f"method.layers={text!r}: the step of a range must be a whole number of at least 1")
+    return list(range(start, stop, int(step)))
+
+
+def _index(word: str, n_layers: int, text: str) -> int:
+    try:
+        value = float(word)
+        if not math.isfinite(value):
+            raise ValueError(word)
+    except ValueError:
+        raise UserError(f"method.layers={text!r}: {word!r} is not a number or a range") from None
+    if re.search(r"[.eE]", word):
+        if not 0.0 <= value <= 1.0:
+            raise UserError(f"method.layers={text!r}: the fraction {word} does not lie between 0 and 1")
+        return round(value * (n_layers - 1))
+    index = int(value) + (n_layers if value < 0 else 0)
+    if not 0 <= index < n_layers:
+        raise UserError(
+            f"method.layers={text!r}: there is no layer {word}; the model has blocks 0 to {n_layers - 1} "
+            f"(or -{n_layers} to -1)"
+        )
+    return index

@@ -1,0 +1,84 @@
+"""Load a base model and its tokenizer by name or from a folder, and say what was chosen."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from innerpo.config.run import ModelConfig
+from innerpo.errors import UserError
+from innerpo.model.base import Base
+from innerpo.model.embedded import NAME as EMBEDDED
+from innerpo.model.embedded import embedded_model_folder
+from innerpo.model.identity import hash_of_source
+from innerpo.model.numerics.hardware import choose_attention, choose_dtype, limit_threads
+
+log = logging.getLogger(__name__)
+
+
+def device() -> torch.device:
+    """Return the device that transformers' Trainer will use in this process."""
+    from accelerate import PartialState
+
+    found: torch.device = PartialState().device
+    return found
+
+
+def model_source(config: ModelConfig, cache_dir: Path) -> str:
+    """Return what transformers loads the base model from: a Hub name or a folder."""
+    return str(embedded_model_folder(cache_dir)) if config.base_model == EMBEDDED else config.base_model
+
+
+def load_base(config: ModelConfig, cache_dir: Path) -> Base:
+    """Load base model and tokenizer. A name that leads nowhere is one clear UserError."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()  # a bar over tensors already on disk; downloads keep theirs
+    dtype, threads = choose_dtype(config, device()), limit_threads(config.threads)
+    attention = choose_attention(config, dtype, device())
+    source = model_source(config, cache_dir)
+    common = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+    placement = {"device_map": {"": device()}} if config.load_in_4bit else {}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **common)
+        model = AutoModelForCausalLM.from_pretrained(
+            source,
+            dtype=dtype,
+            use_safetensors=True,
+            attn_implementation=attention.value,
+            quantization_config=_four_bit(dtype) if config.load_in_4bit else None,
+            **common,
+            **placement,
+        )
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"cannot load the base model {config.base_model!r}: {reason} (a Hub name, a local folder with "
+            f"config.json and safetensors, or {EMBEDDED!r} would do)"
+        ) from error
+    if not config.load_in_4bit:
+        model.to(device())
+    log.info(
+        f"model: {config.base_model}, {sum(p.numel() for p in model.parameters()) / 1e6:.0f}M parameters, "
+        f"{str(dtype).removeprefix('torch.')}{', 4 bit' if config.load_in_4bit else ''}, "
+        f"{model.config._attn_implementation} attention ({attention.reason}), on {device()}, "
+        f"{threads.value} CPU threads ({threads.reason})"
+    )
+    identity = f"{hash_of_source(model, source, cache_dir)}/{dtype}/4bit={config.load_in_4bit}"
+    return Base(model, tokenizer, config.base_model, identity)
+
+
+def _four_bit(dtype: torch.dtype) -> Any:
+    from transformers import BitsAndBytesConfig
+
+    if not torch.cuda.is_available():
+        raise UserError("model.load_in_4bit needs a CUDA device; here there is none")
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_compute_dtype=dtype,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+    )

@@ -1,0 +1,57 @@
+"""Progress of long work, told to whoever listens. By default nobody does; the command line's console draws bars.
+
+A program that wants to see it passes its own ``Reporter`` to ``reporting``.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from typing import Protocol, TypeVar, runtime_checkable
+
+T = TypeVar("T")
+
+
+Update = Callable[..., None]
+"""``update(done, note="")``: ``done`` steps of the total are behind; ``note`` is shown beside them (the loss, say)."""
+
+
+@runtime_checkable
+class Reporter(Protocol):
+    """Shows tasks. ``total`` is None where the number of steps is not known."""
+
+    def task(self, what: str, total: int | None) -> AbstractContextManager[Update]:
+        """Begin a task; it ends with the context."""
+
+
+class _Silent:
+    def task(self, what: str, total: int | None) -> AbstractContextManager[Update]:
+        return nullcontext(_ignore)
+
+
+def _ignore(done: int, note: str = "") -> None: ...
+
+
+_reporter: ContextVar[Reporter] = ContextVar("_reporter", default=_Silent())
+
+
+@contextmanager
+def reporting(reporter: Reporter) -> Iterator[None]:
+    """Send the progress of everything inside to a reporter."""
+    token = _reporter.set(reporter)
+    try:
+        yield
+    finally:
+        _reporter.reset(token)
+
+
+def task(what: str, total: int | None = None) -> AbstractContextManager[Update]:
+    """Begin a task of the current reporter."""
+    return _reporter.get().task(what, total)
+
+
+def track(steps: Iterable[T], what: str) -> Iterator[T]:
+    """Iterate, telling the current reporter after each step."""
+    with task(what, len(steps) if isinstance(steps, Sized) else None) as update:
+        for done, step in enumerate(steps, 1):
+            yield step
+            update(done)
