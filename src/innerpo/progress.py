@@ -31,7 +31,8 @@ class _Silent:
 def _ignore(done: int, note: str = "") -> None: ...
 
 
-_reporter: ContextVar[Reporter] = ContextVar("_reporter", default=_Silent())
+_SILENT = _Silent()
+_reporter: ContextVar[Reporter] = ContextVar("_reporter", default=_SILENT)
 
 
 @contextmanager

@@ -17,12 +17,13 @@ from innerpo.config.yaml import read_run_config
 from innerpo.data.pairs import PreferencePair, choose_negatives, shuffle_labels
 from innerpo.data.tokens import PairTokenizer, PromptItem
 from innerpo.errors import UserError
-from innerpo.evaluation.score import InnerScorer, PairScore
+from innerpo.evaluation.score import PairScore
 from innerpo.evaluation.sets import Column, load_columns, training_pairs
 from innerpo.evaluation.suite import Suite, prepare_suite, score_policy, write_scores
 from innerpo.evaluation.tables import Headline
 from innerpo.files import cache_root
 from innerpo.methods.gradients.fit import fit_gradients
+from innerpo.methods.inner_reward import InnerReward
 from innerpo.methods.method import Method, build_method, fit_method
 from innerpo.model.adapters import add_adapter
 from innerpo.model.base import Base
@@ -86,7 +87,7 @@ def train_and_score(config: RunConfig) -> RunResult:
         token_limit_bytes=config.data.token_cache_gb * 1e9 if config.model.lora_r else float("inf"),
     )
     method = fit_method(method, reference, base.model, config.training.seed, layout.layout, base.pad_id)
-    inner = _inner_scorer(method)
+    inner = _inner_reward(method)
     suite = prepare_suite(columns, base, config, layout, inner)
 
     data_hash = artifacts.hash_of_tokens(items)
@@ -118,8 +119,7 @@ def evaluate(folder: Path, config: RunConfig) -> RunResult:
     artifacts.check_adapter(folder)
     columns = load_columns(config)
     base = load_base(config.model, cache_root(config.data.cache_dir))
-    found = artifacts.load_directions(folder)
-    inner = None if found is None else InnerScorer(*found, artifacts.directions_site(folder))
+    inner = artifacts.load_directions(folder)
     tokens = PairTokenizer(base.tokenizer, config.data.max_prompt_tokens, config.data.max_response_tokens)
     layout = _layout(base, tokens.scoring_items(columns[0].pairs[:8]), config)
     suite = prepare_suite(columns, base, config, layout, inner)
@@ -170,7 +170,7 @@ def _layout(base: Base, items: Sequence[PromptItem], config: RunConfig) -> Layou
     return choice
 
 
-def _inner_scorer(method: Method) -> InnerScorer | None:
+def _inner_reward(method: Method) -> InnerReward | None:
     """Say what the directions are worth, and return the scorer along them."""
     directions = method.directions
     if directions is None:
@@ -182,4 +182,4 @@ def _inner_scorer(method: Method) -> InnerScorer | None:
         )
     )
     log.info(f"directions: {method.config.direction}, {method.config.site} of blocks {', '.join(shown)}")
-    return InnerScorer(method.layers, method.transform, directions, method.config.pool, method.config.site)
+    return InnerReward(method.layers, method.transform, directions, method.config.pool, method.config.site)

@@ -19,7 +19,7 @@ from innerpo.cli.commands import (
     InspectCommand,
     TrainCommand,
 )
-from innerpo.cli.console import error_line, say, stdout
+from innerpo.cli.console import error_line, listening, say, stdout
 from innerpo.cli.flags import command_on_folder, config_of_folder, existing, known_method, parse, peek, show_choices
 from innerpo.config.run import default_run
 from innerpo.config.yaml import overlay, preset_path, read_yaml, without_identity
@@ -124,7 +124,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     try:
         if args and args[0] in VERBS:
-            VERBS[args[0]](args[1:])
+            with listening():
+                VERBS[args[0]](args[1:])
         else:
             helps = {verb: function.__doc__ or "" for verb, function in VERBS.items()}
             about = "Preference optimisation on hidden states, and a measure of whether it generalises."

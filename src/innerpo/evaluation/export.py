@@ -25,8 +25,7 @@ def export_run(folder: Path, config: RunConfig, format: str, out: Path | None = 
     found = artifacts.load_directions(folder)
     if found is None:
         raise UserError(f"{folder} has no {artifacts.DIRECTIONS}: its method read no states, so it has no direction")
-    layers, transform, directions, _ = found
-    vector = steering_vector(layers, transform, directions, artifacts.directions_site(folder))
+    vector = steering_vector(found)
     path = out or folder / f"steering.{format}"
     FORMATS[format](path, vector, _model_type(config))
     blocks = ", ".join(map(str, vector.blocks))

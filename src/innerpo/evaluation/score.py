@@ -9,18 +9,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from innerpo.data.batching.row_plan import Layout
 from innerpo.data.tokens import PromptItem
 from innerpo.errors import UserError
 from innerpo.files import write_atomically
-from innerpo.methods.records import Directions
-from innerpo.methods.transforms.transform import Transform
+from innerpo.methods.inner_reward import InnerReward
 from innerpo.model.forward.outputs import SequenceOutputs, StateRequest
 from innerpo.model.forward.passes import Offsets, passes
-from innerpo.model.forward.sites import RESIDUAL
 
 
 @dataclass(frozen=True)
@@ -44,27 +41,6 @@ class PairScore:
     rejected_characters: int
     chosen_inner: float
     rejected_inner: float
-
-
-@dataclass(frozen=True)
-class InnerScorer:
-    """Scores pooled states along a run's frozen directions."""
-
-    layers: tuple[int, ...]
-    transform: Transform
-    directions: Directions
-    pool: Any
-    site: str = RESIDUAL
-
-    def __call__(self, pooled: Float[Tensor, "layer seq hidden"]) -> Float[Tensor, " seq"]:
-        """Return r = sum_l a_l <w_l, s_l> / sigma_l per response."""
-        states, d = self.transform(pooled.cpu()), self.directions
-        return (d.layer_weights / d.scale) @ (states * d.w[:, None]).sum(-1)
-
-    @property
-    def request(self) -> StateRequest:
-        """The states that scoring needs."""
-        return StateRequest(self.layers, self.pool, site=self.site)
 
 
 @torch.no_grad()
@@ -99,7 +75,7 @@ def score_items(
 def score_rows(
     items: Sequence[PromptItem],
     outputs: SequenceOutputs,
-    inner: InnerScorer | None,
+    inner: InnerReward | None,
     labels: dict[str, Any],
 ) -> list[PairScore]:
     """One row a pair. Raises UserError for a score that is not finite or a response without tokens."""

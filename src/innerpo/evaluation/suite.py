@@ -10,10 +10,11 @@ from typing import Any
 from innerpo.config.run import RunConfig
 from innerpo.data.tokens import PairTokenizer, PromptItem
 from innerpo.errors import UserError
-from innerpo.evaluation.score import InnerScorer, PairScore, score_items, score_rows, write_rows
+from innerpo.evaluation.score import PairScore, score_items, score_rows, write_rows
 from innerpo.evaluation.sets import Column
 from innerpo.evaluation.tables import Headline, as_markdown, headline
 from innerpo.files import cache_root, write_text
+from innerpo.methods.inner_reward import InnerReward
 from innerpo.methods.steering import steering_vector
 from innerpo.model.base import Base
 from innerpo.model.forward.layout import LayoutChoice
@@ -33,7 +34,7 @@ class Suite:
     columns: tuple[Column, ...]
     items: Mapping[str, Sequence[PromptItem]]
     base_rows: tuple[PairScore, ...]
-    inner: InnerScorer | None
+    inner: InnerReward | None
     layout: LayoutChoice
     batch_size: int
     steered_rows: tuple[PairScore, ...] = ()
@@ -44,7 +45,7 @@ def prepare_suite(
     base: Base,
     config: RunConfig,
     layout: LayoutChoice,
-    inner: InnerScorer | None,
+    inner: InnerReward | None,
 ) -> Suite:
     """Tokenise the columns and score the base model, before any adapter is on it."""
     data = config.data
@@ -74,7 +75,7 @@ def prepare_suite(
         return suite
     if inner is None:
         raise UserError("eval.steer needs directions, and this adapter came without any")
-    vector = steering_vector(inner.layers, inner.transform, inner.directions, inner.site)
+    vector = steering_vector(inner)
     log.info(
         f"steering blocks {', '.join(map(str, vector.blocks))} of the base by {config.eval.steer:g} standard deviations"
     )

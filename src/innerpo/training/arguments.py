@@ -4,14 +4,13 @@ import logging
 import os
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType, parse_flag_from_env
-from rich.progress import Progress
 from torch import nn
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -25,6 +24,7 @@ from innerpo.model.forward.sites import RESIDUAL
 from innerpo.model.numerics.half_matmul import float32_matmul
 from innerpo.model.numerics.hardware import Choice, choose_compile, choose_micro_batch_tokens, compiled_blocks
 from innerpo.model.reference import Reference
+from innerpo.progress import Update, task
 from innerpo.training.run_folder import CHECKPOINTS, METRICS, cut_metrics
 from innerpo.training.trainer import PairCollator, PairTrainer
 
@@ -32,31 +32,31 @@ log = logging.getLogger(__name__)
 
 
 class _Progress(TrainerCallback):
-    """A bar of optimiser steps with the running loss."""
+    """Reports optimiser steps and the running loss."""
 
     def __init__(self) -> None:
-        self._context = progress()
-        self._display: Progress | None = None
-        self._loss = ""
+        self._stack = ExitStack()
+        self._update: Update | None = None
+        self._note = ""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._display = self._context.__enter__()
-        self._task = self._display.add_task("training", total=state.max_steps, completed=state.global_step)
+        self._update = self._stack.enter_context(task("training", state.max_steps))
+        self._update(state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        assert self._display is not None
-        self._display.update(self._task, completed=state.global_step, description=f"training{self._loss}")
+        assert self._update is not None
+        self._update(state.global_step, self._note)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if logs and "loss" in logs:
-            self._loss = f" (loss {logs['loss']:.3f})"
+            self._note = f"loss {logs['loss']:.3f}"
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.close()
 
     def close(self) -> None:
-        if self._display is not None:
-            self._context.__exit__(None, None, None)
+        """End the task, also where training failed."""
+        self._stack.close()
 
 
 def training_arguments(config: RunConfig) -> TrainingArguments:
@@ -177,8 +177,8 @@ def train_policy(
             _train_or_load(trainer, checkpoint)
     except torch.OutOfMemoryError as error:
         raise MachineError(
-            f"out of memory with {trainer.data_collator.micro_batch_tokens or 'all'} tokens of a batch in a pass; a smaller "
-            "--data.micro-batch-tokens, a smaller --data.batch-size or --training.gradient-checkpointing needs less"
+            f"out of memory with {trainer.data_collator.micro_batch_tokens or 'all'} tokens in a micro-batch; a "
+            "smaller data.micro_batch_tokens, a smaller data.batch_size or training.gradient_checkpointing needs less"
         ) from error
     finally:
         bar.close()

@@ -19,13 +19,13 @@ from innerpo.config.yaml import read_run_config
 from innerpo.data.tokens import PromptItem
 from innerpo.errors import UserError
 from innerpo.files import machine_errors, staged_directory, write_atomically, write_text
+from innerpo.methods.inner_reward import InnerReward
 from innerpo.methods.method import Method
 from innerpo.methods.records import Directions
 from innerpo.methods.transforms.transform import Transform
 from innerpo.model.adapters import load_adapter
 from innerpo.model.base import Base
 from innerpo.model.forward.layout import LayoutChoice
-from innerpo.model.forward.sites import RESIDUAL
 from innerpo.training.run_folder import CHECKPOINTS, RECORD
 
 DIRECTIONS = "directions.safetensors"
@@ -127,8 +127,8 @@ def save_directions(path: Path, method: Method) -> None:
     write_atomically(path, lambda p: save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, p, header))
 
 
-def load_directions(folder: Path) -> tuple[tuple[int, ...], Transform, Directions, str] | None:
-    """Return (layers, transform, directions, pool) of a run, or None where it has none."""
+def load_directions(folder: Path) -> InnerReward | None:
+    """Return the fitted directions of a run, or None where it has none."""
     path = folder / DIRECTIONS
     if not path.is_file():
         return None
@@ -146,15 +146,10 @@ def load_directions(folder: Path) -> tuple[tuple[int, ...], Transform, Direction
             found.get("token_rms"),
         )
         layers = tuple(int(i) for i in found["layers"])
-        return layers, Transform(header["transform"], found.get("transform_rows")), directions, header["pool"]
+        transform = Transform(header["transform"], found.get("transform_rows"))
+        return InnerReward(layers, transform, directions, header["pool"], header["site"])
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise UserError(f"{path} is not a directions file of innerpo: {error}") from error
-
-
-def directions_site(folder: Path) -> str:
-    """Return the site at which a run's directions were measured (files that do not say: the residual stream)."""
-    with safe_open(folder / DIRECTIONS, framework="pt") as file:
-        return str((file.metadata() or {}).get("site", RESIDUAL))
 
 
 def scores_folder(folder: Path, config: RunConfig) -> Path:

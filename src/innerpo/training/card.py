@@ -8,7 +8,8 @@ from innerpo.model.embedded import NAME, REQUIREMENT
 HUB_IDS = {NAME: "HuggingFaceTB/SmolLM2-135M-Instruct"}
 
 HALF = """In half precision peft rounds the base's output before it adds the adapter's, and part of a small adapter is
-lost; in merged half-precision weights more of it. Use float32, or `innerpo.model.numerics.fused_lora.fuse_lora(policy)`.
+lost; in merged half-precision weights more of it. Use float32, or `fuse_lora(policy)` of
+`innerpo.model.numerics.fused_lora`.
 
 """
 

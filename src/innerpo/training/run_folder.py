@@ -63,7 +63,7 @@ def run_folder(config: RunConfig, inputs: str) -> Iterator[Path | None]:
     elif process.is_main_process and (found := read_yaml(folder / CONFIG).get("inputs")) != inputs:
         raise UserError(
             f"{folder} was begun on other data or another base model (inputs {found}, these are {inputs}); it cannot "
-            "be resumed: restore them, or start again with --training.overwrite"
+            "be resumed: restore them, or start again with training.overwrite"
         )
     try:
         yield last_checkpoint(folder) if training.resume else None
@@ -87,19 +87,18 @@ def _remove_empty(folders: Sequence[Path]) -> None:
 
 def _check_same_run(folder: Path, config: RunConfig) -> None:
     if not (folder / CONFIG).is_file():
-        raise UserError(f"{folder} exists and is not a run of innerpo; choose another --output-dir")
+        raise UserError(f"{folder} exists and is not a run of innerpo; choose another output_dir")
     if config.training.overwrite:
         return
     if not config.training.resume:
         raise UserError(
-            f"{folder} already holds a run; add --training.resume to go on with it, "
-            "or --training.overwrite to replace it"
+            f"{folder} already holds a run; add training.resume to go on with it, or training.overwrite to replace it"
         )
     found = read_yaml(folder / CONFIG).get("run_id")
     if found != config.run_id():
         raise UserError(
             f"{folder} holds a run with another config (id {found}, this one is {config.run_id()}); it cannot be "
-            "resumed: use the same options, another --output-dir, or --training.overwrite"
+            "resumed: use the same options, another output_dir, or training.overwrite"
         )
 
 

@@ -43,7 +43,10 @@ class PairBatch:
 
 @dataclass(frozen=True)
 class PairCollator:
-    """Turns indices of pairs into passes of like length, of at most ``micro_batch_tokens`` padded tokens (0 = no limit)."""
+    """Turns indices of pairs into micro-batches of like length, of at most ``micro_batch_tokens`` padded tokens each.
+
+    0 = no limit: one micro-batch.
+    """
 
     items: Sequence[PromptItem]
     reference: Reference
@@ -154,7 +157,7 @@ class PairTrainer(Trainer):
             if bad:
                 raise UserError(
                     f"the loss is not finite at step {step} for {len(bad)} of {len(ids)} pairs: {', '.join(bad)}; "
-                    f"a lower --training.lr (now {self.args.learning_rate:g}) may help"
+                    f"a lower training.lr (now {self.args.learning_rate:g}) may help"
                 )
 
     def loss_on(self, model: nn.Module, pairs: PairBatch) -> LossOutput:

@@ -18,7 +18,7 @@ from innerpo.data.sources.parse import common_root, leave_out, make_pair
 from innerpo.errors import UserError, near_matches
 
 HUB_NAME = "wassname/ethics_expression_preferences"
-LOCAL_HINT = "or give local data with --data.ethics_dir or INNERPO_ETHICS_DIR"
+LOCAL_HINT = "or give local data with data.ethics_dir or INNERPO_ETHICS_DIR"
 MIN_ROOT_WORDS = 3
 """Two rows must share this many words at the start, or "I was ..." would join rows about different things."""
 
@@ -81,7 +81,7 @@ def ethics_folder(data: DataConfig) -> Path | None:
     if given:
         folder = Path(given).expanduser()
         if not folder.is_dir():
-            raise UserError(f"the ETHICS folder {folder} does not exist (--data.ethics_dir or INNERPO_ETHICS_DIR)")
+            raise UserError(f"the ETHICS folder {folder} does not exist (data.ethics_dir or INNERPO_ETHICS_DIR)")
         return folder
     genies = genies_folder(data)
     if genies is None:

@@ -13,7 +13,7 @@ from innerpo.data.sources.parse import BadRowError, is_empty, leave_out, make_pa
 from innerpo.errors import UserError, near_matches
 
 HUB_NAME = "wassname/genies_preferences"
-LOCAL_HINT = "or give local data with --data.genies_dir or INNERPO_GENIES_DIR"
+LOCAL_HINT = "or give local data with data.genies_dir or INNERPO_GENIES_DIR"
 
 
 def load(name: str, split: str, data: DataConfig, bad: BadRows) -> list[PreferencePair]:
@@ -38,7 +38,7 @@ def genies_folder(data: DataConfig) -> Path | None:
         return None
     folder = Path(given).expanduser()
     if not folder.is_dir():
-        raise UserError(f"the GENIES folder {folder} does not exist (--data.genies_dir or INNERPO_GENIES_DIR)")
+        raise UserError(f"the GENIES folder {folder} does not exist (data.genies_dir or INNERPO_GENIES_DIR)")
     return folder / "distributions" if (folder / "distributions").is_dir() else folder
 
 

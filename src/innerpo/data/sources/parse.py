@@ -18,7 +18,7 @@ def leave_out(where: str, reason: str, on_bad_row: str, bad: BadRows) -> None:
     """Stop at a bad row, or note it and go on, as the config says."""
     line = f"{where}: {reason}"
     if on_bad_row == "error":
-        raise UserError(f"{line} (--data.on_bad_row=skip leaves such rows out)")
+        raise UserError(f"{line} (data.on_bad_row=skip leaves such rows out)")
     bad.reasons.append(line)
 
 

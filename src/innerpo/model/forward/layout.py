@@ -55,8 +55,7 @@ def choose_layout(
     honoured = logps <= limits[0] and pooled <= limits[1]
     if wanted != "auto" and not honoured:
         raise UserError(
-            f"data.layout={wanted} gives other numbers than one response a row ({reason}); "
-            "use --data.layout=concatenated"
+            f"data.layout={wanted} gives other numbers than one response a row ({reason}); use data.layout=concatenated"
         )
     return LayoutChoice(tried if honoured else "concatenated", reason)
 
@@ -91,5 +90,5 @@ def _plain(model: nn.Module, batch: TokenBatch, request: StateRequest) -> Sequen
         if text_config(model)._attn_implementation != FLEX:
             raise
         raise UserError(
-            f"flex_attention does not run this model: {str(error).splitlines()[0][:200]}; use --model.attention=sdpa"
+            f"flex_attention does not run this model: {str(error).splitlines()[0][:200]}; use model.attention=sdpa"
         ) from error

@@ -1,4 +1,4 @@
-"""Where in a decoder block states are read: the words of ``--method.site`` to modules."""
+"""Where in a decoder block states are read: the words of ``method.site`` to modules."""
 
 import re
 from collections.abc import Callable, Sequence

@@ -107,7 +107,7 @@ def choose_compile(
     if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
         return Choice(False, "there is no C++ compiler")
     if device.type != "cpu":
-        return Choice(False, "what it gains there has not been measured; --model.compile=on tries it")
+        return Choice(False, "what it gains there has not been measured; model.compile=on tries it")
     return Choice(steps >= COMPILE_STEPS, f"{steps} steps; it takes {COMPILE_STEPS} to win back the time it costs")
 
 
