@@ -17,7 +17,7 @@ import pytest
 
 import innerpo.data.describe
 import innerpo.demo
-import innerpo.doctor.table
+import innerpo.doctor.checks
 import innerpo.evaluation.export
 import innerpo.evaluation.inspect
 import innerpo.run
@@ -108,9 +108,9 @@ class Recorder:
             (innerpo.run, "train_and_score"),
             (innerpo.run, "evaluate"),
             (innerpo.data.describe, "describe"),
-            (innerpo.data.describe, "render"),
+            (innerpo.cli.render_data, "as_rich"),
             (innerpo.demo, "run_demo"),
-            (innerpo.doctor.table, "consult"),
+            (innerpo.doctor.checks, "run_checks"),
             (innerpo.evaluation.inspect, "inspect_run"),
             (innerpo.evaluation.inspect, "as_rich"),
             (innerpo.evaluation.export, "export_run"),

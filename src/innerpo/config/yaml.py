@@ -1,4 +1,4 @@
-"""Configs from YAML: presets, files and saved runs. Command line > --config file > --preset > default."""
+"""Configs from YAML: presets, files and saved runs. Command line > file > preset > default."""
 
 import dataclasses
 import re
@@ -35,7 +35,7 @@ for _kind in (_Loader, _Dumper):
 def preset_dir() -> Path:
     """Folder of the presets: inside an installed wheel, or ``configs/`` of a checkout."""
     inside = Path(str(resources.files("innerpo"))) / "configs"
-    return inside if inside.is_dir() else Path(__file__).parents[2] / "configs"
+    return inside if inside.is_dir() else Path(__file__).parents[3] / "configs"
 
 
 def preset_path(name: str) -> Path:

@@ -1,4 +1,4 @@
-"""What is examined: a method on one batch of its training pairs, prepared as training does."""
+"""What the sanity checks run on: a method and one batch of its training pairs, prepared as training does."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,8 +29,8 @@ Parameters = list[nn.Parameter]
 
 
 @dataclass(frozen=True)
-class Patient:
-    """A method on one batch: everything that a check needs to ask again after the parameters moved."""
+class Setup:
+    """A method and one batch: all that a check needs to compute the loss again after the parameters moved."""
 
     method: Method
     policy: Any
@@ -39,16 +39,16 @@ class Patient:
     parameters: Parameters
 
     def outputs(self) -> PairOutputs:
-        """Return what the policy, as its parameters are now, gives for the batch."""
+        """Return the policy's outputs for the batch, with its parameters as they are now."""
         found = sequence_outputs(self.policy, self.batch, self.method.request)
         return PairOutputs.of(found, self.batch, self.method.transform)
 
     def loss(self) -> LossOutput:
-        """Return the loss of that, with its terms."""
+        """Return the loss of those outputs, with its terms."""
         return self.method.loss(self.outputs(), self.reference)
 
 
-def admit(config: RunConfig, scratch: Path) -> Patient:
+def set_up(config: RunConfig, scratch: Path) -> Setup:
     """Prepare a method as training does, on few pairs, in float32, with nothing cached but the model."""
     data = config.data
     model = replace(config.model, dtype="float32") if config.model.dtype == "auto" else config.model
@@ -71,7 +71,7 @@ def admit(config: RunConfig, scratch: Path) -> Patient:
     policy.eval()
     method = fit_gradients(method, policy, base, items, layout, seed=config.training.seed, **common)
     method = method.to(device)
-    with torch.no_grad():  # a fresh adapter is the reference; its own pass, so that this holds to the last bit
+    with torch.no_grad():  # a new adapter changes nothing; the same pass, so that the two agree to the last bit
         outputs = sequence_outputs(policy, batch, method.request)
     parameters = [p for p in policy.parameters() if p.requires_grad]
-    return Patient(method, policy, batch, PairOutputs.of(outputs, batch, method.transform), parameters)
+    return Setup(method, policy, batch, PairOutputs.of(outputs, batch, method.transform), parameters)

@@ -14,7 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 import innerpo
-from innerpo.config.run import RunConfig, to_dict
+from innerpo.config.identity import run_id, scores_id
+from innerpo.config.run import RunConfig
 from innerpo.config.yaml import read_run_config
 from innerpo.data.tokens import PromptItem
 from innerpo.errors import UserError
@@ -61,7 +62,7 @@ def save_run(
 def run_record(config: RunConfig, n_pairs: int, data_hash: str, method: Method, layout: LayoutChoice) -> dict[str, Any]:
     """Return what a reader needs to trust or repeat the run."""
     return {
-        "run_id": config.run_id(),
+        "run_id": run_id(config),
         "name": config.run_name,
         "method": config.method_label,
         "base_model": config.model.base_model,
@@ -155,22 +156,9 @@ def load_directions(folder: Path) -> InnerReward | None:
 def scores_folder(folder: Path, config: RunConfig) -> Path:
     """Where the scores of a folder belong: beside the adapter, or, on other columns than the run's own, beneath it."""
     own = read_run_config(folder)
-    chosen = _what_is_scored(config)
-    if own is None or chosen == _what_is_scored(own):
+    if own is None or scores_id(config) == scores_id(own):
         return folder
-    return folder / f"eval-{hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:8]}"
-
-
-def _what_is_scored(config: RunConfig) -> dict[str, Any]:
-    """All that changes scores of a given adapter: columns, their tokens, the base model."""
-    plain = to_dict(config)
-    for name in ("batch_size", "bootstrap", "format", "skip"):
-        plain["eval"].pop(name)
-    if not config.eval.steer:  # as folders were named before there was a choice
-        plain["eval"].pop("steer")
-    data = {n: plain["data"][n] for n in ("dataset", "max_prompt_tokens", "max_response_tokens", "seed", "on_bad_row")}
-    model = {n: plain["model"][n] for n in ("base_model", "revision", "dtype", "load_in_4bit")}
-    return {"eval": plain["eval"], "data": data, "model": model}
+    return folder / f"eval-{scores_id(config)}"
 
 
 def inputs_hash(data_hash: str, base: Base) -> str:
