@@ -17,7 +17,7 @@ from innerpo.evaluation.score import InnerScorer
 from innerpo.model.forward.outputs import StateRequest, sequence_outputs
 from innerpo.model.forward.sites import NAMED, site_places
 from innerpo.model.reference import compute_reference
-from innerpo.run import evaluate, train_and_score
+from innerpo.run import evaluate, train
 from innerpo.training.artifacts import directions_site
 
 LAYERS = (0, 2, 3)
@@ -213,7 +213,7 @@ def toy_run(folder, tmp_path, name="innerpo", **method):
 def test_a_run_trains_and_is_scored_at_its_site(toy_folder, tmp_path, site, method, monkeypatch):
     config = toy_run(toy_folder, tmp_path, site=site, **method)
     config = replace(config, training=replace(config.training, gradient_checkpointing=True))
-    result = train_and_score(config)
+    result = train(config)
     assert directions_site(result.folder) == site
     asked = []
     request = InnerScorer.request.fget
@@ -228,7 +228,7 @@ def test_directions_without_a_site_are_of_the_residual_stream(toy_folder, tmp_pa
     from safetensors import safe_open
     from safetensors.torch import load_file, save_file
 
-    folder = train_and_score(toy_run(toy_folder, tmp_path, "probe")).folder
+    folder = train(toy_run(toy_folder, tmp_path, "probe")).folder
     path = folder / "directions.safetensors"
     with safe_open(path, framework="pt") as file:
         header = {k: v for k, v in file.metadata().items() if k != "site"}

@@ -25,7 +25,7 @@ from innerpo.model.base import Base
 from innerpo.model.forward.unembedding import Unembedding, block_states, final_norm
 from innerpo.model.reference import compute_reference
 from innerpo.registry import TRANSFORMS, resolve
-from innerpo.run import evaluate, train_and_score
+from innerpo.run import evaluate, train
 from innerpo.training.artifacts import load_directions
 
 H, RANK, LAYERS = 32, 8, (0, 2)
@@ -223,7 +223,7 @@ def test_training_moves_no_row_and_a_saved_run_scores_the_same(
         return fitted
 
     monkeypatch.setattr(innerpo.run, "fit_method", fit_and_keep)
-    result = train_and_score(run_config(toy_folder, tmp_path, name, **options))
+    result = train(run_config(toy_folder, tmp_path, name, **options))
     ((transform, at_first),) = seen
     _, saved, _, _ = load_directions(result.folder)
     assert saved.name == name

@@ -39,9 +39,9 @@ def train(args: list[str]) -> None:
     command = parse(TrainCommand, rest, f"innerpo train {name}", TrainCommand(run=config))
     if command.run.method.name != name:
         raise UserError(f"the config is of the method {command.run.method.name!r}, the command is train {name}")
-    from innerpo.run import train_and_score
+    from innerpo.run import train as run_training
 
-    result = train_and_score(command.run)
+    result = run_training(command.run)
     _show(result)
 
 
