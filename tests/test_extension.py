@@ -61,9 +61,9 @@ def test_term_transform_and_source_of_ones_own(extended, toy_folder, tmp_path):
     assert "grad_share/shrink" in log
     from innerpo.training.artifacts import load_directions
 
-    _, transform, directions, _ = load_directions(result.folder)
-    assert transform.rows.shape == (1, 16, 32)
-    assert directions.w.shape == (1, 16)
+    inner = load_directions(result.folder)
+    assert inner.transform.basis.shape == (1, 16, 32)
+    assert inner.directions.w.shape == (1, 16)
 
 
 def test_unknown_term_is_named():

@@ -112,7 +112,7 @@ def test_a_step_on_a_gpu_does_not_wait(name, pairs, tmp_path):
 def test_what_a_method_holds_goes_to_the_device_with_it(pairs, tmp_path):
     trainer, _ = trainer_of("innerpo-ether", pairs, tmp_path)
     moved = trainer.method.to(torch.device("meta"))
-    tensors = [moved.transform.rows, *(t for t in vars(moved.directions).values() if isinstance(t, torch.Tensor))]
+    tensors = [moved.transform.basis, *(t for t in vars(moved.directions).values() if isinstance(t, torch.Tensor))]
     assert len(tensors) > 4
     assert {t.device.type for t in tensors} == {"meta"}
 

@@ -109,7 +109,7 @@ def test_passes_are_really_made(toy_folder, tmp_path, monkeypatch):
 
 def test_a_shared_beginning_changes_no_number(family, items):
     """Log-probs, states and gradients are those of a row of its own for every item."""
-    model, request = build_model(family), StateRequest((0, 3), tokens=True)
+    model, request = build_model(family), StateRequest((0, 3), token_states=True)
     items = [replace(item, prompt=(*range(40, 55), *item.prompt)) for item in items]
     items = [items[i] for i in by_prompt(items, range(len(items)))]
     found, shapes = [], []
@@ -120,7 +120,7 @@ def test_a_shared_beginning_changes_no_number(family, items):
         out = sequence_outputs(model, batch, request)
         (out.logps.sum() + out.pooled.square().sum()).backward()
         gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
-        found.append([out.logps.detach(), out.pooled.detach(), out.tokens.detach(), *gradients])
+        found.append([out.logps.detach(), out.pooled.detach(), out.token_states.detach(), *gradients])
     assert shapes[1].numel() < 0.8 * shapes[0].numel()
     for alone, shared in zip(*found, strict=True):
         torch.testing.assert_close(alone, shared, rtol=1e-3, atol=1e-4 * max(1.0, alone.abs().max().item()))
@@ -151,7 +151,7 @@ def test_blocks_compiled_to_machine_code_give_the_same(items):
 
 
 def check_compiled(model, items):
-    request = StateRequest((1, 3), tokens=True)
+    request = StateRequest((1, 3), token_states=True)
     found = []
     for compiled in (False, True):
         for size in (3, 4):  # two shapes
@@ -165,7 +165,7 @@ def check_compiled(model, items):
                 out = sequence_outputs(model, batch, request)
                 (out.logps.sum() + out.pooled.sum()).backward()
             gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
-            found.append([out.logps.detach(), out.pooled.detach(), out.tokens.detach(), *gradients])
+            found.append([out.logps.detach(), out.pooled.detach(), out.token_states.detach(), *gradients])
     for plain, traced in zip(found[:2], found[2:], strict=True):
         for a, b in zip(plain, traced, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3 * a.abs().max().item())

@@ -90,7 +90,7 @@ def test_the_unit_is_one_standard_deviation(items):
     batch = make_batch(items[:4], "one_row", 0)
     request = StateRequest((2,))
     w = torch.nn.functional.normalize(torch.randn(1, 32, generator=torch.Generator().manual_seed(0)), dim=-1)
-    found = sequence_outputs(model, batch, replace(request, tokens=True))
+    found = sequence_outputs(model, batch, replace(request, token_states=True))
     known = Directions(w, torch.tensor([0.3]), torch.ones(1), torch.ones(1), torch.ones(1), 0.0, found.rms)
     score = InnerScorer((2,), IDENTITY, known, "mean")
     c = 1e-2

@@ -109,7 +109,7 @@ def test_log_names_every_term_and_its_share_of_the_gradient(tmp_path):
     assert first["loss/inner"] == pytest.approx(1.0, abs=1e-4)  # (tau - 0)^2
     assert first["loss/drift"] == pytest.approx(0.0, abs=1e-9)
     assert first["inner_margin"] == pytest.approx(0.0, abs=1e-5)
-    weights = MethodConfig(**method).weights()
+    weights = MethodConfig(**method).term_weights()
     assert first["loss"] == pytest.approx(sum(weights[t] * first[f"loss/{t}"] for t in terms), abs=1e-5)
     shares = [first[f"grad_share/{t}"] for t in terms]
     assert sum(shares) == pytest.approx(1.0)

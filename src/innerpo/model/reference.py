@@ -26,7 +26,7 @@ from innerpo.model.forward.sites import RESIDUAL
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Reference:
 
     ``token_spread`` is E |u - mean u|^2 per layer over all completion tokens: the unit in which drift is measured.
     ``token_rms`` is the mean of rms(h) over them: the size of a state before it is normalised.
-    ``tokens`` is None where it was not asked for or is larger than the limit; drift then runs the reference itself.
+    ``token_states`` is None where not requested or above the size limit; drift then runs the reference at each step.
     """
 
     items: Sequence[PromptItem]
@@ -44,7 +44,7 @@ class Reference:
     pooled: Float[Tensor, "layer seq hidden"] | None = None
     token_spread: Float[Tensor, " layer"] | None = None
     token_rms: Float[Tensor, " layer"] | None = None
-    tokens: Float[Tensor, "token layer hidden"] | None = None
+    token_states: Float[Tensor, "token layer hidden"] | None = None
     computed: bool = False
 
     @cached_property
@@ -55,14 +55,14 @@ class Reference:
         """Return the outputs of some items, laid out as a batch of those items is."""
         seq, starts = self._offsets.sequence_rows(indices), self._offsets.tokens
         kept = None
-        if self.tokens is not None:
-            parts = [self.tokens[starts[i] : starts[i + 1]] for i in indices]
+        if self.token_states is not None:
+            parts = [self.token_states[starts[i] : starts[i + 1]] for i in indices]
             kept = torch.cat(parts).transpose(0, 1).float()
         return SequenceOutputs(
             logps=self.logps[seq],
             n_tokens=self.n_tokens[seq],
             pooled=None if self.pooled is None else self.pooled[:, seq],
-            tokens=kept,
+            token_states=kept,
         )
 
 
@@ -87,20 +87,24 @@ def compute_reference(
         items=[(i.prompt, i.responses) for i in items],
     )
     n_tokens = sum(len(r) for i in items for r in i.responses)
-    size = 0 if not request.tokens else n_tokens * base.model.dtype.itemsize * _token_size(base, items, layout, request)
+    size = (
+        0
+        if not request.token_states
+        else n_tokens * base.model.dtype.itemsize * _token_size(base, items, layout, request)
+    )
     if size > token_limit_bytes:
         log.info(
             f"reference: token states of {what} would take {size / 1e9:.1f} GB (limit {token_limit_bytes / 1e9:.1f}); "
             "not kept, drift runs the reference at each step instead"
         )
-        request = replace(request, tokens=False)
+        request = replace(request, token_states=False)
     folder = cache_dir / "reference" / key
     paths = {"logps": folder / "logps.safetensors"}
     where = {} if request.site == RESIDUAL else {"site": request.site}
     if request.layers:
         name = content_key(layers=request.layers, pool=request.pool, **where)
         paths["states"] = folder / f"states-{name}.safetensors"
-    if request.tokens:
+    if request.token_states:
         paths["tokens"] = folder / f"tokens-{content_key(layers=request.layers, **where)}.safetensors"
     with PartialState().main_process_first():
         missing = [k for k, path in paths.items() if base.memory.get(str(path)) is None and not path.is_file()]
@@ -127,7 +131,7 @@ def _token_size(base: Base, items: Sequence[PromptItem], layout: Layout, request
     if request.site != RESIDUAL and items:
         batch = make_batch(items[:1], layout, base.pad_id).to(next(base.model.parameters()).device)
         with reference_mode(base.model):
-            pooled = sequence_outputs(base.model, batch, replace(request, tokens=False)).pooled
+            pooled = sequence_outputs(base.model, batch, replace(request, token_states=False)).pooled
         assert pooled is not None
         width = int(pooled.shape[2])
     return width * len(request.layers)
@@ -149,14 +153,14 @@ def _compute(
     pooled: Tensor | None = None
     tokens = total = torch.empty(0)
     square, rms = torch.zeros(2, n_layers, dtype=torch.float64)
-    wanted = replace(request, tokens=True)
+    wanted = replace(request, token_states=True)
     with reference_mode(model):
         for indices, out in passes(
             model, items, layout, base.pad_id, batch_size=batch_size, request=wanted, what=f"reference on {what}"
         ):
             seq = at.sequence_rows(indices)
             logps[seq], counts[seq] = out.logps.cpu(), out.n_tokens.cpu()
-            if out.pooled is None or out.tokens is None or out.rms is None:
+            if out.pooled is None or out.token_states is None or out.rms is None:
                 continue
             if pooled is None:
                 width = out.pooled.shape[2]  # that of the site, which need not be the model's
@@ -164,12 +168,12 @@ def _compute(
                 tokens = torch.zeros(n_tok if "tokens" in paths else 0, n_layers, width, dtype=model.dtype)
                 total = torch.zeros(n_layers, width, dtype=torch.float64)
             pooled[:, seq] = out.pooled.cpu()
-            total += out.tokens.sum(1).double().cpu()
-            square += out.tokens.square().sum((1, 2)).double().cpu()
-            rms += out.rms.double().cpu() * out.tokens.shape[1]
+            total += out.token_states.sum(1).double().cpu()
+            square += out.token_states.square().sum((1, 2)).double().cpu()
+            rms += out.rms.double().cpu() * out.token_states.shape[1]
             if "tokens" in paths:
-                tokens[at.token_rows(indices)] = out.tokens.transpose(0, 1).to("cpu", model.dtype)
-    contents = {"logps": {"logps": logps, "n_tokens": counts}, "tokens": {"tokens": tokens}}
+                tokens[at.token_rows(indices)] = out.token_states.transpose(0, 1).to("cpu", model.dtype)
+    contents = {"logps": {"logps": logps, "n_tokens": counts}, "tokens": {"token_states": tokens}}
     if pooled is not None:
         spread = square / n_tok - (total / n_tok).square().sum(1)
         contents["states"] = {

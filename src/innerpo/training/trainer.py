@@ -169,7 +169,7 @@ class PairTrainer(Trainer):
         self._unchecked.append((self.state.global_step + 1, pairs.ids, out.per_pair.detach()))
         if self.checks_every_micro_batch:
             self._raise_if_not_finite()
-        self.shares.add(out, self.method.weights, self.model.parameters())
+        self.shares.add(out, self.method.term_weights, self.model.parameters())
         self._record(out)
         n_pairs = len(pairs.ids) if num_items_in_batch is None else num_items_in_batch
         loss = out.per_pair.sum() / n_pairs
@@ -193,7 +193,7 @@ class PairTrainer(Trainer):
         device = self.accelerator.device
         request, transform = self.method.request, self.method.transform
         tokens, cached = pairs.tokens.to(device, non_blocking=True), pairs.reference.to(device, non_blocking=True)
-        if request is not None and request.tokens and cached.tokens is None:
+        if request is not None and request.token_states and cached.token_states is None:
             with reference_mode(self.accelerator.unwrap_model(model)):
                 cached = sequence_outputs(model, tokens, request)
         policy = sequence_outputs(model, tokens, request)
