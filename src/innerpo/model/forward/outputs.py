@@ -34,12 +34,12 @@ class StateRequest:
 
 @dataclass(frozen=True)
 class SequenceOutputs:
-    """What the model says of each response.
+    """The model's outputs on each response, in the order of the batch.
 
-    ``logps`` are sums over completion tokens, in nats. ``pooled`` are means of RMS-normalised states (block outputs,
-    or another site) u = h / rms(h) over the pooled tokens (design: s_l(y) before the transform); ``token_states`` are u;
-    ``rms`` is the mean of rms(h) over all completion tokens of the batch; only passes without gradient that keep the
-    tokens (the reference) have it.
+    ``logps`` are sums over completion tokens, in nats; ``token_logps`` are their summands. ``pooled`` are the pooled
+    states s_l(y) before the transform: means of RMS-normalised states u = h / rms(h) (block outputs, or another site)
+    over the pooled tokens. ``token_states`` are the u of every completion token. ``rms`` is the mean of rms(h) over all
+    completion tokens of the batch; it is measured only without gradient and together with ``token_states``.
     """
 
     logps: Float[Tensor, " seq"]
@@ -47,6 +47,7 @@ class SequenceOutputs:
     pooled: Float[Tensor, "layer seq hidden"] | None = None
     token_states: Float[Tensor, "layer token hidden"] | None = None
     rms: Float[Tensor, " layer"] | None = None
+    token_logps: Float[Tensor, " token"] | None = None
 
     def to(self, device: torch.device, **kwargs: Any) -> "SequenceOutputs":
         """Return the outputs on a device."""
@@ -91,6 +92,7 @@ def sequence_outputs(model: nn.Module, batch: TokenBatch, states: StateRequest |
         pooled=torch.stack([pooled for pooled, _, _ in found]) if found else None,
         token_states=torch.stack([tokens for _, tokens, _ in found]) if found and request.token_states else None,
         rms=torch.stack([rms for _, _, rms in found]) if found and measured else None,
+        token_logps=token_logps,
     )
 
 
