@@ -7,7 +7,7 @@ import torch
 
 from innerpo.config.run import default_run
 from innerpo.evaluation.scorers import accuracy
-from innerpo.run import train_and_score
+from innerpo.run import train
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -28,7 +28,7 @@ def test_dpo_on_truthful_qa(genies_dir, tmp_path):
         training=replace(config.training, lr=2e-4, epochs=1.0),
         output_dir=tmp_path,
     )
-    rows = train_and_score(config).rows
+    rows = train(config).rows
 
     def first_worse(model, column):
         """The design's measure: each prompt's best response against the first worse one."""
@@ -52,5 +52,5 @@ def test_the_frozen_direction_knows_its_own_distribution(dataset, bar, genies_di
         eval=replace(config.eval, oos_dataset="embedded:control", rnd_dataset="embedded:compare"),
         output_dir=tmp_path,
     )
-    rows = train_and_score(config).rows
+    rows = train(config).rows
     assert accuracy([r for r in rows if r.column == "test"], "inner").mean >= bar

@@ -6,19 +6,18 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-import innerpo.config.run
 from conftest import build_model
 from innerpo.cli.verbs import main
 from innerpo.config.method import MethodConfig
-from innerpo.config.run import ModelConfig, RunConfig, default_run
+from innerpo.config.run import ModelConfig, default_run
 from innerpo.data.batching.batch import make_batch
 from innerpo.errors import UserError
-from innerpo.evaluation.score import InnerScorer
+from innerpo.methods.inner_reward import InnerReward
 from innerpo.model.forward.outputs import StateRequest, sequence_outputs
 from innerpo.model.forward.sites import NAMED, site_places
 from innerpo.model.reference import compute_reference
-from innerpo.run import evaluate, train_and_score
-from innerpo.training.artifacts import directions_site
+from innerpo.run import evaluate, train
+from innerpo.training.artifacts import load_directions
 
 LAYERS = (0, 2, 3)
 # What each site is, said once more and plainly: path in the block, and whether it is the input.
@@ -64,7 +63,9 @@ def by_plain_hook(model, site, ids):
 def test_states_are_those_of_a_plain_hook(site, layout, items, family):
     model = build_model(family)
     with torch.no_grad():
-        out = sequence_outputs(model, make_batch(items[:3], layout, 0), StateRequest(LAYERS, tokens=True, site=site))
+        out = sequence_outputs(
+            model, make_batch(items[:3], layout, 0), StateRequest(LAYERS, token_states=True, site=site)
+        )
     row = token = 0
     for item in items[:3]:
         for response in item.responses:
@@ -73,7 +74,7 @@ def test_states_are_those_of_a_plain_hook(site, layout, items, family):
                 h = h[len(item.prompt) :]
                 u = h / h.square().mean(-1, keepdim=True).sqrt()
                 torch.testing.assert_close(out.pooled[i, row], u.mean(0), atol=2e-5, rtol=1e-3)
-                torch.testing.assert_close(out.tokens[i, token : token + len(u)], u, atol=1e-4, rtol=1e-3)
+                torch.testing.assert_close(out.token_states[i, token : token + len(u)], u, atol=1e-4, rtol=1e-3)
             row, token = row + 1, token + len(response)
     width = {"down_proj_in": 48}.get(site, 32)
     assert out.pooled.shape == (len(LAYERS), 6, width)
@@ -84,7 +85,7 @@ def gradients(policy, batch, request):
     policy.zero_grad()
     out = sequence_outputs(policy, batch, request)
     target = torch.linspace(-1.0, 1.0, out.pooled.numel()).reshape(out.pooled.shape)
-    ((out.pooled * target).sum() + out.tokens.square().mul(target[:, :1]).sum() + out.logps.sum() / 10).backward()
+    ((out.pooled * target).sum() + out.token_states.square().mul(target[:, :1]).sum() + out.logps.sum() / 10).backward()
     return {n: p.grad.clone() for n, p in policy.named_parameters() if p.requires_grad and p.grad is not None}
 
 
@@ -92,7 +93,7 @@ def gradients(policy, batch, request):
 @pytest.mark.parametrize("layout", ["one_row", "concatenated"])
 def test_checkpointing_changes_no_gradient(site, layout, items, family):
     policy = with_adapter(build_model(family)).train()
-    batch, request = make_batch(items[:4], layout, 0), StateRequest(LAYERS, tokens=True, site=site)
+    batch, request = make_batch(items[:4], layout, 0), StateRequest(LAYERS, token_states=True, site=site)
     plain = gradients(policy, batch, request)
     model = policy.base_model.model
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
@@ -170,7 +171,7 @@ def test_supr_wants_the_residual_stream():
 @pytest.mark.parametrize("site", ["attn_out", "down_proj_in"])
 def test_the_reference_of_another_site_is_another(site, toy, items, tmp_path):
     def run(where, **options):
-        request = StateRequest((1, 3), tokens=True, site=where)
+        request = StateRequest((1, 3), token_states=True, site=where)
         return compute_reference(
             toy, items, "one_row", request, batch_size=4, cache_dir=tmp_path, what="toy", **options
         )
@@ -182,18 +183,18 @@ def test_the_reference_of_another_site_is_another(site, toy, items, tmp_path):
     assert not run("residual").computed
     with torch.no_grad():
         expected = sequence_outputs(
-            toy.model, make_batch(items[:3], "one_row", 0), StateRequest((1, 3), tokens=True, site=site)
+            toy.model, make_batch(items[:3], "one_row", 0), StateRequest((1, 3), token_states=True, site=site)
         )
     got = first.select([0, 1, 2])
     torch.testing.assert_close(got.pooled, expected.pooled, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(got.tokens, expected.tokens, atol=1e-5, rtol=1e-5)
-    u = first.tokens.double()
+    torch.testing.assert_close(got.token_states, expected.token_states, atol=1e-5, rtol=1e-5)
+    u = first.token_states.double()
     spread = (u - u.mean(0)).square().sum(-1).mean(0)
     torch.testing.assert_close(first.token_spread.double(), spread, rtol=1e-5, atol=1e-5)
     # 4 bytes, two layers, the site's own width
     size = sum(len(r) for i in items for r in i.responses) * 4 * 2 * expected.pooled.shape[2]
-    assert run(site, token_limit_bytes=float(size)).tokens is not None
-    assert run(site, token_limit_bytes=size - 1.0).tokens is None
+    assert run(site, token_limit_bytes=float(size)).token_states is not None
+    assert run(site, token_limit_bytes=size - 1.0).token_states is None
 
 
 def toy_run(folder, tmp_path, name="innerpo", **method):
@@ -213,36 +214,15 @@ def toy_run(folder, tmp_path, name="innerpo", **method):
 def test_a_run_trains_and_is_scored_at_its_site(toy_folder, tmp_path, site, method, monkeypatch):
     config = toy_run(toy_folder, tmp_path, site=site, **method)
     config = replace(config, training=replace(config.training, gradient_checkpointing=True))
-    result = train_and_score(config)
-    assert directions_site(result.folder) == site
+    result = train(config)
+    assert load_directions(result.folder).site == site
     asked = []
-    request = InnerScorer.request.fget
-    monkeypatch.setattr(InnerScorer, "request", property(lambda s: asked.append(s.site) or request(s)))
+    request = InnerReward.request.fget
+    monkeypatch.setattr(InnerReward, "request", property(lambda s: asked.append(s.site) or request(s)))
     again = evaluate(result.folder, config)
     assert set(asked) == {site}
     for a, b in zip(result.rows, again.rows, strict=True):
         assert (a.chosen_inner, a.chosen_logp) == pytest.approx((b.chosen_inner, b.chosen_logp), abs=1e-4)
-
-
-def test_directions_without_a_site_are_of_the_residual_stream(toy_folder, tmp_path):
-    from safetensors import safe_open
-    from safetensors.torch import load_file, save_file
-
-    folder = train_and_score(toy_run(toy_folder, tmp_path, "probe")).folder
-    path = folder / "directions.safetensors"
-    with safe_open(path, framework="pt") as file:
-        header = {k: v for k, v in file.metadata().items() if k != "site"}
-    tensors = {k: v.clone() for k, v in load_file(path).items()}
-    save_file(tensors, path, header)
-    assert directions_site(folder) == "residual"
-
-
-def test_ids_of_runs_without_a_site_stay_as_they_were(monkeypatch):
-    plain, hashed, dumps = RunConfig(), [], innerpo.config.run.json.dumps
-    assert replace(plain, method=replace(plain.method, site="mlp_out")).run_id() != plain.run_id()
-    monkeypatch.setattr(innerpo.config.run.json, "dumps", lambda x, **options: hashed.append(x) or dumps(x, **options))
-    plain.run_id()
-    assert "site" not in hashed[0]["method"]
 
 
 def test_a_wrong_site_ends_the_command_in_one_line(toy_folder, tmp_path, capsys):

@@ -22,7 +22,7 @@ from innerpo.methods.transforms.transform import IDENTITY, Transform
 from innerpo.model.forward.blocks import decoder_blocks
 from innerpo.model.forward.outputs import StateRequest, rms_normalise, sequence_outputs
 from innerpo.model.steering import SteeringVector, steered
-from innerpo.run import train_and_score
+from innerpo.run import train
 from innerpo.training.artifacts import load_directions
 
 
@@ -90,7 +90,7 @@ def test_the_unit_is_one_standard_deviation(items):
     batch = make_batch(items[:4], "one_row", 0)
     request = StateRequest((2,))
     w = torch.nn.functional.normalize(torch.randn(1, 32, generator=torch.Generator().manual_seed(0)), dim=-1)
-    found = sequence_outputs(model, batch, replace(request, tokens=True))
+    found = sequence_outputs(model, batch, replace(request, token_states=True))
     known = Directions(w, torch.tensor([0.3]), torch.ones(1), torch.ones(1), torch.ones(1), 0.0, found.rms)
     score = InnerScorer((2,), IDENTITY, known, "mean")
     c = 1e-2
@@ -123,7 +123,7 @@ def toy_run(name, toy_folder, tmp_path, **evaluation):
 @pytest.mark.parametrize("name", ["probe", "innerpo-svd"])
 def test_a_steered_row_stands_beside_the_adapter(name, toy_folder, tmp_path):
     config = toy_run(name, toy_folder, tmp_path, steer=2.0)
-    result = train_and_score(config)
+    result = train(config)
     models = list(dict.fromkeys(row.model for row in result.rows))
     assert models == ["base", config.method_label, "steered 2"]
     rows = {m: [r for r in result.rows if r.model == m and r.column == "test"] for m in models}
@@ -135,7 +135,7 @@ def test_a_steered_row_stands_beside_the_adapter(name, toy_folder, tmp_path):
 
 def test_eval_steers_a_saved_run_from_either_side(toy_folder, tmp_path):
     """Minus the coefficient lowers what plus raises; a tiny one is the base."""
-    folder = train_and_score(toy_run("innerpo-none", toy_folder, tmp_path, skip=True)).folder
+    folder = train(toy_run("innerpo-none", toy_folder, tmp_path, skip=True)).folder
     inner = {}
     for steer in ("2", "-2", "1e-6"):
         flags = [
@@ -158,7 +158,7 @@ def test_eval_steers_a_saved_run_from_either_side(toy_folder, tmp_path):
 
 
 def test_export_is_read_by_gguf_and_safetensors(toy_folder, tmp_path, capsys):
-    folder = train_and_score(toy_run("innerpo-ether", toy_folder, tmp_path, skip=True)).folder
+    folder = train(toy_run("innerpo-ether", toy_folder, tmp_path, skip=True)).folder
     assert main(["export", str(folder)]) == 0
     assert main(["export", str(folder), "--format=gguf", f"--out={tmp_path / 'vector.gguf'}"]) == 0
     assert "steering vector of blocks" in capsys.readouterr().err

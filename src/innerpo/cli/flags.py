@@ -15,7 +15,7 @@ from innerpo.cli.commands import EvalCommand
 from innerpo.cli.options import check_words, unknown
 from innerpo.config.method import method_names
 from innerpo.config.run import RunConfig, default_run
-from innerpo.config.yaml import read_run_config, read_yaml
+from innerpo.config.yaml import config_of_folder, read_run_config
 from innerpo.errors import UserError
 from innerpo.registry import METHODS
 
@@ -94,19 +94,6 @@ def existing(folder: Path) -> Path:
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}; give the folder of a run or of a peft adapter")
     return folder
-
-
-def config_of_folder(folder: Path) -> RunConfig:
-    """Return a run's own config; for a foreign peft adapter, the defaults with the base model that it names."""
-    own = read_run_config(folder)
-    if own is not None:
-        return own
-    adapter = folder / "adapter_config.json"
-    if not adapter.is_file():
-        return RunConfig()
-    named = read_yaml(adapter).get("base_model_name_or_path")  # JSON is YAML
-    config = default_run("dpo")
-    return replace(config, model=replace(config.model, base_model=named)) if named else config
 
 
 @contextmanager

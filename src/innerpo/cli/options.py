@@ -73,7 +73,7 @@ def options_of(record: type, prefix: str = "", path: tuple[str, ...] = ()) -> li
     for f in dataclasses.fields(record):
         hint, notes = hints[f.name], getattr(hints[f.name], "__metadata__", ())
         bare = _plain(hint)
-        if dataclasses.is_dataclass(bare):
+        if isinstance(bare, type) and dataclasses.is_dataclass(bare):
             unnamed = any(getattr(note, "name", None) == "" for note in notes)
             found += options_of(bare, prefix if unnamed else f"{prefix}{f.name}.", (*path, f.name))
         else:

@@ -24,7 +24,6 @@ from innerpo.cli.console import error_line, listening, say, stdout
 from innerpo.cli.flags import (
     about_method,
     command_on_folder,
-    config_of_folder,
     existing,
     parse,
     peek,
@@ -33,7 +32,7 @@ from innerpo.cli.flags import (
 )
 from innerpo.cli.options import unknown
 from innerpo.config.run import default_run
-from innerpo.config.yaml import overlay, preset_path, read_yaml, without_identity
+from innerpo.config.yaml import config_of_folder, overlay, preset_path, read_yaml, without_identity
 from innerpo.errors import MachineError, UserError
 
 
@@ -50,9 +49,9 @@ def train(args: list[str]) -> None:
     command = parse(TrainCommand, rest, f"innerpo train {label}", TrainCommand(run=config), about_method(label))
     if command.run.method.name != name:
         raise UserError(f"the config is of the method {command.run.method.name!r}, the command is train {name}")
-    from innerpo.run import train_and_score
+    from innerpo.run import train as run_training
 
-    result = train_and_score(command.run)
+    result = run_training(command.run)
     _show(result)
 
 

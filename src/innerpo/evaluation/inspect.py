@@ -108,7 +108,7 @@ def inspect_run(folder: Path, config: RunConfig, prompts: int = 64) -> Inspectio
     directions = estimate_directions(d, reference.token_spread, MethodConfig(), config.training.seed)
 
     policy = artifacts.load_policy(base, folder)
-    found = _measure(policy, base, test_items, layout, replace(request, tokens=True), directions, data.batch_size)
+    found = _measure(policy, base, test_items, layout, replace(request, token_states=True), directions, data.batch_size)
     read = resolve_layers(config.method.layers, n_blocks) if config.method.reads_states else ()
     columns = found | {"accuracy_train": directions.accuracy}
     rows = tuple(
@@ -156,13 +156,13 @@ def _measure(
         after = sequence_outputs(policy, batch, request)
         assert before.pooled is not None
         assert after.pooled is not None
-        assert before.tokens is not None
-        assert after.tokens is not None
+        assert before.token_states is not None
+        assert after.token_states is not None
         d, delta = (p[:, 0::2] - p[:, 1::2] for p in (before.pooled, after.pooled))
         cosine = F.cosine_similarity(after.pooled, before.pooled, dim=-1)
         batch_parts = {
             "along": along(delta, d, known),
-            "across": across(after.tokens - before.tokens, batch.sequence, batch.n_tokens, known),
+            "across": across(after.token_states - before.token_states, batch.sequence, batch.n_tokens, known),
             "cosine": (cosine[:, 0::2] + cosine[:, 1::2]) / 2.0,
             "accuracy_before": right(d, known),
             "accuracy_after": right(delta, known),

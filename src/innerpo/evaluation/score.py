@@ -9,7 +9,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from torch import Tensor
 
 from innerpo.data.batching.row_plan import Layout
 from innerpo.data.tokens import PromptItem
@@ -17,7 +16,7 @@ from innerpo.errors import UserError
 from innerpo.files import write_atomically
 from innerpo.methods.inner_reward import InnerReward
 from innerpo.model.forward.outputs import SequenceOutputs, StateRequest
-from innerpo.model.forward.passes import Offsets, passes
+from innerpo.model.forward.passes import collect
 
 
 @dataclass(frozen=True)
@@ -56,20 +55,7 @@ def score_items(
 ) -> SequenceOutputs:
     """Return outputs on every response, in the items' order, each prompt run once with all its responses."""
     model.eval()
-    at = Offsets.of(items)
-    n = at.sequences[-1]
-    logps, n_tokens = torch.zeros(n), torch.zeros(n, dtype=torch.long)
-    pooled: Tensor | None = None
-    for indices, out in passes(
-        model, items, layout, pad_id, batch_size=batch_size, request=request, what=f"scoring {what}"
-    ):
-        seq = at.sequence_rows(indices)
-        logps[seq], n_tokens[seq] = out.logps.cpu(), out.n_tokens.cpu()
-        if out.pooled is not None:
-            if pooled is None:
-                pooled = torch.zeros(out.pooled.shape[0], n, out.pooled.shape[2])
-            pooled[:, seq] = out.pooled.cpu()
-    return SequenceOutputs(logps, n_tokens, pooled)
+    return collect(model, items, layout, pad_id, batch_size=batch_size, request=request, what=f"scoring {what}")
 
 
 def score_rows(

@@ -117,8 +117,8 @@ def save_directions(path: Path, method: Method) -> None:
     }
     if directions.token_rms is not None:
         tensors["token_rms"] = directions.token_rms
-    if method.transform.rows is not None:
-        tensors["transform_rows"] = method.transform.rows
+    if method.transform.basis is not None:
+        tensors["transform_basis"] = method.transform.basis
     header = {
         "transform": method.transform.name,
         "pool": method.config.pool,
@@ -147,7 +147,7 @@ def load_directions(folder: Path) -> InnerReward | None:
             found.get("token_rms"),
         )
         layers = tuple(int(i) for i in found["layers"])
-        transform = Transform(header["transform"], found.get("transform_rows"))
+        transform = Transform(header["transform"], found.get("transform_basis"))
         return InnerReward(layers, transform, directions, header["pool"], header["site"])
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise UserError(f"{path} is not a directions file of innerpo: {error}") from error

@@ -28,25 +28,26 @@ class StateRequest:
 
     layers: tuple[int, ...]
     pool: Pool = "mean"
-    tokens: bool = False
+    token_states: bool = False
     site: str = RESIDUAL
 
 
 @dataclass(frozen=True)
 class SequenceOutputs:
-    """What the model says of each response.
+    """The model's outputs on each response, in the order of the batch.
 
-    ``logps`` are sums over completion tokens, in nats. ``pooled`` are means of RMS-normalised states (block outputs,
-    or another site) u = h / rms(h) over the pooled tokens (design: s_l(y) before the transform); ``tokens`` are the u;
-    ``rms`` is the mean of rms(h) over all completion tokens of the batch; only passes without gradient that keep the
-    tokens (the reference) have it.
+    ``logps`` are sums over completion tokens, in nats; ``token_logps`` are their summands. ``pooled`` are the pooled
+    states s_l(y) before the transform: means of RMS-normalised states u = h / rms(h) (block outputs, or another site)
+    over the pooled tokens. ``token_states`` are the u of every completion token. ``rms`` is the mean of rms(h) over all
+    completion tokens of the batch; it is measured only without gradient and together with ``token_states``.
     """
 
     logps: Float[Tensor, " seq"]
     n_tokens: Int[Tensor, " seq"]
     pooled: Float[Tensor, "layer seq hidden"] | None = None
-    tokens: Float[Tensor, "layer token hidden"] | None = None
+    token_states: Float[Tensor, "layer token hidden"] | None = None
     rms: Float[Tensor, " layer"] | None = None
+    token_logps: Float[Tensor, " token"] | None = None
 
     def to(self, device: torch.device, **kwargs: Any) -> "SequenceOutputs":
         """Return the outputs on a device."""
@@ -89,8 +90,9 @@ def sequence_outputs(model: nn.Module, batch: TokenBatch, states: StateRequest |
         logps=logps.index_add(0, batch.sequence, token_logps),
         n_tokens=batch.n_tokens,
         pooled=torch.stack([pooled for pooled, _, _ in found]) if found else None,
-        tokens=torch.stack([tokens for _, tokens, _ in found]) if found and request.tokens else None,
+        token_states=torch.stack([tokens for _, tokens, _ in found]) if found and request.token_states else None,
         rms=torch.stack([rms for _, _, rms in found]) if found and measured else None,
+        token_logps=token_logps,
     )
 
 
@@ -115,7 +117,7 @@ def pool_weights(batch: TokenBatch, pool: Pool) -> Float[Tensor, "seq token"]:
 
 def _measures_size(request: StateRequest) -> bool:
     """Whether a pass measures how large states are: the reference's does, a training step has no use for it."""
-    return request.tokens and not torch.is_grad_enabled()
+    return request.token_states and not torch.is_grad_enabled()
 
 
 @contextmanager
@@ -134,7 +136,7 @@ def _read_blocks(model: nn.Module, batch: TokenBatch, request: StateRequest) -> 
         states = output.flatten(0, 1).index_select(0, batch.completion)
         tokens = rms_normalise(states)
         rms = states.float().square().mean(-1).sqrt().mean() if _measures_size(request) else None
-        return weights @ tokens, tokens if request.tokens else None, rms
+        return weights @ tokens, tokens if request.token_states else None, rms
 
     def hook_for(layer: int) -> Any:
         def hook(state: Tensor) -> None:
