@@ -1,4 +1,4 @@
-"""What `innerpo train` and `innerpo eval` do, top to bottom. READ THIS FIRST.
+"""What the verbs train and eval do, top to bottom. READ THIS FIRST.
 
 pairs -> tokens -> reference (cached) -> directions -> training -> scores -> table
 """
