@@ -29,7 +29,7 @@ from innerpo.model.adapters import add_adapter
 from innerpo.model.base import Base
 from innerpo.model.forward.blocks import decoder_blocks
 from innerpo.model.forward.layout import LayoutChoice, choose_layout
-from innerpo.model.forward.sites import site_places
+from innerpo.model.forward.sites import read_points
 from innerpo.model.layer_spec import resolve_layers
 from innerpo.model.loading import load_base
 from innerpo.model.reference import compute_reference
@@ -71,7 +71,7 @@ def train_and_score(config: RunConfig) -> RunResult:
     base = load_base(config.model, cache_root(config.data.cache_dir))
     method = build_method(config.method, resolve_layers(config.method.layers, len(decoder_blocks(base.model))))
     if method.request is not None:
-        site_places(base.model, method.layers, config.method.site)  # refuses a site that the model does not have
+        read_points(base.model, method.layers, config.method.site)  # refuses a site that the model does not have
     items = _training_items(pairs, base, config)
     layout = _layout(base, items, config)
 
