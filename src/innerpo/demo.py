@@ -6,7 +6,8 @@ from pathlib import Path
 
 from innerpo.config.run import RunConfig, default_run
 from innerpo.config.yaml import overlay, preset_path, read_yaml
-from innerpo.evaluation.suite import tabulate
+from innerpo.evaluation.facts import combine
+from innerpo.evaluation.report import headlines
 from innerpo.run import RunResult, train_and_score
 
 log = logging.getLogger(__name__)
@@ -29,8 +30,5 @@ def run_demo(output_dir: Path, seed: int) -> RunResult:
         config = demo_config(method, output_dir, seed)
         log.info(f"[{i}/{len(METHODS_SHOWN)}] {method}: train on {config.data.dataset}, then score")
         results.append(train_and_score(config))
-    rows = [r for r in results[0].rows if r.model == "base"]
-    rows += [r for result in results for r in result.rows if r.model != "base"]
-    columns = results[0].columns
-    tables = {a: tabulate(rows, columns, a, config.eval.bootstrap) for a in ("mean_logp", "sum_logp")}
-    return RunResult(output_dir, columns, tuple(rows), tables)
+    sets, scores = results[0].sets, combine([r.scores for r in results if r.scores is not None])
+    return RunResult(output_dir, sets, scores, headlines(scores, sets, config, ("mean_logp", "sum_logp")))

@@ -6,7 +6,7 @@ pairs -> tokens -> reference (cached) -> directions -> training -> scores -> tab
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,12 @@ from innerpo.config.run import RunConfig
 from innerpo.config.yaml import read_run_config
 from innerpo.data.pairs import PreferencePair, choose_negatives, shuffle_labels
 from innerpo.data.tokens import PairTokenizer, PromptItem
+from innerpo.data.training_pairs import training_pairs
 from innerpo.errors import UserError
-from innerpo.evaluation.score import PairScore
-from innerpo.evaluation.sets import Column, load_columns, training_pairs
-from innerpo.evaluation.suite import Suite, prepare_suite, score_policy, write_scores
+from innerpo.evaluation.facts import Scores
+from innerpo.evaluation.report import write_scores
+from innerpo.evaluation.scoring_run import prepare_scoring, score_run
+from innerpo.evaluation.sets import EvaluationSet, load_sets
 from innerpo.evaluation.tables import Headline
 from innerpo.files import cache_root
 from innerpo.methods.gradients.fit import fit_gradients
@@ -43,11 +45,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunResult:
-    """Where a run landed, what was scored, its rows (base and policy) and its tables by aggregate."""
+    """Where a run landed, the sets that were scored, the facts (base and policy) and the headline tables by scorer."""
 
     folder: Path
-    columns: tuple[Column, ...] = ()
-    rows: tuple[PairScore, ...] = ()
+    sets: tuple[EvaluationSet, ...] = ()
+    scores: Scores | None = None
     tables: dict[str, Headline] | None = None
 
 
@@ -66,7 +68,7 @@ def train_and_score(config: RunConfig) -> RunResult:
     known = training_pairs(config)
     pairs = choose_negatives(known, config.data.negatives, config.data.seed)
     pairs = shuffle_labels(pairs, config.data.shuffled_labels, config.data.seed)
-    columns = [] if config.eval.skip else load_columns(config, known)
+    sets = [] if config.eval.skip else load_sets(config, known)
 
     base = load_base(config.model, cache_root(config.data.cache_dir))
     method = build_method(config.method, resolve_layers(config.method.layers, len(decoder_blocks(base.model))))
@@ -88,7 +90,7 @@ def train_and_score(config: RunConfig) -> RunResult:
     )
     method = fit_method(method, reference, base.model, config.training.seed, layout.layout, base.pad_id)
     inner = _inner_reward(method)
-    suite = prepare_suite(columns, base, config, layout, inner)
+    prepared = prepare_scoring(sets, base, config, layout, inner)
 
     data_hash = artifacts.hash_of_tokens(items)
     with run_folder(config, artifacts.inputs_hash(data_hash, base)) as checkpoint:
@@ -109,33 +111,23 @@ def train_and_score(config: RunConfig) -> RunResult:
         log.info(f"the weights are in pieces on several devices; score them with: innerpo eval {config.run_dir}")
     if config.eval.skip or not process.is_main_process or weights is not None:
         return RunResult(config.run_dir)
-    rows = _all_rows(suite, policy, config, config.method_label, base.pad_id)
-    tables = write_scores(config.run_dir, rows, columns, config)
-    return RunResult(config.run_dir, tuple(columns), tuple(rows), tables)
+    scores = score_run(prepared, policy, config.method_label, config.method.frozen)
+    return RunResult(config.run_dir, tuple(sets), scores, write_scores(config.run_dir, scores, sets, config))
 
 
 def evaluate(folder: Path, config: RunConfig) -> RunResult:
     """Score a saved run, or any peft adapter, beside its base model."""
     artifacts.check_adapter(folder)
-    columns = load_columns(config)
+    sets = load_sets(config)
     base = load_base(config.model, cache_root(config.data.cache_dir))
     inner = artifacts.load_directions(folder)
     tokens = PairTokenizer(base.tokenizer, config.data.max_prompt_tokens, config.data.max_response_tokens)
-    layout = _layout(base, tokens.scoring_items(columns[0].pairs[:8]), config)
-    suite = prepare_suite(columns, base, config, layout, inner)
+    layout = _layout(base, tokens.scoring_items(sets[0].pairs[:8]), config)
+    prepared = prepare_scoring(sets, base, config, layout, inner)
     label = folder.resolve().name if read_run_config(folder) is None else config.method_label
-    rows = _all_rows(suite, artifacts.load_policy(base, folder), config, label, base.pad_id)
+    scores = score_run(prepared, artifacts.load_policy(base, folder), label, config.method.frozen)
     target = artifacts.scores_folder(folder, config)
-    return RunResult(target, tuple(columns), tuple(rows), write_scores(target, rows, columns, config))
-
-
-def _all_rows(suite: Suite, policy: Any, config: RunConfig, label: str, pad_id: int) -> list[PairScore]:
-    """Rows of base, policy and steered base; a frozen policy is the base, and is not run again."""
-    if config.method.frozen:
-        own = [replace(row, model=label) for row in suite.base_rows]
-    else:
-        own = score_policy(suite, policy, label, pad_id)
-    return [*suite.base_rows, *own, *suite.steered_rows]
+    return RunResult(target, tuple(sets), scores, write_scores(target, scores, sets, config))
 
 
 def _with_gradients(
