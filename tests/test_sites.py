@@ -14,13 +14,13 @@ from innerpo.data.batching.batch import make_batch
 from innerpo.errors import UserError
 from innerpo.methods.inner_reward import InnerReward
 from innerpo.model.forward.outputs import StateRequest, sequence_outputs
-from innerpo.model.forward.sites import NAMED, site_places
+from innerpo.model.forward.sites import NAMED, read_points
 from innerpo.model.reference import compute_reference
 from innerpo.run import evaluate, train
 from innerpo.training.artifacts import load_directions
 
 LAYERS = (0, 2, 3)
-# What each site is, said once more and plainly: path in the block, and whether it is the input.
+# Each site written out: path in the block, and whether the input is read.
 PLAIN = {
     "residual": ("", False),
     "attn_out": ("self_attn", False),
@@ -154,7 +154,7 @@ def test_an_adapted_model_has_the_same_sites(site, items):
 )
 def test_a_wrong_site_is_one_line_that_says_what_there_is(site, message):
     with pytest.raises(UserError, match=message) as error:
-        site_places(build_model(), LAYERS, site)
+        read_points(build_model(), LAYERS, site)
     assert "\n" not in str(error.value)
 
 

@@ -4,7 +4,8 @@ import hashlib
 import json
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from innerpo.methods.inner_reward import InnerReward
 from innerpo.methods.method import Method
 from innerpo.methods.records import Directions
 from innerpo.methods.transforms.transform import Transform
-from innerpo.model.adapters import load_adapter
+from innerpo.model.adapters import load_adapter, remove_adapter
 from innerpo.model.base import Base
 from innerpo.model.forward.layout import LayoutChoice
 from innerpo.training.run_folder import CHECKPOINTS, RECORD
@@ -101,6 +102,16 @@ def load_policy(base: Base, folder: Path) -> Any:
         return load_adapter(base, folder)
     policy = type(base.model).from_pretrained(folder, dtype=base.model.dtype)
     return policy.to(base.model.device)
+
+
+@contextmanager
+def loaded_policy(base: Base, folder: Path) -> Iterator[Any]:
+    """Put a run's adapter on the base; take it off at the end."""
+    policy = load_policy(base, folder)
+    try:
+        yield policy
+    finally:
+        remove_adapter(base, policy)
 
 
 def save_directions(path: Path, method: Method) -> None:
