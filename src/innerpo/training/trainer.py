@@ -104,8 +104,7 @@ class PairTrainer(Trainer):
         metrics_path: Path | None = None,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
-        per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps * max(1, args.world_size)
-        self.sampler = PairSampler([i.n_tokens for i in collator.items], per_step, args.seed)
+        self.sampler = PairSampler(len(collator.items), args.seed)
         super().__init__(
             model=model,
             args=args,
