@@ -14,7 +14,6 @@ from innerpo.data.tokens import PairTokenizer
 from innerpo.errors import UserError
 from innerpo.model.base import Base
 from innerpo.training.prepare import adapted, prepare_items
-from innerpo.training.sampler import PairSampler
 from innerpo.training.train import train_policy
 
 
@@ -149,30 +148,6 @@ def test_lora_dropout_and_model_dropout(tmp_path):
     batch = torch.arange(2, 12)[None]
     model.train()
     assert torch.equal(model(batch).logits, model(batch).logits)
-
-
-# -- the order of pairs
-
-
-def test_sampler_sees_every_pair_once_an_epoch():
-    sampler = PairSampler([i % 13 + 5 for i in range(101)], pairs_per_step=8, seed=0)
-    first = list(sampler)
-    assert sorted(first) == list(range(101))
-    assert list(sampler) == first
-    sampler.set_epoch(1)
-    assert sorted(sampler) == list(range(101))
-    assert list(sampler) != first
-
-
-def test_sampler_batches_like_lengths():
-    lengths = [(i * 7919) % 400 + 5 for i in range(320)]
-    sampler = PairSampler(lengths, pairs_per_step=8, seed=0)
-    order = list(sampler)
-    steps = [[lengths[i] for i in order[k : k + 8]] for k in range(0, 320, 8)]
-    padded = sum(8 * max(step) for step in steps)
-    assert padded < 1.15 * sum(lengths)
-    plain = sum(8 * max(lengths[k : k + 8]) for k in range(0, 320, 8))
-    assert padded < 0.75 * plain
 
 
 # -- what a run leaves behind

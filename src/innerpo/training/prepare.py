@@ -4,14 +4,17 @@ Training, doctor, inspection and benchmarks start here, so that what they measur
 """
 
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from accelerate import PartialState
 from torch import nn
 
 from innerpo.config.run import RunConfig
+from innerpo.data.batching.row_plan import Layout
 from innerpo.data.pairs import PreferencePair, choose_negatives, shuffle_labels
 from innerpo.data.tokens import PairTokenizer, PromptItem
 from innerpo.errors import UserError
@@ -26,6 +29,7 @@ from innerpo.model.forward.sites import read_points
 from innerpo.model.layer_spec import resolve_layers
 from innerpo.model.reference import Reference, compute_reference
 from innerpo.training.collate import PairCollator
+from innerpo.training.sampler import first_indices
 
 log = logging.getLogger(__name__)
 
@@ -90,20 +94,50 @@ def prepare_items(
         read_points(base.model, method.layers, config.method.site)  # refuses a site that the model does not have
     layout = choose_layout(base.model, items, base.pad_id, data.layout)
     log.info(f"layout: {layout.layout} ({layout.reason})")
-    reference = compute_reference(
-        base,
-        items,
-        layout.layout,
-        method.request,
-        batch_size=data.batch_size,
-        cache_dir=cache,
-        what=f"{data.dataset} (train)",
-        # Full fine-tuning has no adapter to switch off, so its reference cannot be run again during training.
-        token_limit_bytes=data.token_cache_gb * 1e9 if config.model.lora_r else float("inf"),
-    )
+    reference = _reference(config, base, items, layout.layout, method, cache)
     method = fit_method(method, reference, base.model, config.training.seed, layout.layout, base.pad_id)
     _log_directions(method)
     return Prepared(base, items, layout, reference, method)
+
+
+def _reference(
+    config: RunConfig, base: Base, items: Sequence[PromptItem], layout: Layout, method: Method, cache: Path
+) -> Reference:
+    """Reference outputs on the pairs; without directions to fit, only on those that the run's steps will see."""
+
+    def compute(some: Sequence[PromptItem]) -> Reference:
+        return compute_reference(
+            base,
+            some,
+            layout,
+            method.request,
+            batch_size=config.data.batch_size,
+            cache_dir=cache,
+            what=f"{config.data.dataset} (train)",
+            # Full fine-tuning has no adapter to switch off, so its reference cannot be run again during training.
+            token_limit_bytes=config.data.token_cache_gb * 1e9 if config.model.lora_r else float("inf"),
+        )
+
+    seen = seen_pairs(config, len(items))
+    if method.request is not None or len(seen) == len(items):
+        return compute(items)
+    log.info(f"reference: only of the {len(seen)} of {len(items)} pairs that {config.training.max_steps} steps see")
+    return compute([items[i] for i in seen]).spread_over(items, seen)
+
+
+def seen_pairs(config: RunConfig, n_pairs: int) -> list[int]:
+    """Return the indices of the pairs that the run will train on, in the order of their first step."""
+    training = config.training
+    if training.max_steps:
+        steps = training.max_steps
+    else:
+        steps = math.ceil(training.epochs * -(-n_pairs // pairs_per_step(config)))
+    return first_indices(n_pairs, pairs_per_step(config), training.seed, steps)
+
+
+def pairs_per_step(config: RunConfig) -> int:
+    """Pairs of one optimiser step, over accumulated batches and processes."""
+    return config.data.batch_size * config.training.gradient_accumulation * PartialState().num_processes
 
 
 @contextmanager

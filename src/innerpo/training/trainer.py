@@ -77,7 +77,7 @@ class PairTrainer(Trainer):
     ) -> None:
         self.pairs_per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps
         self.pairs_per_step *= max(1, args.world_size)
-        self.sampler = PairSampler([i.n_tokens for i in pairs.items], self.pairs_per_step, args.seed)
+        self.sampler = PairSampler(len(pairs.items), args.seed)
         super().__init__(
             model=model,
             args=args,
