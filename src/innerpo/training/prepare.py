@@ -128,16 +128,14 @@ def _reference(
 def seen_pairs(config: RunConfig, n_pairs: int) -> list[int]:
     """Return the indices of the pairs that the run will train on, in the order of their first step."""
     training = config.training
-    if training.max_steps:
-        steps = training.max_steps
-    else:
-        steps = math.ceil(training.epochs * -(-n_pairs // pairs_per_step(config)))
+    steps = training.max_steps or math.ceil(training.epochs * -(-n_pairs // pairs_per_step(config)))
     return first_indices(n_pairs, pairs_per_step(config), training.seed, steps)
 
 
 def pairs_per_step(config: RunConfig) -> int:
     """Pairs of one optimiser step, over accumulated batches and processes."""
-    return config.data.batch_size * config.training.gradient_accumulation * PartialState().num_processes
+    processes: int = PartialState().num_processes
+    return config.data.batch_size * config.training.gradient_accumulation * processes
 
 
 @contextmanager
