@@ -20,8 +20,8 @@ Needs = Literal["logps", "states", "token_states"]
 class PairOutputs:
     """Outputs on a batch of pairs: summed log-probs (nats), token counts, transformed pooled states.
 
-    ``token_states`` are the RMS-normalised, untransformed states of all completion tokens; ``sequence`` says which response
-    a token belongs to (2i is pair i's chosen one, 2i + 1 its rejected one).
+    ``token_states`` are the RMS-normalised, untransformed states of all completion tokens; ``sequence`` tells which
+    response a token belongs to (2i is pair i's chosen one, 2i + 1 its rejected one).
     """
 
     chosen_logps: Float[Tensor, " pair"]
