@@ -37,8 +37,8 @@ class SequenceOutputs:
     """What the model says of each response.
 
     ``logps`` are sums over completion tokens, in nats. ``pooled`` are means of RMS-normalised states (block outputs,
-    or another site) u = h / rms(h) over the pooled tokens (design: s_l(y) before the transform); ``token_states`` are u;
-    ``rms`` is the mean of rms(h) over all completion tokens of the batch; only passes without gradient that keep the
+    or another site) u = h / rms(h) over the pooled tokens (design: s_l(y) before the transform); ``token_states`` are
+    u; ``rms`` is the mean of rms(h) over all completion tokens of the batch; only passes without gradient that keep the
     tokens (the reference) have it.
     """
 
