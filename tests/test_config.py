@@ -149,9 +149,9 @@ def captured(monkeypatch, tmp_path):
 
         def stop_here(config):
             seen.append(config)
-            return innerpo.run.RunResult(tmp_path)
+            return innerpo.run.Run(tmp_path)
 
-        monkeypatch.setattr(innerpo.run, "train_and_score", stop_here)
+        monkeypatch.setattr(innerpo.run, "train", stop_here)
         assert main(["train", *args]) == 0
         return seen[0]
 

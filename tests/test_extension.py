@@ -21,16 +21,18 @@ from innerpo.registry import (
     GRADIENTS,
     METHODS,
     OUTPUTS,
+    SCORERS,
     SHIFTS,
     SOURCES,
+    STATISTICS,
     TERMS,
     TRANSFORMS,
     Lazy,
     fact,
     resolve,
 )
-from innerpo.run import train_and_score
-from innerpo.training.artifacts import load_directions
+from innerpo.run import train
+from innerpo.training.directions_file import load_directions
 
 
 def shrink_rejected(x):
@@ -93,7 +95,7 @@ def test_one_run_with_everything_of_ones_own(extended, toy_folder, tmp_path):
         eval=replace(config.eval, rnd_dataset="embedded:control", max_prompts=4, bootstrap=20),
         output_dir=tmp_path,
     )
-    folder = train_and_score(config).folder
+    folder = train(config).folder
     assert (folder / "adapter_model.safetensors").is_file()
     log = (folder / "metrics.jsonl").read_text()
     assert '"loss/output": 1.0,' in log.splitlines()[0]  # the hinge at the reference
@@ -110,7 +112,9 @@ def test_a_shift_of_ones_own(extended):
 
 
 @pytest.mark.parametrize(
-    "table", [TERMS, OUTPUTS, DIRECTIONS, TRANSFORMS, GRADIENTS, SOURCES], ids=lambda t: next(iter(t))
+    "table",
+    [TERMS, OUTPUTS, DIRECTIONS, TRANSFORMS, GRADIENTS, SOURCES, SCORERS, STATISTICS],
+    ids=lambda t: next(iter(t)),
 )
 def test_every_entry_is_importable_and_its_facts_are_true(table):
     for name, entry in table.items():

@@ -7,14 +7,15 @@ import pytest
 import torch
 
 import innerpo.config.run
+from conftest import facts_of
 from innerpo.cli.verbs import main
 from innerpo.config.method import MethodConfig, method_names
 from innerpo.config.run import default_run
 from innerpo.config.yaml import read_run_config as load_config
 from innerpo.errors import UserError
 from innerpo.registry import METHODS, TRANSFORMS
-from innerpo.run import evaluate, train_and_score
-from innerpo.training.artifacts import load_directions
+from innerpo.run import evaluate, train
+from innerpo.training.directions_file import load_directions
 
 STATELESS = {"dpo", "ipo", "simpo", "sft", "projgrad", "projbp"}
 
@@ -35,13 +36,13 @@ def toy_run(name, toy_folder, tmp_path, **method):
 
 
 def same_scores(a, b):
-    return [r.chosen_logp for r in a] == pytest.approx([r.chosen_logp for r in b], abs=1e-4)
+    return a == pytest.approx(b, abs=1e-4)
 
 
 @pytest.mark.parametrize("name", [n for n in METHODS if n != "probe"])
 def test_every_method_trains_saves_reloads_and_scores(name, toy_folder, tmp_path):
     config = toy_run(name, toy_folder, tmp_path)
-    result = train_and_score(config)
+    result = train(config)
     label = name if name in STATELESS else f"{name}-none"
     assert result.folder.name == f"{label}_embedded-longer_seed1"
     steps = [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
@@ -50,28 +51,27 @@ def test_every_method_trains_saves_reloads_and_scores(name, toy_folder, tmp_path
     assert sum(losses[-3:]) / 3 < 0.97 * losses[0], losses  # the first is at the reference, before any step
     assert {k.removeprefix("loss/") for k in steps[0] if k.startswith("loss/")} == set(config.method.term_weights())
     assert (result.folder / "directions.safetensors").is_file() == (name not in STATELESS)
-    assert {r.model for r in result.rows} == {"base", label}
-    base, policy = ([r for r in result.rows if (r.model == "base") == b] for b in (True, False))
-    assert not same_scores(base, policy)
+    assert set(facts_of(result, column="model")) == {"base", label}
+    assert not same_scores(facts_of(result, "base"), facts_of(result, label))
     again = evaluate(result.folder, load_config(result.folder))
-    assert same_scores(again.rows, result.rows)
+    assert same_scores(facts_of(again), facts_of(result))
 
 
 def test_probe_trains_nothing_and_scores_along_its_direction(toy_folder, tmp_path, capsys):
     config = toy_run("probe", toy_folder, tmp_path)
-    result = train_and_score(config)
+    result = train(config)
     assert result.folder.name == "probe-none_embedded-longer_seed1"
     files = {p.name for p in result.folder.iterdir()}
     assert "directions.safetensors" in files
     assert not {"adapter_config.json", "adapter_model.safetensors", "model.safetensors", "metrics.jsonl"} & files
     assert json.loads((result.folder / "run.json").read_text())["steps"] == 0
     assert "Preference directions of the frozen" in (result.folder / "README.md").read_text()
-    base, policy = ([r for r in result.rows if r.model == m] for m in ("base", "probe-none"))
-    assert [replace(r, model="base") for r in policy] == base
-    assert all(torch.isfinite(torch.tensor([r.chosen_inner, r.rejected_inner])).all() for r in policy)
+    for column in ("set", "prompt", "logp", "inner", "abs_log_ratio"):
+        assert facts_of(result, "probe-none", column) == facts_of(result, "base", column)
+    assert torch.isfinite(torch.tensor(facts_of(result, "probe-none", "inner"))).all()
     assert set(result.tables["inner"].cells) == {"base", "probe-none"}
     # its directions are those of innerpo, and `innerpo eval` works on the folder
-    innerpo_run = train_and_score(
+    innerpo_run = train(
         replace(toy_run("innerpo", toy_folder, tmp_path), method=replace(default_run("innerpo").method, layers="1,-1"))
     )
     a, b = (load_directions(r.folder).directions for r in (result, innerpo_run))
@@ -79,7 +79,7 @@ def test_probe_trains_nothing_and_scores_along_its_direction(toy_folder, tmp_pat
     assert main(["eval", str(result.folder)]) == 0
     assert "probe-none" in capsys.readouterr().out
     with pytest.raises(UserError, match="already holds a run"):
-        train_and_score(config)
+        train(config)
 
 
 def test_remove_and_lda_reach_the_run(toy_folder, tmp_path):
@@ -91,7 +91,7 @@ def test_remove_and_lda_reach_the_run(toy_folder, tmp_path):
             config = replace(
                 config, output_dir=tmp_path / f"{direction}{len(remove)}", eval=replace(config.eval, skip=True)
             )
-            found[direction, remove] = load_directions(train_and_score(config).folder).directions.w
+            found[direction, remove] = load_directions(train(config).folder).directions.w
     values = list(found.values())
     assert not any(torch.allclose(a, b, atol=1e-4) for i, a in enumerate(values) for b in values[:i])
 
@@ -107,7 +107,7 @@ def test_shuffled_labels_leave_shared_directions_at_chance(toy_folder, tmp_path)
             data=replace(config.data, max_train_prompts=160),
             eval=replace(config.eval, skip=True),
         )
-        accuracy[name] = load_directions(train_and_score(config).folder).directions.accuracy
+        accuracy[name] = load_directions(train(config).folder).directions.accuracy
     assert (accuracy["innerpo"] > 0.85).all(), accuracy
     assert ((accuracy["shuffled-labels"] - 0.5).abs() < 0.15).all(), accuracy
 
@@ -136,7 +136,7 @@ def test_methods_that_read_no_states_have_no_alias():
 
 def test_an_alias_on_the_command_line(monkeypatch, tmp_path):
     seen = []
-    monkeypatch.setattr(innerpo.run, "train_and_score", lambda c: seen.append(c) or innerpo.run.RunResult(tmp_path))
+    monkeypatch.setattr(innerpo.run, "train", lambda c: seen.append(c) or innerpo.run.Run(tmp_path))
     assert main(["train", "innerpo-none", "--training.seed=3"]) == 0
     assert main(["train", "innerpo", "--method.transform=none", "--training.seed=3"]) == 0
     assert main(["train", "shuffled-labels", "--method.remove", "length", "logprob"]) == 0

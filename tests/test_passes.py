@@ -1,4 +1,4 @@
-"""Batches in several passes, compiled blocks, choices by hardware: the same gradients, whatever the machine likes."""
+"""Batches in several passes, compiled blocks, choices by hardware: the same gradients on any machine."""
 
 from dataclasses import replace
 
@@ -26,7 +26,7 @@ from innerpo.model.numerics.hardware import (
     limit_threads,
     multiplies_in_float32,
 )
-from innerpo.run import train_and_score
+from innerpo.run import train
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -78,7 +78,7 @@ def test_several_passes_train_the_adapter_of_one(name, toy_folder, tmp_path):
     adapters, logs = [], []
     for micro_batch_tokens in (100_000, 120):
         config = toy_config(name, toy_folder, tmp_path, micro_batch_tokens=micro_batch_tokens)
-        folder = train_and_score(config).folder
+        folder = train(config).folder
         adapters.append(load_file(folder / "adapter_model.safetensors"))
         logs.append((folder / "metrics.jsonl").read_text().splitlines())
     for key, value in adapters[0].items():
@@ -102,7 +102,7 @@ def test_passes_are_really_made(toy_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(
         trainer, "sequence_outputs", lambda m, batch, s: shapes.append(batch.input_ids.numel()) or plain(m, batch, s)
     )
-    train_and_score(toy_config("dpo", toy_folder, tmp_path, micro_batch_tokens=150))
+    train(toy_config("dpo", toy_folder, tmp_path, micro_batch_tokens=150))
     assert len(shapes) > 4
     assert max(shapes) <= 150
 
@@ -192,7 +192,7 @@ def test_choices_and_their_reasons(monkeypatch):
     monkeypatch.setattr(hardware.shutil, "which", lambda _: None)
     assert choose_compile(auto, torch.bfloat16, CPU, 200).reason == "there is no C++ compiler"
     monkeypatch.setattr(hardware, "has_units", lambda *_: False)
-    assert "through float32" in choose_compile(auto, torch.bfloat16, CPU, 200).reason
+    assert "matrices in float32" in choose_compile(auto, torch.bfloat16, CPU, 200).reason
     with pytest.raises(UserError, match="without units for it"):
         choose_compile(ModelConfig(compile="on"), torch.bfloat16, CPU, 200)
     assert choose_compile(ModelConfig(compile="on"), torch.bfloat16, CUDA, 200).value
@@ -292,7 +292,7 @@ def test_the_training_split_is_read_once(toy_folder, tmp_path, monkeypatch):
     )
     config = toy_config("dpo", toy_folder, tmp_path)
     config = replace(config, eval=replace(config.eval, skip=False, max_prompts=4, bootstrap=10))
-    rows = train_and_score(config).rows
+    rows = train(config).rows
     assert read.count("train") == 1
     assert len({r.cluster for r in rows if r.column == "train"}) == 4
 

@@ -6,22 +6,21 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-import innerpo.config.run
-from conftest import build_model
+from conftest import build_model, facts_of
 from innerpo.cli.verbs import main
 from innerpo.config.method import MethodConfig
-from innerpo.config.run import ModelConfig, RunConfig, default_run
+from innerpo.config.run import ModelConfig, default_run
 from innerpo.data.batching.batch import make_batch
 from innerpo.errors import UserError
-from innerpo.evaluation.score import InnerScorer
+from innerpo.methods.inner_reward import InnerReward
 from innerpo.model.forward.outputs import StateRequest, sequence_outputs
-from innerpo.model.forward.sites import NAMED, site_places
+from innerpo.model.forward.sites import NAMED, read_points
 from innerpo.model.reference import compute_reference
-from innerpo.run import evaluate, train_and_score
-from innerpo.training.artifacts import directions_site
+from innerpo.run import evaluate, train
+from innerpo.training.directions_file import load_directions
 
 LAYERS = (0, 2, 3)
-# What each site is, said once more and plainly: path in the block, and whether it is the input.
+# Each site written out: path in the block, and whether the input is read.
 PLAIN = {
     "residual": ("", False),
     "attn_out": ("self_attn", False),
@@ -155,7 +154,7 @@ def test_an_adapted_model_has_the_same_sites(site, items):
 )
 def test_a_wrong_site_is_one_line_that_says_what_there_is(site, message):
     with pytest.raises(UserError, match=message) as error:
-        site_places(build_model(), LAYERS, site)
+        read_points(build_model(), LAYERS, site)
     assert "\n" not in str(error.value)
 
 
@@ -215,36 +214,15 @@ def toy_run(folder, tmp_path, name="innerpo", **method):
 def test_a_run_trains_and_is_scored_at_its_site(toy_folder, tmp_path, site, method, monkeypatch):
     config = toy_run(toy_folder, tmp_path, site=site, **method)
     config = replace(config, training=replace(config.training, gradient_checkpointing=True))
-    result = train_and_score(config)
-    assert directions_site(result.folder) == site
+    result = train(config)
+    assert load_directions(result.folder).site == site
     asked = []
-    request = InnerScorer.request.fget
-    monkeypatch.setattr(InnerScorer, "request", property(lambda s: asked.append(s.site) or request(s)))
+    request = InnerReward.request.fget
+    monkeypatch.setattr(InnerReward, "request", property(lambda s: asked.append(s.site) or request(s)))
     again = evaluate(result.folder, config)
     assert set(asked) == {site}
-    for a, b in zip(result.rows, again.rows, strict=True):
-        assert (a.chosen_inner, a.chosen_logp) == pytest.approx((b.chosen_inner, b.chosen_logp), abs=1e-4)
-
-
-def test_directions_without_a_site_are_of_the_residual_stream(toy_folder, tmp_path):
-    from safetensors import safe_open
-    from safetensors.torch import load_file, save_file
-
-    folder = train_and_score(toy_run(toy_folder, tmp_path, "probe")).folder
-    path = folder / "directions.safetensors"
-    with safe_open(path, framework="pt") as file:
-        header = {k: v for k, v in file.metadata().items() if k != "site"}
-    tensors = {k: v.clone() for k, v in load_file(path).items()}
-    save_file(tensors, path, header)
-    assert directions_site(folder) == "residual"
-
-
-def test_ids_of_runs_without_a_site_stay_as_they_were(monkeypatch):
-    plain, hashed, dumps = RunConfig(), [], innerpo.config.run.json.dumps
-    assert replace(plain, method=replace(plain.method, site="mlp_out")).run_id() != plain.run_id()
-    monkeypatch.setattr(innerpo.config.run.json, "dumps", lambda x, **options: hashed.append(x) or dumps(x, **options))
-    plain.run_id()
-    assert "site" not in hashed[0]["method"]
+    for column in ("inner", "logp"):
+        assert facts_of(result, column=column) == pytest.approx(facts_of(again, column=column), abs=1e-4)
 
 
 def test_a_wrong_site_ends_the_command_in_one_line(toy_folder, tmp_path, capsys):

@@ -7,18 +7,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from conftest import build_model, build_tokenizer, make_pairs
+from conftest import build_model, build_tokenizer, facts_of, make_pairs
 from innerpo.config.method import MethodConfig
 from innerpo.config.run import RunConfig, default_run
 from innerpo.data.tokens import PairTokenizer
 from innerpo.errors import UserError
-from innerpo.methods.gradients.fit import fit_gradients
-from innerpo.methods.method import build_method, fit_method
-from innerpo.model.adapters import add_adapter
 from innerpo.model.base import Base
-from innerpo.model.reference import compute_reference
-from innerpo.training.arguments import train_policy
+from innerpo.training.prepare import adapted, prepare_items
 from innerpo.training.sampler import PairSampler
+from innerpo.training.train import train_policy
 
 
 def train(tmp_path, name="dpo", n_pairs=22, layout="one_row", **changes):
@@ -36,16 +33,11 @@ def train(tmp_path, name="dpo", n_pairs=22, layout="one_row", **changes):
     config.run_dir.mkdir(parents=True, exist_ok=True)
     base = Base(build_model().requires_grad_(False), build_tokenizer(), "toy", "toy")
     items = PairTokenizer(base.tokenizer, 64, 64).training_items(make_pairs(n_pairs))
-    fitted = build_method(config.method, (1, 3))
-    cache = {"batch_size": 8, "cache_dir": tmp_path / "cache", "what": "toy"}
-    limit = {"token_limit_bytes": config.data.token_cache_gb * 1e9}
-    reference = compute_reference(base, items, layout, fitted.request, **cache, **limit)
-    fitted = fit_method(fitted, reference, base.model, config.training.seed)
-    policy = add_adapter(base, config.model, config.training.seed)
-    places = {"batch_size": 8, "cache_dir": tmp_path / "cache", "seed": config.training.seed}
-    fitted = fit_gradients(fitted, policy, base, items, layout, **places)
-    record = train_policy(policy, fitted, items, reference, layout, 0, config, None)
-    weights = {n: p.detach().clone() for n, p in policy.named_parameters() if p.requires_grad}
+    config = replace(config, data=replace(config.data, layout=layout, cache_dir=tmp_path / "cache"))
+    prepared = prepare_items(config, base, items)
+    with adapted(prepared, config) as (policy, method):
+        record = train_policy(policy, method, prepared.pairs, config)
+        weights = {n: p.detach().clone() for n, p in policy.named_parameters() if p.requires_grad}
     log = [json.loads(line) for line in (config.run_dir / "metrics.jsonl").read_text().splitlines()]
     return weights, log, record
 
@@ -193,8 +185,8 @@ def test_run_folder(tmp_path, toy_folder):
 
     from innerpo.config.yaml import read_run_config as load_config
     from innerpo.model.forward.blocks import decoder_blocks
-    from innerpo.run import train_and_score
-    from innerpo.training.artifacts import load_directions
+    from innerpo.run import train
+    from innerpo.training.directions_file import load_directions
 
     config = default_run("innerpo")
     config = replace(
@@ -206,7 +198,7 @@ def test_run_folder(tmp_path, toy_folder):
         eval=replace(config.eval, max_prompts=6, bootstrap=50),
         output_dir=tmp_path / "outputs",
     )
-    result = train_and_score(config)
+    result = train(config)
     folder = tmp_path / "outputs" / "innerpo-none_embedded-longer_seed1"
     assert result.folder == folder
     assert {p.name for p in folder.iterdir()} == {
@@ -226,20 +218,20 @@ def test_run_folder(tmp_path, toy_folder):
     assert any(t.abs().max() > 0 for n, t in saved.items() if "lora_B" in n)
     assert len(decoder_blocks(policy)) == 4
     assert load_config(folder) == config
-    layers, transform, directions, pool = load_directions(folder)
-    assert (layers, transform.name, pool) == ((1, 3), "none", "mean")
-    assert directions.w.shape == (2, 32)
+    inner = load_directions(folder)
+    assert (inner.layers, inner.transform.name, inner.pool, inner.site) == ((1, 3), "none", "mean", "residual")
+    assert inner.directions.w.shape == (2, 32)
     record = json.loads((folder / "run.json").read_text())
     assert record["n_pairs"] == 16
     assert record["versions"]["torch"] == torch.__version__
-    assert {r.model for r in result.rows} == {"base", "innerpo-none"}
-    assert {r.column for r in result.rows} == {"train", "test", "oos", "rnd"}
+    assert set(facts_of(result, column="model")) == {"base", "innerpo-none"}
+    assert set(facts_of(result, column="set")) == {"train", "test", "oos", "rnd"}
 
 
 def test_full_fine_tune_is_saved_reloaded_and_scored(tmp_path, toy_folder):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from innerpo.run import evaluate, train_and_score
+    from innerpo.run import evaluate, train
 
     config = default_run("dpo")
     config = replace(
@@ -250,15 +242,14 @@ def test_full_fine_tune_is_saved_reloaded_and_scored(tmp_path, toy_folder):
         eval=replace(config.eval, max_prompts=6, bootstrap=50),
         output_dir=tmp_path / "outputs",
     )
-    result = train_and_score(config)
+    result = train(config)
     AutoTokenizer.from_pretrained(result.folder)
     trained, base = (AutoModelForCausalLM.from_pretrained(f) for f in (result.folder, toy_folder))
     assert not torch.equal(trained.lm_head.weight, base.lm_head.weight)
     assert list((result.folder / "tensorboard").glob("events*"))
     again = evaluate(result.folder, config)
-    assert [r.chosen_logp for r in again.rows] == pytest.approx([r.chosen_logp for r in result.rows], abs=1e-5)
-    policy = [r.chosen_logp for r in again.rows if r.model == "dpo"]
-    assert policy != pytest.approx([r.chosen_logp for r in again.rows if r.model == "base"], abs=1e-2)
+    assert facts_of(again) == pytest.approx(facts_of(result), abs=1e-5)
+    assert facts_of(again, "dpo") != pytest.approx(facts_of(again, "base"), abs=1e-2)
 
 
 def test_run_config_default_is_a_run():

@@ -1,6 +1,6 @@
 """The one registry: every name that a config can contain, and where the code behind it is.
 
-An entry is a ``module:attribute`` string, imported when it is used, so that ``--help`` imports neither torch nor
+An entry is a ``module:attribute`` string, imported when it is used, so that a help page imports neither torch nor
 transformers. A program adds its own by putting the object itself into a table: ``TERMS["mine"] = my_term``. A file of
 the package is added by one line here. ``CONTRIBUTING.md`` shows both for every table.
 """
@@ -174,6 +174,19 @@ SHIFTS: dict[str, Entry] = {
     "genies_all": "innerpo.data:shifts.toml#genies_all",
     "reversed": "innerpo.data:shifts.toml#reversed",
     "ethics": "innerpo.data:shifts.toml#ethics",
+}
+
+# name -> function: (facts of responses, a polars DataFrame) -> one number per response, higher is better.
+SCORERS: dict[str, Entry] = {
+    "mean_logp": "innerpo.evaluation.scorers.mean_logp:mean_logp",
+    "sum_logp": "innerpo.evaluation.scorers.sum_logp:sum_logp",
+    "inner": "innerpo.evaluation.scorers.inner:inner",
+    "longer": "innerpo.evaluation.scorers.longer:longer",
+}
+
+# name -> function: (one value per pair, the prompt of each) -> Estimate with its interval.
+STATISTICS: dict[str, Entry] = {
+    "bootstrap": "innerpo.evaluation.statistics:cluster_mean",
 }
 
 

@@ -1,4 +1,4 @@
-"""Configs from YAML: presets, files and saved runs. Command line > --config file > --preset > default."""
+"""Configs from YAML: presets, files and saved runs. Command line > file > preset > default."""
 
 import dataclasses
 import re
@@ -35,7 +35,7 @@ for _kind in (_Loader, _Dumper):
 def preset_dir() -> Path:
     """Folder of the presets: inside an installed wheel, or ``configs/`` of a checkout."""
     inside = Path(str(resources.files("innerpo"))) / "configs"
-    return inside if inside.is_dir() else Path(__file__).parents[2] / "configs"
+    return inside if inside.is_dir() else Path(__file__).parents[3] / "configs"
 
 
 def preset_path(name: str) -> Path:
@@ -76,9 +76,34 @@ def read_run_config(folder: Path) -> RunConfig | None:
     return overlay(default_run(name), values, str(path))
 
 
+def config_of_folder(folder: Path) -> RunConfig:
+    """Return a run's own config; for a peft adapter made elsewhere, the defaults with the base model that it names."""
+    own = read_run_config(folder)
+    if own is not None:
+        return own
+    adapter = folder / "adapter_config.json"
+    if not adapter.is_file():
+        return RunConfig()
+    named = read_yaml(adapter).get("base_model_name_or_path")  # JSON is YAML
+    config = default_run("dpo")
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, base_model=named)) if named else config
+
+
 def without_identity(values: dict[str, Any]) -> dict[str, Any]:
     """Drop what a run's own config.yaml holds beyond options: it is a config file too."""
     return {k: v for k, v in values.items() if k not in ("run_id", "inputs")}
+
+
+def nested(options: dict[str, Any]) -> dict[str, Any]:
+    """Return ``{"training.lr": 1e-5}`` as ``{"training": {"lr": 1e-5}}``; tuples become lists, as YAML has them."""
+    found: dict[str, Any] = {}
+    for name, value in options.items():
+        *sections, field = name.split(".")
+        inner = found
+        for section in sections:
+            inner = inner.setdefault(section, {})
+        inner[field] = list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
+    return found
 
 
 def overlay(base: T, values: dict[str, Any], where: str) -> T:

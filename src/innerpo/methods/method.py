@@ -17,6 +17,7 @@ from innerpo.methods.records import Directions, PairOutputs, Term, TermInputs, l
 from innerpo.methods.terms.inner import margin_of
 from innerpo.methods.transforms.transform import IDENTITY, FitInputs, Transform
 from innerpo.model.forward.outputs import StateRequest
+from innerpo.model.forward.sites import RESIDUAL
 from innerpo.model.reference import Reference
 from innerpo.registry import TERMS, TRANSFORMS, resolve
 
@@ -53,6 +54,12 @@ class Method:
         if needs <= {"logps"}:
             return None
         return StateRequest(self.layers, self.config.pool, token_states="token_states" in needs, site=self.config.site)
+
+    @property
+    def hooks_inside_blocks(self) -> bool:
+        """Whether training hooks modules inside decoder blocks (to read or edit); compiled code skips such hooks."""
+        request = self.request
+        return self.config.gradient == "projbp" or (request is not None and request.site != RESIDUAL)
 
     def to(self, device: torch.device) -> "Method":
         """Return the method with its directions and its transform on a device."""

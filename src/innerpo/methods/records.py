@@ -129,7 +129,7 @@ class Term:
 
     ``needs`` is what the function reads of policy and reference. ``sees_labels`` declares whether swapping chosen and
     rejected, with the directions held fixed, changes the term: always, or as a function of the config.
-    ``innerpo doctor`` checks the declaration; None is reported and not checked.
+    The doctor checks the declaration; None is reported and not checked.
     """
 
     function: Callable[[TermInputs], Float[Tensor, " pair"]]

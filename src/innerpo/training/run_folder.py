@@ -9,6 +9,7 @@ from pathlib import Path
 
 from accelerate import PartialState
 
+from innerpo.config.identity import run_id
 from innerpo.config.run import RunConfig, to_dict
 from innerpo.config.yaml import as_yaml, read_yaml
 from innerpo.errors import UserError
@@ -59,7 +60,7 @@ def run_folder(config: RunConfig, inputs: str) -> Iterator[Path | None]:
             folder.mkdir(parents=True, exist_ok=True)
     process.wait_for_everyone()
     if process.is_main_process and not (folder / CONFIG).exists():
-        write_text(folder / CONFIG, as_yaml(to_dict(config) | {"run_id": config.run_id(), "inputs": inputs}))
+        write_text(folder / CONFIG, as_yaml(to_dict(config) | {"run_id": run_id(config), "inputs": inputs}))
     elif process.is_main_process and (found := read_yaml(folder / CONFIG).get("inputs")) != inputs:
         raise UserError(
             f"{folder} was begun on other data or another base model (inputs {found}, these are {inputs}); it cannot "
@@ -95,9 +96,9 @@ def _check_same_run(folder: Path, config: RunConfig) -> None:
             f"{folder} already holds a run; add training.resume to go on with it, or training.overwrite to replace it"
         )
     found = read_yaml(folder / CONFIG).get("run_id")
-    if found != config.run_id():
+    if found != run_id(config):
         raise UserError(
-            f"{folder} holds a run with another config (id {found}, this one is {config.run_id()}); it cannot be "
+            f"{folder} holds a run with another config (id {found}, this one is {run_id(config)}); it cannot be "
             "resumed: use the same options, another output_dir, or training.overwrite"
         )
 
