@@ -19,7 +19,7 @@ from innerpo.methods.transforms.transform import IDENTITY, FitInputs, Transform
 from innerpo.model.forward.outputs import StateRequest
 from innerpo.model.forward.sites import RESIDUAL
 from innerpo.model.reference import Reference
-from innerpo.registry import TERMS, TRANSFORMS, resolve
+from innerpo.registry import GRADIENTS, TERMS, TRANSFORMS, resolve
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,9 @@ class Method:
     @property
     def hooks_inside_blocks(self) -> bool:
         """Whether training hooks modules inside decoder blocks (to read or edit); compiled code skips such hooks."""
-        request = self.request
-        return self.config.gradient == "projbp" or (request is not None and request.site != RESIDUAL)
+        gradient, request = self.config.gradient, self.request
+        edits = gradient != "none" and resolve(GRADIENTS, gradient, "method.gradient").hooks_modules
+        return edits or (request is not None and request.site != RESIDUAL)
 
     def to(self, device: torch.device) -> "Method":
         """Return the method with its directions and its transform on a device."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from accelerate.utils import extract_model_from_parallel
@@ -18,10 +18,15 @@ ModuleKey = tuple[int, str]
 
 @dataclass(frozen=True)
 class GradientEdit:
-    """Directions (unit norm, in the output space of their module) and kappa. The base class changes no gradient."""
+    """Directions (unit norm, in the output space of their module) and kappa. The base class changes no gradient.
+
+    ``hooks_modules`` declares that ``installed`` puts hooks on modules inside decoder blocks, which compiled code would
+    skip.
+    """
 
     directions: Mapping[ModuleKey, Float[Tensor, " out"]]
     kappa: float
+    hooks_modules: ClassVar[bool] = False
 
     @contextmanager
     def installed(self, model: nn.Module) -> Iterator[None]:

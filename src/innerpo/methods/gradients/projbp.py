@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -16,6 +16,8 @@ class ProjBp(GradientEdit):
     module projects again. The projection is a hook on the output tensor. With activation checkpointing the backward
     pass uses the tensors of the first forward pass, so the hook runs once.
     """
+
+    hooks_modules: ClassVar[bool] = True
 
     @contextmanager
     def installed(self, model: nn.Module) -> Iterator[None]:
