@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from conftest import run_in
 from innerpo.config.run import default_run
 from innerpo.data.pairs import PreferencePair, cluster_of
 from innerpo.data.sources import SOURCES
@@ -55,7 +56,7 @@ def test_term_transform_and_source_of_ones_own(extended, toy_folder, tmp_path):
         output_dir=tmp_path,
     )
     result = train(config)
-    assert (tmp_path / "innerpo-first_half_alphabet-x_seed1" / "adapter_model.safetensors").is_file()
+    assert (run_in(tmp_path, "innerpo-first_half_alphabet-x_seed1") / "adapter_model.safetensors").is_file()
     log = (result.folder / "metrics.jsonl").read_text()
     assert "loss/shrink" in log
     assert "grad_share/shrink" in log
