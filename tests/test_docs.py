@@ -338,10 +338,9 @@ def test_every_module_has_its_line_on_the_map():
 
 
 def test_readme_names_what_a_run_writes():
-    from innerpo.training import artifacts
     from innerpo.training import run_folder as folder
 
     text = prose(ROOT / "README.md")
-    written = (folder.CONFIG, folder.RECORD, artifacts.DIRECTIONS, folder.METRICS)
+    written = (folder.CONFIG, folder.RECORD, DIRECTIONS, folder.METRICS)
     assert all(f"`{name}`" in text for name in written)
     assert f"`{folder.CHECKPOINTS}/`" in text

@@ -1,9 +1,7 @@
 """The sanity checks of each term and of the method as a whole, and the record of their results."""
 
 import math
-import tempfile
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -13,6 +11,7 @@ from innerpo.config.run import RunConfig
 from innerpo.doctor.setup import Setup, set_up
 from innerpo.doctor.steps import gradient_shares, length_of, move, step_away, step_lowers, term_gradients
 from innerpo.methods.records import PairOutputs
+from innerpo.model.base import Base
 
 TRIES = 8
 """Perturbations tried before a term counts as flat: coherence and the hinge are flat on one side of a bend."""
@@ -49,10 +48,15 @@ class SanityReport:
         return of_terms + [f"{what}: {found}" for what, found, right in self.whole if not right]
 
 
-def run_checks(config: RunConfig, seed: int = 0) -> SanityReport:
+def run_checks(config: RunConfig, seed: int = 0, base: Base | None = None) -> SanityReport:
     """Check a method on the first batch of its training pairs. Nothing is written but the model cache."""
-    with tempfile.TemporaryDirectory() as scratch:
-        setup = set_up(config, Path(scratch))
+    with set_up(config, base) as setup:
+        terms, whole = _all_checks(setup, seed)
+    return SanityReport(config.method_label, tuple(terms), tuple(whole))
+
+
+def _all_checks(setup: Setup, seed: int) -> tuple[list[TermCheck], list[tuple[str, str, bool]]]:
+    """Check the method at the reference, and each term a small step away from it."""
     whole = _at_the_reference(setup)
     start = [p.detach().clone() for p in setup.parameters]
     noise = step_away(setup, start, seed)
@@ -73,8 +77,7 @@ def run_checks(config: RunConfig, seed: int = 0) -> SanityReport:
         found = setup.loss()
         for name, gradient in term_gradients(found, flat, setup.parameters).items():
             checks[name] = _check_term(setup, name, found.terms[name], gradient)
-    terms = [_term_check(setup, name, values[name], shares[name], *check) for name, check in checks.items()]
-    return SanityReport(config.method_label, tuple(terms), tuple(whole))
+    return [_term_check(setup, name, values[name], shares[name], *check) for name, check in checks.items()], whole
 
 
 # -- the whole method ------------------------------------------------------------------------------------------------
