@@ -17,7 +17,7 @@ from benchmarks.models import load_model
 from benchmarks.options import AdapterOptions
 from benchmarks.pairs import load_workload
 from benchmarks.summary import save
-from benchmarks.systems import BETA, fitted, run_config
+from benchmarks.systems import BETA, run_config
 from innerpo.cli.console import error_line, say, stdout
 from innerpo.data.batching.batch import make_batch
 from innerpo.data.tokens import PromptItem
@@ -27,7 +27,8 @@ from innerpo.model.base import Base, reference_mode
 from innerpo.model.forward.outputs import sequence_outputs
 from innerpo.model.numerics.fused_lora import unfuse_lora
 from innerpo.model.numerics.half_matmul import float32_matmul
-from innerpo.training.arguments import train_policy
+from innerpo.training.prepare import prepare_items
+from innerpo.training.train import train_policy
 
 Seen = Mapping[str, Tensor]
 
@@ -71,12 +72,12 @@ def measured(options: AdapterOptions, scratch: Path) -> list[dict[str, Any]]:
     config = replace(config, model=replace(config.model, dtype="float32"), training=training)
     base = load_model(options, config.model)
     _, items = load_workload(options, base.tokenizer, options.pairs)
-    method, reference, layout = fitted(base, items, config, options.dataset, scratch)
+    prepared = prepare_items(config, base, items, cache_dir=scratch)
     policy: Any = add_adapter(base, config.model, config.training.seed)
     config.run_dir.mkdir(parents=True, exist_ok=True)
-    train_policy(policy, method, items, reference, layout, base.pad_id, config, None)
+    train_policy(policy, prepared.method, prepared.pairs, config)
     weights = {name: p.detach().clone() for name, p in policy.named_parameters() if p.requires_grad}
-    margins = reference.logps[0::2] - reference.logps[1::2]
+    margins = prepared.reference.logps[0::2] - prepared.reference.logps[1::2]
     exact = seen(policy, items, margins, base, options)
     half = load_model(options)
     policy = add_adapter(half, config.model, config.training.seed)

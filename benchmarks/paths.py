@@ -8,12 +8,13 @@ from benchmarks.models import load_model
 from benchmarks.options import ParityOptions
 from benchmarks.pairs import load_workload
 from benchmarks.plain import plain_losses
-from benchmarks.systems import Clock, fitted, run_config
+from benchmarks.systems import Clock, run_config
 from innerpo.config.run import RunConfig
 from innerpo.model.adapters import add_adapter
 from innerpo.model.numerics.fused_lora import unfuse_lora
 from innerpo.model.numerics.half_matmul import float32_matmul
-from innerpo.training.arguments import train_policy
+from innerpo.training.prepare import prepare_items
+from innerpo.training.train import train_policy
 
 PLAIN = "plain"
 PATHS: dict[str, dict[str, dict[str, Any]]] = {
@@ -36,15 +37,15 @@ def losses(path: str, options: ParityOptions, scratch: Path) -> dict[str, Any]:
     config = path_config(path, options, scratch)
     base = load_model(options, config.model)
     _, items = load_workload(options, base.tokenizer, options.n_pairs)
-    method, reference, layout = fitted(base, items, config, options.dataset, scratch)
+    prepared = prepare_items(config, base, items, cache_dir=scratch)
     policy = add_adapter(base, config.model, config.training.seed)
     if PLAIN in path:
         unfuse_lora(policy)
         with float32_matmul(policy):
-            return {"losses": plain_losses(policy, method, items, config, options.steps, base.pad_id)}
+            return {"losses": plain_losses(policy, prepared.method, items, config, options.steps, base.pad_id)}
     config.run_dir.mkdir(parents=True, exist_ok=True)
     clock = Clock()
-    train_policy(policy, method, items, reference, layout, base.pad_id, config, None, callbacks=[clock])
+    train_policy(policy, prepared.method, prepared.pairs, config, callbacks=[clock])
     return {"losses": clock.losses, "seconds": clock.seconds}
 
 

@@ -39,7 +39,7 @@ def plain_outputs(model: nn.Module, items: Sequence[PromptItem], request: StateR
         logps=torch.stack(logps),
         n_tokens=torch.tensor([len(r) for i in items for r in i.responses]),
         pooled=torch.stack([t.mean(1) for t in tokens], 1) if tokens else None,
-        tokens=torch.cat(tokens, 1) if tokens else None,
+        token_states=torch.cat(tokens, 1) if tokens else None,
     )
 
 

@@ -17,19 +17,14 @@ from benchmarks.models import load_model, model_config
 from benchmarks.options import AdapterOptions, ParityOptions, TrainOptions
 from benchmarks.pairs import load_workload, useful_tokens
 from innerpo.config.run import RunConfig, default_run
-from innerpo.data.batching.row_plan import Layout
 from innerpo.data.pairs import PreferencePair
 from innerpo.data.tokens import PromptItem
 from innerpo.errors import UserError
 from innerpo.evaluation.score import score_items
-from innerpo.methods.method import Method, build_method, fit_method
 from innerpo.model.adapters import add_adapter
 from innerpo.model.base import Base, reference_mode
-from innerpo.model.forward.blocks import decoder_blocks
-from innerpo.model.forward.layout import choose_layout
-from innerpo.model.layer_spec import resolve_layers
-from innerpo.model.reference import Reference, compute_reference
-from innerpo.training.arguments import train_policy
+from innerpo.training.prepare import prepare_items
+from innerpo.training.train import train_policy
 
 METHODS = {"innerpo-dpo": "dpo", "innerpo-default": "innerpo"}
 BETA, SEED = 0.1, 1
@@ -97,9 +92,9 @@ def _train_innerpo(
     options: TrainOptions,
     scratch: Path,
 ) -> tuple[nn.Module, Clock, Clock]:
-    """Do what ``innerpo.run.train_and_score`` does with pairs that are already tokens, twice with one adapter."""
+    """Do what ``innerpo.run.train`` does with pairs that are already tokens, twice with one adapter."""
     config = run_config(name, options, scratch)
-    method, reference, layout = fitted(base, items, config, options.dataset, scratch)
+    prepared = prepare_items(config, base, items, cache_dir=scratch)
     policy = add_adapter(base, config.model, SEED)
     config.run_dir.mkdir(parents=True, exist_ok=True)
     warm, clock = Clock(), Clock()
@@ -108,28 +103,9 @@ def _train_innerpo(
         (options.passes, config.training.log_steps, items, clock),
     ):
         training = replace(config.training, epochs=float(epochs), log_steps=log_steps)
-        run = replace(config, training=training)
-        train_policy(policy, method, some, reference, layout, base.pad_id, run, None, callbacks=[callback])
+        run, pairs = replace(config, training=training), replace(prepared.pairs, items=some)
+        train_policy(policy, prepared.method, pairs, run, callbacks=[callback])
     return policy, warm, clock
-
-
-def fitted(
-    base: Base, items: Sequence[PromptItem], config: RunConfig, what: str, scratch: Path
-) -> tuple[Method, Reference, Layout]:
-    """Build a run's method, run the reference on its pairs and fit what the method fits on that."""
-    method = build_method(config.method, resolve_layers(config.method.layers, len(decoder_blocks(base.model))))
-    layout = choose_layout(base.model, items, base.pad_id, config.data.layout).layout
-    reference = compute_reference(
-        base,
-        items,
-        layout,
-        method.request,
-        batch_size=config.data.batch_size,
-        cache_dir=scratch,
-        what=what,
-        token_limit_bytes=config.data.token_cache_gb * 1e9,
-    )
-    return fit_method(method, reference, base.model, SEED, layout, base.pad_id), reference, layout
 
 
 def run_config(method: str, options: TrainOptions | ParityOptions | AdapterOptions, scratch: Path) -> RunConfig:

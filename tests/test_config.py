@@ -149,9 +149,9 @@ def captured(monkeypatch, tmp_path):
 
         def stop_here(config):
             seen.append(config)
-            return innerpo.run.RunResult(tmp_path)
+            return innerpo.run.Run(tmp_path)
 
-        monkeypatch.setattr(innerpo.run, "train_and_score", stop_here)
+        monkeypatch.setattr(innerpo.run, "train", stop_here)
         assert main(["train", *args]) == 0
         return seen[0]
 
@@ -181,9 +181,9 @@ def test_the_order_of_the_flags_does_not_matter(captured, tmp_path):
 
 
 def test_each_method_starts_from_its_own_defaults(captured):
-    assert captured("dpo").method.weights() == {"output": 1.0}
-    assert captured("innerpo").method.weights() == {"output": 1.0, "inner": 0.3, "drift": 0.1}
-    assert captured("innerpo", "--method.alpha=0", "--method.gamma=0").method.weights() == {"output": 1.0}
+    assert captured("dpo").method.term_weights() == {"output": 1.0}
+    assert captured("innerpo").method.term_weights() == {"output": 1.0, "inner": 0.3, "drift": 0.1}
+    assert captured("innerpo", "--method.alpha=0", "--method.gamma=0").method.term_weights() == {"output": 1.0}
 
 
 def test_underscores_and_hyphens_are_the_same_flag(captured):

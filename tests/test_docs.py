@@ -105,7 +105,7 @@ class Recorder:
     def __init__(self, monkeypatch, folder):
         self.calls = []
         for module, function in (
-            (innerpo.run, "train_and_score"),
+            (innerpo.run, "train"),
             (innerpo.run, "evaluate"),
             (innerpo.data.describe, "describe"),
             (innerpo.data.describe, "render"),

@@ -40,12 +40,12 @@ def term_of(diagnosis, name):
 def test_every_method_of_the_table_passes(name, diagnose):
     found = diagnose(name)
     assert found.failures == []
-    assert {t.name for t in found.terms} == set(default_run(name).method.weights())
+    assert {t.name for t in found.terms} == set(default_run(name).method.term_weights())
     assert sum(t.share for t in found.terms) == pytest.approx(1.0)
     assert all((t.gradient, t.sign) == ("ok", "ok") for t in found.terms)
     whole = {what for what, _, _ in found.whole}
     assert ("margin at the reference" in whole) == default_run(name).method.reads_states
-    assert ("drift at the reference" in whole) == ("drift" in default_run(name).method.weights())
+    assert ("drift at the reference" in whole) == ("drift" in default_run(name).method.term_weights())
     assert (f"{name} gradient" in whole) == (name in ("projgrad", "projbp"))
 
 

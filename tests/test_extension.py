@@ -12,7 +12,7 @@ from innerpo.errors import UserError
 from innerpo.methods.records import Term
 from innerpo.methods.transforms.transform import Transform
 from innerpo.registry import TERMS, TRANSFORMS
-from innerpo.run import train_and_score
+from innerpo.run import train
 
 
 def shrink_rejected(x):
@@ -54,16 +54,16 @@ def test_term_transform_and_source_of_ones_own(extended, toy_folder, tmp_path):
         eval=replace(config.eval, rnd_dataset="embedded:control", max_prompts=4, bootstrap=20),
         output_dir=tmp_path,
     )
-    result = train_and_score(config)
+    result = train(config)
     assert (tmp_path / "innerpo-first_half_alphabet-x_seed1" / "adapter_model.safetensors").is_file()
     log = (result.folder / "metrics.jsonl").read_text()
     assert "loss/shrink" in log
     assert "grad_share/shrink" in log
     from innerpo.training.artifacts import load_directions
 
-    _, transform, directions, _ = load_directions(result.folder)
-    assert transform.rows.shape == (1, 16, 32)
-    assert directions.w.shape == (1, 16)
+    inner = load_directions(result.folder)
+    assert inner.transform.basis.shape == (1, 16, 32)
+    assert inner.directions.w.shape == (1, 16)
 
 
 def test_unknown_term_is_named():

@@ -10,7 +10,6 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data._utils.pin_memory import pin_memory
 
-from benchmarks.systems import fitted
 from conftest import build_model, build_tokenizer
 from innerpo.config.run import default_run
 from innerpo.data.tokens import PairTokenizer
@@ -18,7 +17,8 @@ from innerpo.model.adapters import add_adapter
 from innerpo.model.base import Base
 from innerpo.model.loading import device
 from innerpo.training.arguments import training_arguments
-from innerpo.training.trainer import PairCollator, PairTrainer
+from innerpo.training.prepare import prepare_items
+from innerpo.training.trainer import PairTrainer
 
 # What needs a value on the host: .item(), bool(), a mask as an index (whose size is a value), torch.equal.
 LOOKS = {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::equal", "aten::is_nonzero"}
@@ -65,14 +65,14 @@ def trainer_of(name, pairs, tmp_path):
     place = device()
     base = Base(build_model().requires_grad_(False).to(place), build_tokenizer(), "toy", "toy")
     items = PairTokenizer(base.tokenizer, 256, 256).training_items(pairs)
-    method, reference, layout = fitted(base, items, config, "toy", tmp_path)
+    prepared = prepare_items(config, base, items, cache_dir=tmp_path)
     policy = add_adapter(base, config.model, 1)
-    collator = PairCollator(items, reference, layout, base.pad_id, 100)
-    trainer = PairTrainer(policy, training_arguments(config), method, collator)
-    trainer.looks_at_every_pass = False
+    collator = replace(prepared.pairs, micro_batch_tokens=100)
+    trainer = PairTrainer(policy, training_arguments(config), prepared.method, collator)
+    trainer.checks_every_micro_batch = False
     trainer.create_optimizer()
     batch = collator(range(8))
-    assert len(batch["passes"]) > 1
+    assert len(batch["micro_batches"]) > 1
     return trainer, batch
 
 
@@ -91,7 +91,7 @@ def test_a_step_looks_at_no_value(name, pairs, tmp_path):
         with looks:
             step(trainer, batch)
         assert looks.found == []
-    assert len(trainer._unchecked) == 2 * len(batch["passes"])
+    assert len(trainer._unchecked) == 2 * len(batch["micro_batches"])
     trainer._raise_if_not_finite()
     assert trainer._unchecked == []
 
@@ -100,7 +100,7 @@ def test_a_step_looks_at_no_value(name, pairs, tmp_path):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_step_on_a_gpu_does_not_wait(name, pairs, tmp_path):
     trainer, batch = trainer_of(name, pairs, tmp_path)
-    batch = {"passes": [p.pin_memory() for p in batch["passes"]]}
+    batch = {"micro_batches": [p.pin_memory() for p in batch["micro_batches"]]}
     step(trainer, batch)
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -112,7 +112,7 @@ def test_a_step_on_a_gpu_does_not_wait(name, pairs, tmp_path):
 def test_what_a_method_holds_goes_to_the_device_with_it(pairs, tmp_path):
     trainer, _ = trainer_of("innerpo-ether", pairs, tmp_path)
     moved = trainer.method.to(torch.device("meta"))
-    tensors = [moved.transform.rows, *(t for t in vars(moved.directions).values() if isinstance(t, torch.Tensor))]
+    tensors = [moved.transform.basis, *(t for t in vars(moved.directions).values() if isinstance(t, torch.Tensor))]
     assert len(tensors) > 4
     assert {t.device.type for t in tensors} == {"meta"}
 
@@ -130,11 +130,11 @@ def test_the_loader_pins_every_tensor_of_a_batch(pairs, tmp_path, monkeypatch):
     found = pin_memory(batch)
     held = [
         t
-        for pairs_of in found["passes"]
+        for pairs_of in found["micro_batches"]
         for part in (pairs_of.tokens, pairs_of.reference)
         for t in vars(part).values()
         if isinstance(t, torch.Tensor)
     ]
     assert len(held) > 20
     assert {id(t) for t in held} == {id(t) for t in pinned}
-    assert [p.ids for p in found["passes"]] == [p.ids for p in batch["passes"]]
+    assert [p.ids for p in found["micro_batches"]] == [p.ids for p in batch["micro_batches"]]

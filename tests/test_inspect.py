@@ -12,10 +12,11 @@ from innerpo.config.run import default_run
 from innerpo.config.yaml import read_run_config
 from innerpo.data.sources import load_pairs
 from innerpo.data.tokens import PairTokenizer
-from innerpo.evaluation.inspect import best_against_first_worse, inspect_run
+from innerpo.data.training_pairs import training_pairs
+from innerpo.evaluation.inspect.run import best_against_first_worse, inspect_run
 from innerpo.model.adapters import add_adapter
 from innerpo.model.loading import load_base
-from innerpo.run import train_and_score
+from innerpo.run import train
 from innerpo.training.artifacts import load_policy
 
 FILES = {"inspect.json", "inspect.csv", "inspect.png", "inspect.svg"}
@@ -25,7 +26,7 @@ FILES = {"inspect.json", "inspect.csv", "inspect.png", "inspect.svg"}
 def trained(toy_folder, tmp_path_factory):
     """A toy run of innerpo, as its folder."""
     tmp_path = tmp_path_factory.mktemp("inspect")
-    return train_and_score(toy_config("innerpo", toy_folder, tmp_path)).folder
+    return train(toy_config("innerpo", toy_folder, tmp_path)).folder
 
 
 def toy_config(name, toy_folder, tmp_path):
@@ -62,8 +63,6 @@ def test_the_values_of_a_block_are_those_computed_by_hand(trained):
     row = found.rows[block]
     base = load_base(config.model, config.data.cache_dir)
     tokens = PairTokenizer(base.tokenizer, 512, 512)
-    from innerpo.evaluation.sets import training_pairs
-
     train = tokens.training_items(training_pairs(config))
     pairs = best_against_first_worse(load_pairs("embedded:longer", "test", config.data), 10, config.data.seed)
     test = tokens.training_items(pairs)
@@ -140,7 +139,7 @@ def test_a_foreign_adapter_that_does_nothing_moved_nothing(toy_folder, tmp_path,
 def test_runs_without_an_adapter(name, lora_r, toy_folder, tmp_path, capsys):
     config = toy_config(name, toy_folder, tmp_path)
     config = replace(config, model=replace(config.model, lora_r=lora_r))
-    folder = train_and_score(config).folder
+    folder = train(config).folder
     assert main(["inspect", str(folder), "--prompts=4"]) == 0
     rows = json.loads((folder / "inspect.json").read_text())["blocks"]
     still = all(row["across"] == row["along"] == 0.0 for row in rows)
@@ -150,7 +149,7 @@ def test_runs_without_an_adapter(name, lora_r, toy_folder, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("flags", "says"),
-    [(["nowhere"], "there is no folder nowhere"), ([".", "--prompts=0"], "--prompts must be at least 1")],
+    [(["nowhere"], "there is no folder nowhere"), ([".", "--prompts=0"], "prompts must be at least 1")],
 )
 def test_what_cannot_be_inspected(flags, says, capsys):
     assert main(["inspect", *flags]) == 2
@@ -169,7 +168,7 @@ def test_one_pair_a_prompt():
 def test_another_site_is_inspected_where_the_method_reads_it(toy_folder, tmp_path):
     """The inputs of down_proj have 48 components, the residual stream 32: other states, other numbers."""
     config = toy_config("innerpo", toy_folder, tmp_path)
-    folder = train_and_score(replace(config, method=replace(config.method, site="down_proj_in"))).folder
+    folder = train(replace(config, method=replace(config.method, site="down_proj_in"))).folder
     own = read_run_config(folder)
     assert own.method.site == "down_proj_in"
     rows = inspect_run(folder, own, prompts=4).rows

@@ -67,24 +67,24 @@ def swap(p):
     return PairOutputs(
         p.rejected_logps,
         p.chosen_logps,
-        p.rejected_tokens,
-        p.chosen_tokens,
+        p.rejected_n_tokens,
+        p.chosen_n_tokens,
         p.rejected_states,
         p.chosen_states,
-        p.tokens,
+        p.token_states,
         other,
     )
 
 
-def map_states(p, f, tokens=True):
+def map_states(p, f, token_states=True):
     return PairOutputs(
         p.chosen_logps,
         p.rejected_logps,
-        p.chosen_tokens,
-        p.rejected_tokens,
+        p.chosen_n_tokens,
+        p.rejected_n_tokens,
         f(p.chosen_states),
         f(p.rejected_states),
-        f(p.tokens) if tokens else p.tokens,
+        f(p.token_states) if token_states else p.token_states,
         p.sequence,
     )
 
@@ -97,10 +97,10 @@ def test_dpo_values():
     assert found.tolist() == pytest.approx([math.log(2), math.log1p(math.exp(-1)), math.log1p(math.e)], abs=1e-6)
 
 
-def logps(chosen, rejected, chosen_tokens=2, rejected_tokens=4):
+def logps(chosen, rejected, chosen_n_tokens=2, rejected_n_tokens=4):
     """One pair's outputs, without states."""
     one = (torch.tensor([float(x)]) for x in (chosen, rejected))
-    return PairOutputs(*one, torch.tensor([chosen_tokens]), torch.tensor([rejected_tokens]))
+    return PairOutputs(*one, torch.tensor([chosen_n_tokens]), torch.tensor([rejected_n_tokens]))
 
 
 def test_ipo_by_hand():
@@ -190,7 +190,7 @@ def test_separation_by_hand():
 def test_coherence_counts_only_a_fall_in_likelihood():
     policy, reference = random_pairs(0)
     found = value("coherence", policy, reference, None, MethodConfig())
-    expected = ((reference.chosen_logps - policy.chosen_logps) / policy.chosen_tokens).clamp(min=0)
+    expected = ((reference.chosen_logps - policy.chosen_logps) / policy.chosen_n_tokens).clamp(min=0)
     assert torch.equal(found, expected)
     assert (found == 0).any()
     assert (found > 0).any()
@@ -257,7 +257,7 @@ def test_shuffled_labels(seed):
             a, b = getattr(p, name), getattr(other, name)
             mask = flipped if a.dim() == 1 else flipped[None, :, None]
             mixed[name] = torch.where(mask, b, a)
-        return PairOutputs(**mixed, chosen_tokens=p.chosen_tokens, rejected_tokens=p.rejected_tokens)
+        return PairOutputs(**mixed, chosen_n_tokens=p.chosen_n_tokens, rejected_n_tokens=p.rejected_n_tokens)
 
     values = {}
     for direction in ("pair", "shared"):
@@ -311,14 +311,14 @@ def test_policy_equal_to_reference(name, direction):
     _, reference = random_pairs(1)
     method = MethodConfig(direction=direction)
     directions = directions_for(reference, method)
-    states = (reference.chosen_states, reference.rejected_states, reference.tokens)
+    states = (reference.chosen_states, reference.rejected_states, reference.token_states)
     leaves = [t.clone().requires_grad_() for t in states]
     logps = reference.chosen_logps.clone().requires_grad_()
     policy = PairOutputs(
         logps,
         reference.rejected_logps,
-        reference.chosen_tokens,
-        reference.rejected_tokens,
+        reference.chosen_n_tokens,
+        reference.rejected_n_tokens,
         *leaves,
         reference.sequence,
     )
@@ -339,7 +339,7 @@ def test_policy_equal_to_reference(name, direction):
 def test_output_gradients_at_the_reference_favour_the_chosen_response(form):
     _, reference = random_pairs(1)
     chosen, rejected = (x.clone().requires_grad_() for x in (reference.chosen_logps, reference.rejected_logps))
-    policy = PairOutputs(chosen, rejected, reference.chosen_tokens, reference.rejected_tokens)
+    policy = PairOutputs(chosen, rejected, reference.chosen_n_tokens, reference.rejected_n_tokens)
     value("output", policy, reference, None, MethodConfig(output=form)).sum().backward()
     assert (chosen.grad < 0).all()
     assert (rejected.grad > 0).all()
@@ -352,7 +352,7 @@ def test_gradients_are_finite_for_zero_differences(name):
     directions = directions_for(reference, method)
     same = reference.chosen_states.clone().requires_grad_()
     zero = PairOutputs(
-        *(getattr(reference, f) for f in ("chosen_logps", "rejected_logps", "chosen_tokens", "rejected_tokens")),
+        *(getattr(reference, f) for f in ("chosen_logps", "rejected_logps", "chosen_n_tokens", "rejected_n_tokens")),
         same,
         same,
     )
@@ -369,7 +369,7 @@ def test_gradient_step_moves_along_the_direction(name):
     method = MethodConfig(tau=50.0)
     directions = directions_for(reference, method)
     states = policy.chosen_states.clone().requires_grad_()
-    moved = map_states(policy, lambda s: s, tokens=True)
+    moved = map_states(policy, lambda s: s, token_states=True)
     moved = PairOutputs(**{**moved.__dict__, "chosen_states": states})
     (gradient,) = torch.autograd.grad(value(name, moved, reference, directions, method).sum(), states)
     along = (-gradient * directions.w[:, None]).sum(-1)

@@ -52,7 +52,7 @@ def test_a_packed_row():
 
 def test_packed_rows_change_no_number(family, items):
     """Log-probs, states and gradients are those of a row a response, with shared beginnings and without."""
-    model, request = build_model(family), StateRequest((0, 3), tokens=True)
+    model, request = build_model(family), StateRequest((0, 3), token_states=True)
     for change in (lambda prompt: prompt, lambda prompt: (*range(40, 55), *prompt)):
         longer = [replace(item, prompt=change(item.prompt)) for item in items]
         longer = [longer[i] for i in by_prompt(longer, range(len(longer)))]
@@ -64,7 +64,7 @@ def test_packed_rows_change_no_number(family, items):
             out = sequence_outputs(model, batch, request)
             (out.logps.sum() + out.pooled.square().sum()).backward()
             gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
-            found.append([out.logps.detach(), out.pooled.detach(), out.tokens.detach(), *gradients])
+            found.append([out.logps.detach(), out.pooled.detach(), out.token_states.detach(), *gradients])
         assert cells[1] < 0.7 * cells[0]
         for alone, packed in zip(*found, strict=True):
             torch.testing.assert_close(alone, packed, rtol=1e-3, atol=1e-4 * max(1.0, alone.abs().max().item()))
@@ -104,9 +104,9 @@ def test_flex_attention_gives_the_same_on_a_cpu(items):
     plain, flex = build_model(), build_model(attn_implementation="flex_attention")
     batch = make_batch(items, "packed", 0)
     with torch.no_grad():
-        a, b = (sequence_outputs(m, batch, StateRequest((1,), tokens=True)) for m in (plain, flex))
+        a, b = (sequence_outputs(m, batch, StateRequest((1,), token_states=True)) for m in (plain, flex))
     torch.testing.assert_close(a.logps, b.logps, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(a.tokens, b.tokens, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(a.token_states, b.token_states, rtol=1e-3, atol=1e-3)
     assert choose_layout(flex, items, 0).layout == "packed"
 
 
@@ -116,7 +116,7 @@ def test_flex_attention_gives_the_same_on_a_gpu(items):
     for kind, layout in (("sdpa", "concatenated"), ("flex_attention", "packed")):
         # The kernel wants heads of at least 16.
         model = build_model(attn_implementation=kind, head_dim=16).cuda()
-        out = sequence_outputs(model, make_batch(items, layout, 0).to("cuda"), StateRequest((1,), tokens=True))
+        out = sequence_outputs(model, make_batch(items, layout, 0).to("cuda"), StateRequest((1,), token_states=True))
         (out.logps.sum() + out.pooled.square().sum()).backward()
         found.append([out.logps.detach(), out.pooled.detach(), *[p.grad for p in model.parameters()]])
     for a, b in zip(*found, strict=True):

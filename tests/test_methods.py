@@ -13,7 +13,7 @@ from innerpo.config.run import default_run
 from innerpo.config.yaml import read_run_config as load_config
 from innerpo.errors import UserError
 from innerpo.registry import METHODS, TRANSFORMS
-from innerpo.run import evaluate, train_and_score
+from innerpo.run import evaluate, train
 from innerpo.training.artifacts import load_directions
 
 STATELESS = {"dpo", "ipo", "simpo", "sft", "projgrad", "projbp"}
@@ -41,14 +41,14 @@ def same_scores(a, b):
 @pytest.mark.parametrize("name", [n for n in METHODS if n != "probe"])
 def test_every_method_trains_saves_reloads_and_scores(name, toy_folder, tmp_path):
     config = toy_run(name, toy_folder, tmp_path)
-    result = train_and_score(config)
+    result = train(config)
     label = name if name in STATELESS else f"{name}-none"
     assert result.folder.name == f"{label}_embedded-longer_seed1"
     steps = [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in steps if "loss" in line]
     assert len(losses) == 20
     assert sum(losses[-3:]) / 3 < 0.97 * losses[0], losses  # the first is at the reference, before any step
-    assert {k.removeprefix("loss/") for k in steps[0] if k.startswith("loss/")} == set(config.method.weights())
+    assert {k.removeprefix("loss/") for k in steps[0] if k.startswith("loss/")} == set(config.method.term_weights())
     assert (result.folder / "directions.safetensors").is_file() == (name not in STATELESS)
     assert {r.model for r in result.rows} == {"base", label}
     base, policy = ([r for r in result.rows if (r.model == "base") == b] for b in (True, False))
@@ -59,7 +59,7 @@ def test_every_method_trains_saves_reloads_and_scores(name, toy_folder, tmp_path
 
 def test_probe_trains_nothing_and_scores_along_its_direction(toy_folder, tmp_path, capsys):
     config = toy_run("probe", toy_folder, tmp_path)
-    result = train_and_score(config)
+    result = train(config)
     assert result.folder.name == "probe-none_embedded-longer_seed1"
     files = {p.name for p in result.folder.iterdir()}
     assert "directions.safetensors" in files
@@ -71,15 +71,15 @@ def test_probe_trains_nothing_and_scores_along_its_direction(toy_folder, tmp_pat
     assert all(torch.isfinite(torch.tensor([r.chosen_inner, r.rejected_inner])).all() for r in policy)
     assert set(result.tables["inner"].cells) == {"base", "probe-none"}
     # its directions are those of innerpo, and `innerpo eval` works on the folder
-    innerpo_run = train_and_score(
+    innerpo_run = train(
         replace(toy_run("innerpo", toy_folder, tmp_path), method=replace(default_run("innerpo").method, layers="1,-1"))
     )
-    a, b = (load_directions(r.folder)[2] for r in (result, innerpo_run))
+    a, b = (load_directions(r.folder).directions for r in (result, innerpo_run))
     assert torch.equal(a.w, b.w)
     assert main(["eval", str(result.folder)]) == 0
     assert "probe-none" in capsys.readouterr().out
     with pytest.raises(UserError, match="already holds a run"):
-        train_and_score(config)
+        train(config)
 
 
 def test_remove_and_lda_reach_the_run(toy_folder, tmp_path):
@@ -91,7 +91,7 @@ def test_remove_and_lda_reach_the_run(toy_folder, tmp_path):
             config = replace(
                 config, output_dir=tmp_path / f"{direction}{len(remove)}", eval=replace(config.eval, skip=True)
             )
-            found[direction, remove] = load_directions(train_and_score(config).folder)[2].w
+            found[direction, remove] = load_directions(train(config).folder).directions.w
     values = list(found.values())
     assert not any(torch.allclose(a, b, atol=1e-4) for i, a in enumerate(values) for b in values[:i])
 
@@ -107,7 +107,7 @@ def test_shuffled_labels_leave_shared_directions_at_chance(toy_folder, tmp_path)
             data=replace(config.data, max_train_prompts=160),
             eval=replace(config.eval, skip=True),
         )
-        accuracy[name] = load_directions(train_and_score(config).folder)[2].accuracy
+        accuracy[name] = load_directions(train(config).folder).directions.accuracy
     assert (accuracy["innerpo"] > 0.85).all(), accuracy
     assert ((accuracy["shuffled-labels"] - 0.5).abs() < 0.15).all(), accuracy
 
@@ -136,7 +136,7 @@ def test_methods_that_read_no_states_have_no_alias():
 
 def test_an_alias_on_the_command_line(monkeypatch, tmp_path):
     seen = []
-    monkeypatch.setattr(innerpo.run, "train_and_score", lambda c: seen.append(c) or innerpo.run.RunResult(tmp_path))
+    monkeypatch.setattr(innerpo.run, "train", lambda c: seen.append(c) or innerpo.run.Run(tmp_path))
     assert main(["train", "innerpo-none", "--training.seed=3"]) == 0
     assert main(["train", "innerpo", "--method.transform=none", "--training.seed=3"]) == 0
     assert main(["train", "shuffled-labels", "--method.remove", "length", "logprob"]) == 0
@@ -148,7 +148,7 @@ def test_an_alias_on_the_command_line(monkeypatch, tmp_path):
 
 def test_weights_of_the_controls():
     def weights(name):
-        return default_run(name).method.weights()
+        return default_run(name).method.term_weights()
 
     assert weights("drift-only") == {"output": 1.0, "drift": 0.1}
     assert weights("random-direction") == weights("innerpo") == weights("shuffled-labels")

@@ -10,7 +10,7 @@ from innerpo.data.tokens import PairTokenizer, PromptItem
 from innerpo.model.forward.logps import token_log_probs
 from innerpo.model.forward.outputs import StateRequest, pool_weights, rms_normalise, sequence_outputs
 
-ALL = StateRequest((0, 1, 2, 3), tokens=True)
+ALL = StateRequest((0, 1, 2, 3), token_states=True)
 
 
 def with_adapter(model, seed=3):
@@ -24,7 +24,7 @@ def gradients(model, batch, request=ALL):
     model.zero_grad()
     out = sequence_outputs(model, batch, request)
     target = torch.linspace(-1.0, 1.0, out.pooled.numel()).reshape(out.pooled.shape)
-    (out.logps.sum() / 10 + (out.pooled * target).sum() + out.tokens.square().sum() / 100).backward()
+    (out.logps.sum() / 10 + (out.pooled * target).sum() + out.token_states.square().sum() / 100).backward()
     return {n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}
 
 
@@ -68,7 +68,7 @@ def test_layouts_agree_in_every_family(family, items):
     one_row, concatenated = (sequence_outputs(policy, b, ALL) for b in batches)
     torch.testing.assert_close(one_row.logps, concatenated.logps, atol=1e-4, rtol=1e-5)
     torch.testing.assert_close(one_row.pooled, concatenated.pooled, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(one_row.tokens, concatenated.tokens, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(one_row.token_states, concatenated.token_states, atol=1e-4, rtol=1e-4)
     a, b = (gradients(policy, batch) for batch in batches)
     assert max(relative(a[n], b[n]) for n in b) < 1e-3
 
@@ -117,7 +117,7 @@ def test_without_gradient_gives_the_same(items):
     loud = sequence_outputs(model, batch, ALL)
     assert torch.equal(quiet.logps, loud.logps)
     assert torch.equal(quiet.pooled, loud.pooled)
-    assert torch.equal(quiet.tokens, loud.tokens)
+    assert torch.equal(quiet.token_states, loud.token_states)
 
 
 @pytest.mark.parametrize("layout", ["one_row", "concatenated"])
@@ -137,7 +137,7 @@ def test_prompt_matters_but_only_through_attention(items, tokenizer):
     other = PromptItem((9, *item.prompt[1:]), item.responses, item.characters, item.pairs, item.cluster)
     a, b = (sequence_outputs(model, make_batch([i], "one_row", 0), ALL) for i in (item, other))
     assert not torch.allclose(a.pooled, b.pooled)
-    assert a.tokens.shape[1] == sum(len(r) for r in item.responses)
+    assert a.token_states.shape[1] == sum(len(r) for r in item.responses)
     batch = make_batch([item], "one_row", 0)
     assert (batch.segments.flatten()[batch.completion] > 0).all()
 

@@ -26,7 +26,7 @@ from innerpo.model.numerics.hardware import (
     limit_threads,
     multiplies_in_float32,
 )
-from innerpo.run import train_and_score
+from innerpo.run import train
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -78,7 +78,7 @@ def test_several_passes_train_the_adapter_of_one(name, toy_folder, tmp_path):
     adapters, logs = [], []
     for micro_batch_tokens in (100_000, 120):
         config = toy_config(name, toy_folder, tmp_path, micro_batch_tokens=micro_batch_tokens)
-        folder = train_and_score(config).folder
+        folder = train(config).folder
         adapters.append(load_file(folder / "adapter_model.safetensors"))
         logs.append((folder / "metrics.jsonl").read_text().splitlines())
     for key, value in adapters[0].items():
@@ -102,14 +102,14 @@ def test_passes_are_really_made(toy_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(
         trainer, "sequence_outputs", lambda m, batch, s: shapes.append(batch.input_ids.numel()) or plain(m, batch, s)
     )
-    train_and_score(toy_config("dpo", toy_folder, tmp_path, micro_batch_tokens=150))
+    train(toy_config("dpo", toy_folder, tmp_path, micro_batch_tokens=150))
     assert len(shapes) > 4
     assert max(shapes) <= 150
 
 
 def test_a_shared_beginning_changes_no_number(family, items):
     """Log-probs, states and gradients are those of a row of its own for every item."""
-    model, request = build_model(family), StateRequest((0, 3), tokens=True)
+    model, request = build_model(family), StateRequest((0, 3), token_states=True)
     items = [replace(item, prompt=(*range(40, 55), *item.prompt)) for item in items]
     items = [items[i] for i in by_prompt(items, range(len(items)))]
     found, shapes = [], []
@@ -120,7 +120,7 @@ def test_a_shared_beginning_changes_no_number(family, items):
         out = sequence_outputs(model, batch, request)
         (out.logps.sum() + out.pooled.square().sum()).backward()
         gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
-        found.append([out.logps.detach(), out.pooled.detach(), out.tokens.detach(), *gradients])
+        found.append([out.logps.detach(), out.pooled.detach(), out.token_states.detach(), *gradients])
     assert shapes[1].numel() < 0.8 * shapes[0].numel()
     for alone, shared in zip(*found, strict=True):
         torch.testing.assert_close(alone, shared, rtol=1e-3, atol=1e-4 * max(1.0, alone.abs().max().item()))
@@ -151,7 +151,7 @@ def test_blocks_compiled_to_machine_code_give_the_same(items):
 
 
 def check_compiled(model, items):
-    request = StateRequest((1, 3), tokens=True)
+    request = StateRequest((1, 3), token_states=True)
     found = []
     for compiled in (False, True):
         for size in (3, 4):  # two shapes
@@ -165,7 +165,7 @@ def check_compiled(model, items):
                 out = sequence_outputs(model, batch, request)
                 (out.logps.sum() + out.pooled.sum()).backward()
             gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
-            found.append([out.logps.detach(), out.pooled.detach(), out.tokens.detach(), *gradients])
+            found.append([out.logps.detach(), out.pooled.detach(), out.token_states.detach(), *gradients])
     for plain, traced in zip(found[:2], found[2:], strict=True):
         for a, b in zip(plain, traced, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3 * a.abs().max().item())
@@ -292,7 +292,7 @@ def test_the_training_split_is_read_once(toy_folder, tmp_path, monkeypatch):
     )
     config = toy_config("dpo", toy_folder, tmp_path)
     config = replace(config, eval=replace(config.eval, skip=False, max_prompts=4, bootstrap=10))
-    rows = train_and_score(config).rows
+    rows = train(config).rows
     assert read.count("train") == 1
     assert len({r.cluster for r in rows if r.column == "train"}) == 4
 

@@ -13,7 +13,7 @@ from innerpo.model.forward.outputs import StateRequest, sequence_outputs
 from innerpo.model.identity import hash_of_source
 from innerpo.model.reference import compute_reference
 
-STATES = StateRequest((1, 3), "mean", tokens=True)
+STATES = StateRequest((1, 3), "mean", token_states=True)
 
 
 @pytest.fixture
@@ -34,13 +34,13 @@ def test_equals_a_plain_pass_in_the_order_of_the_items(run, toy, items):
         got = found.select(selected)
         torch.testing.assert_close(got.logps, expected.logps, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(got.pooled, expected.pooled, atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(got.tokens, expected.tokens, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(got.token_states, expected.token_states, atol=1e-5, rtol=1e-5)
         assert torch.equal(got.n_tokens, expected.n_tokens)
 
 
 def test_token_spread_is_the_variance_of_token_states(run):
     found = run()
-    u = found.tokens.double()
+    u = found.token_states.double()
     expected = (u - u.mean(0)).square().sum(-1).mean(0)
     torch.testing.assert_close(found.token_spread.double(), expected, rtol=1e-5, atol=1e-5)
 
@@ -56,7 +56,7 @@ def test_second_run_computes_nothing(run, toy):
     second = run()
     assert not second.computed
     assert torch.equal(first.logps, second.logps)
-    assert torch.equal(first.tokens, second.tokens)
+    assert torch.equal(first.token_states, second.token_states)
 
 
 def test_dpo_reuses_what_innerpo_computed(run, toy):
@@ -77,7 +77,8 @@ def test_other_layers_pooling_data_weights_or_layout_are_computed_anew(run, toy,
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "empty", "garbage"])
-def test_corrupt_file_is_named(run, tmp_path, damage):
+def test_corrupt_file_is_named(run, toy, tmp_path, damage):
+    toy.memory.limit_bytes = 0  # nothing is remembered: each run reads the files
     run()
     for path in (tmp_path / "reference").rglob("*.safetensors"):
         whole = path.read_bytes()
@@ -110,11 +111,12 @@ def test_interrupted_pass_leaves_no_file(run, toy, tmp_path):
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
 
 
-def test_token_states_above_the_limit_are_not_kept(run, capsys):
+def test_token_states_above_the_limit_are_not_kept(run, caplog):
+    caplog.set_level("INFO")
     found = run(token_limit_bytes=100.0)
-    assert found.tokens is None
+    assert found.token_states is None
     assert found.token_spread is not None
-    assert "not kept" in capsys.readouterr().err
+    assert "not kept" in caplog.text
 
 
 def test_reference_mode_is_the_base_model_whatever_the_adapter(items):

@@ -16,7 +16,7 @@ from innerpo.methods.inner_reward import InnerReward
 from innerpo.model.forward.outputs import StateRequest, sequence_outputs
 from innerpo.model.forward.sites import NAMED, read_points
 from innerpo.model.reference import compute_reference
-from innerpo.run import evaluate, train_and_score
+from innerpo.run import evaluate, train
 from innerpo.training.artifacts import load_directions
 
 LAYERS = (0, 2, 3)
@@ -63,7 +63,9 @@ def by_plain_hook(model, site, ids):
 def test_states_are_those_of_a_plain_hook(site, layout, items, family):
     model = build_model(family)
     with torch.no_grad():
-        out = sequence_outputs(model, make_batch(items[:3], layout, 0), StateRequest(LAYERS, tokens=True, site=site))
+        out = sequence_outputs(
+            model, make_batch(items[:3], layout, 0), StateRequest(LAYERS, token_states=True, site=site)
+        )
     row = token = 0
     for item in items[:3]:
         for response in item.responses:
@@ -72,7 +74,7 @@ def test_states_are_those_of_a_plain_hook(site, layout, items, family):
                 h = h[len(item.prompt) :]
                 u = h / h.square().mean(-1, keepdim=True).sqrt()
                 torch.testing.assert_close(out.pooled[i, row], u.mean(0), atol=2e-5, rtol=1e-3)
-                torch.testing.assert_close(out.tokens[i, token : token + len(u)], u, atol=1e-4, rtol=1e-3)
+                torch.testing.assert_close(out.token_states[i, token : token + len(u)], u, atol=1e-4, rtol=1e-3)
             row, token = row + 1, token + len(response)
     width = {"down_proj_in": 48}.get(site, 32)
     assert out.pooled.shape == (len(LAYERS), 6, width)
@@ -83,7 +85,7 @@ def gradients(policy, batch, request):
     policy.zero_grad()
     out = sequence_outputs(policy, batch, request)
     target = torch.linspace(-1.0, 1.0, out.pooled.numel()).reshape(out.pooled.shape)
-    ((out.pooled * target).sum() + out.tokens.square().mul(target[:, :1]).sum() + out.logps.sum() / 10).backward()
+    ((out.pooled * target).sum() + out.token_states.square().mul(target[:, :1]).sum() + out.logps.sum() / 10).backward()
     return {n: p.grad.clone() for n, p in policy.named_parameters() if p.requires_grad and p.grad is not None}
 
 
@@ -91,7 +93,7 @@ def gradients(policy, batch, request):
 @pytest.mark.parametrize("layout", ["one_row", "concatenated"])
 def test_checkpointing_changes_no_gradient(site, layout, items, family):
     policy = with_adapter(build_model(family)).train()
-    batch, request = make_batch(items[:4], layout, 0), StateRequest(LAYERS, tokens=True, site=site)
+    batch, request = make_batch(items[:4], layout, 0), StateRequest(LAYERS, token_states=True, site=site)
     plain = gradients(policy, batch, request)
     model = policy.base_model.model
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
@@ -169,7 +171,7 @@ def test_supr_wants_the_residual_stream():
 @pytest.mark.parametrize("site", ["attn_out", "down_proj_in"])
 def test_the_reference_of_another_site_is_another(site, toy, items, tmp_path):
     def run(where, **options):
-        request = StateRequest((1, 3), tokens=True, site=where)
+        request = StateRequest((1, 3), token_states=True, site=where)
         return compute_reference(
             toy, items, "one_row", request, batch_size=4, cache_dir=tmp_path, what="toy", **options
         )
@@ -181,18 +183,18 @@ def test_the_reference_of_another_site_is_another(site, toy, items, tmp_path):
     assert not run("residual").computed
     with torch.no_grad():
         expected = sequence_outputs(
-            toy.model, make_batch(items[:3], "one_row", 0), StateRequest((1, 3), tokens=True, site=site)
+            toy.model, make_batch(items[:3], "one_row", 0), StateRequest((1, 3), token_states=True, site=site)
         )
     got = first.select([0, 1, 2])
     torch.testing.assert_close(got.pooled, expected.pooled, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(got.tokens, expected.tokens, atol=1e-5, rtol=1e-5)
-    u = first.tokens.double()
+    torch.testing.assert_close(got.token_states, expected.token_states, atol=1e-5, rtol=1e-5)
+    u = first.token_states.double()
     spread = (u - u.mean(0)).square().sum(-1).mean(0)
     torch.testing.assert_close(first.token_spread.double(), spread, rtol=1e-5, atol=1e-5)
     # 4 bytes, two layers, the site's own width
     size = sum(len(r) for i in items for r in i.responses) * 4 * 2 * expected.pooled.shape[2]
-    assert run(site, token_limit_bytes=float(size)).tokens is not None
-    assert run(site, token_limit_bytes=size - 1.0).tokens is None
+    assert run(site, token_limit_bytes=float(size)).token_states is not None
+    assert run(site, token_limit_bytes=size - 1.0).token_states is None
 
 
 def toy_run(folder, tmp_path, name="innerpo", **method):
@@ -212,7 +214,7 @@ def toy_run(folder, tmp_path, name="innerpo", **method):
 def test_a_run_trains_and_is_scored_at_its_site(toy_folder, tmp_path, site, method, monkeypatch):
     config = toy_run(toy_folder, tmp_path, site=site, **method)
     config = replace(config, training=replace(config.training, gradient_checkpointing=True))
-    result = train_and_score(config)
+    result = train(config)
     assert load_directions(result.folder).site == site
     asked = []
     request = InnerReward.request.fget

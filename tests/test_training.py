@@ -12,13 +12,10 @@ from innerpo.config.method import MethodConfig
 from innerpo.config.run import RunConfig, default_run
 from innerpo.data.tokens import PairTokenizer
 from innerpo.errors import UserError
-from innerpo.methods.gradients.fit import fit_gradients
-from innerpo.methods.method import build_method, fit_method
-from innerpo.model.adapters import add_adapter
 from innerpo.model.base import Base
-from innerpo.model.reference import compute_reference
-from innerpo.training.arguments import train_policy
+from innerpo.training.prepare import adapted, prepare_items
 from innerpo.training.sampler import PairSampler
+from innerpo.training.train import train_policy
 
 
 def train(tmp_path, name="dpo", n_pairs=22, layout="one_row", **changes):
@@ -36,16 +33,11 @@ def train(tmp_path, name="dpo", n_pairs=22, layout="one_row", **changes):
     config.run_dir.mkdir(parents=True, exist_ok=True)
     base = Base(build_model().requires_grad_(False), build_tokenizer(), "toy", "toy")
     items = PairTokenizer(base.tokenizer, 64, 64).training_items(make_pairs(n_pairs))
-    fitted = build_method(config.method, (1, 3))
-    cache = {"batch_size": 8, "cache_dir": tmp_path / "cache", "what": "toy"}
-    limit = {"token_limit_bytes": config.data.token_cache_gb * 1e9}
-    reference = compute_reference(base, items, layout, fitted.request, **cache, **limit)
-    fitted = fit_method(fitted, reference, base.model, config.training.seed)
-    policy = add_adapter(base, config.model, config.training.seed)
-    places = {"batch_size": 8, "cache_dir": tmp_path / "cache", "seed": config.training.seed}
-    fitted = fit_gradients(fitted, policy, base, items, layout, **places)
-    record = train_policy(policy, fitted, items, reference, layout, 0, config, None)
-    weights = {n: p.detach().clone() for n, p in policy.named_parameters() if p.requires_grad}
+    config = replace(config, data=replace(config.data, layout=layout, cache_dir=tmp_path / "cache"))
+    prepared = prepare_items(config, base, items)
+    with adapted(prepared, config) as (policy, method):
+        record = train_policy(policy, method, prepared.pairs, config)
+        weights = {n: p.detach().clone() for n, p in policy.named_parameters() if p.requires_grad}
     log = [json.loads(line) for line in (config.run_dir / "metrics.jsonl").read_text().splitlines()]
     return weights, log, record
 
@@ -117,7 +109,7 @@ def test_log_names_every_term_and_its_share_of_the_gradient(tmp_path):
     assert first["loss/inner"] == pytest.approx(1.0, abs=1e-4)  # (tau - 0)^2
     assert first["loss/drift"] == pytest.approx(0.0, abs=1e-9)
     assert first["inner_margin"] == pytest.approx(0.0, abs=1e-5)
-    weights = MethodConfig(**method).weights()
+    weights = MethodConfig(**method).term_weights()
     assert first["loss"] == pytest.approx(sum(weights[t] * first[f"loss/{t}"] for t in terms), abs=1e-5)
     shares = [first[f"grad_share/{t}"] for t in terms]
     assert sum(shares) == pytest.approx(1.0)
@@ -193,7 +185,7 @@ def test_run_folder(tmp_path, toy_folder):
 
     from innerpo.config.yaml import read_run_config as load_config
     from innerpo.model.forward.blocks import decoder_blocks
-    from innerpo.run import train_and_score
+    from innerpo.run import train
     from innerpo.training.artifacts import load_directions
 
     config = default_run("innerpo")
@@ -206,7 +198,7 @@ def test_run_folder(tmp_path, toy_folder):
         eval=replace(config.eval, max_prompts=6, bootstrap=50),
         output_dir=tmp_path / "outputs",
     )
-    result = train_and_score(config)
+    result = train(config)
     folder = tmp_path / "outputs" / "innerpo-none_embedded-longer_seed1"
     assert result.folder == folder
     assert {p.name for p in folder.iterdir()} == {
@@ -239,7 +231,7 @@ def test_run_folder(tmp_path, toy_folder):
 def test_full_fine_tune_is_saved_reloaded_and_scored(tmp_path, toy_folder):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from innerpo.run import evaluate, train_and_score
+    from innerpo.run import evaluate, train
 
     config = default_run("dpo")
     config = replace(
@@ -250,7 +242,7 @@ def test_full_fine_tune_is_saved_reloaded_and_scored(tmp_path, toy_folder):
         eval=replace(config.eval, max_prompts=6, bootstrap=50),
         output_dir=tmp_path / "outputs",
     )
-    result = train_and_score(config)
+    result = train(config)
     AutoTokenizer.from_pretrained(result.folder)
     trained, base = (AutoModelForCausalLM.from_pretrained(f) for f in (result.folder, toy_folder))
     assert not torch.equal(trained.lm_head.weight, base.lm_head.weight)

@@ -25,7 +25,7 @@ from innerpo.model.base import Base
 from innerpo.model.forward.unembedding import Unembedding, block_states, final_norm
 from innerpo.model.reference import compute_reference
 from innerpo.registry import TRANSFORMS, resolve
-from innerpo.run import evaluate, train_and_score
+from innerpo.run import evaluate, train
 from innerpo.training.artifacts import load_directions
 
 H, RANK, LAYERS = 32, 8, (0, 2)
@@ -86,9 +86,9 @@ def test_rows_are_orthonormal_and_of_the_rank_asked_for(fit_on, name, options, l
     transform = fit_on(name, layout=layout, **options)[0].transform
     assert transform.name == name
     if name == "none":
-        assert transform.rows is None
+        assert transform.basis is None
         return
-    rows = transform.rows
+    rows = transform.basis
     kept = H - RANK if name == "supr" and options.get("supr_mode", "null") == "null" else RANK
     assert rows.shape == (len(LAYERS), kept, H)
     assert rows.dtype == torch.float32
@@ -120,11 +120,11 @@ def test_works_for_every_family_and_leaves_the_model_alone(fit_on, name, options
 def test_the_seed_decides(fit_on, name, options):
     model = toy_of("llama")
     torch.manual_seed(5)
-    one = fit_on(name, model, **options)[0].transform.rows
+    one = fit_on(name, model, **options)[0].transform.basis
     after = torch.rand(1)
     torch.manual_seed(6)
-    same = fit_on(name, model, **options)[0].transform.rows
-    other = fit_on(name, model, seed=2, **options)[0].transform.rows
+    same = fit_on(name, model, **options)[0].transform.basis
+    other = fit_on(name, model, seed=2, **options)[0].transform.basis
     if name == "none":
         return
     assert torch.equal(one, same)
@@ -146,7 +146,7 @@ def test_which_transforms_see_labels(fit_on, name):
     half = torch.where(torch.arange(12)[:, None, None] % 2 == 0, swapped, reference.pooled.unflatten(1, (-1, 2)))
 
     def projector(pooled):
-        rows = resolve(TRANSFORMS, name, "t")(replace(inputs, pooled=pooled), method_config(name)).rows
+        rows = resolve(TRANSFORMS, name, "t")(replace(inputs, pooled=pooled), method_config(name)).basis
         return rows.transpose(1, 2) @ rows
 
     plain = projector(reference.pooled)
@@ -160,7 +160,7 @@ def test_which_transforms_see_labels(fit_on, name):
 def test_a_full_rank_rotation_changes_no_term(fit_on, name, direction):
     """margin, angle, drift and separation of random records, through Method.loss."""
     transform = fit_on(name, rank=float(H))[0].transform
-    assert transform.rows.shape[1] == H
+    assert transform.basis.shape[1] == H
     generator = torch.Generator().manual_seed(3)
     n, tokens = 6, 4
 
@@ -218,25 +218,25 @@ def test_training_moves_no_row_and_a_saved_run_scores_the_same(
 
     def fit_and_keep(*args):
         fitted = fit_method(*args)
-        rows = fitted.transform.rows
+        rows = fitted.transform.basis
         seen.append((fitted.transform, None if rows is None else rows.clone()))
         return fitted
 
     monkeypatch.setattr(innerpo.run, "fit_method", fit_and_keep)
-    result = train_and_score(run_config(toy_folder, tmp_path, name, **options))
+    result = train(run_config(toy_folder, tmp_path, name, **options))
     ((transform, at_first),) = seen
-    _, saved, _, _ = load_directions(result.folder)
+    saved = load_directions(result.folder).transform
     assert saved.name == name
     if name != "none":
-        assert torch.equal(transform.rows, at_first)
-        assert transform.rows.grad is None
-        assert torch.equal(saved.rows, at_first)
+        assert torch.equal(transform.basis, at_first)
+        assert transform.basis.grad is None
+        assert torch.equal(saved.basis, at_first)
     again = evaluate(result.folder, run_config(toy_folder, tmp_path, name, **options))
     assert again.rows == result.rows
     assert {r.model for r in result.rows} == {"base", f"innerpo-{name}"}
     assert all(r.chosen_inner == r.chosen_inner for r in result.rows)  # no NaN
     if name in LEARNED:
-        assert f"transform {name}: rank 8 of 32; held-back probe loss at blocks 0 (" in capsys.readouterr().err
+        assert f"transform {name}: rank 8 of 32; held-back subspace fit loss at blocks 0 (" in capsys.readouterr().err
 
 
 def test_gradient_reaches_states_and_no_row(fit_on):
@@ -246,7 +246,7 @@ def test_gradient_reaches_states_and_no_row(fit_on):
     out = method.transform(states).square().sum()
     out.backward()
     assert states.grad.abs().sum() > 0
-    assert method.transform.rows.grad is None
+    assert method.transform.basis.grad is None
 
 
 # -- supr ------------------------------------------------------------------------------------------------------------
@@ -261,7 +261,7 @@ def test_supr_null_keeps_nothing_along_the_removed_directions(fit_on, kind, tied
     method, reference, _, _ = fit_on("supr", model)
     gain = model.model.norm.weight.double() + (1.0 if kind == "gemma" else 0.0)
     right = torch.linalg.svd(model.lm_head.weight.double() * gain)[2]
-    rows = method.transform.rows.double()
+    rows = method.transform.basis.double()
     assert (rows @ right[:RANK].T).abs().max() < 1e-5
     states = method.transform.lift(method.transform(reference.pooled)).double()
     assert states.norm(dim=-1).min() > 1.0
@@ -400,7 +400,7 @@ def test_the_first_rows_of_ether_read_every_coordinate():
 def test_svd_is_the_principal_subspace_of_the_differences(end, n):
     pooled = torch.randn(2, 2 * n, H) * torch.linspace(0.5, 2.0, H)
     inputs = FitInputs(pooled, LAYERS, None, 0)
-    rows = resolve(TRANSFORMS, "svd", "transform")(inputs, method_config("svd", svd_end=end)).rows
+    rows = resolve(TRANSFORMS, "svd", "transform")(inputs, method_config("svd", svd_end=end)).basis
     for layer in range(2):
         right = torch.linalg.svd(inputs.differences[layer], full_matrices=False)[2]
         expected = right[:RANK] if end == "top" else right.flip(0)[:RANK]
@@ -408,7 +408,7 @@ def test_svd_is_the_principal_subspace_of_the_differences(end, n):
         torch.testing.assert_close(cosines, torch.ones(RANK, dtype=torch.float64), atol=1e-4, rtol=0)
 
 
-# -- the probe ---------------------------------------------------------------------------------------------------------
+# -- the subspace fit --------------------------------------------------------------------------------------------------
 
 
 def synthetic(n, seed=0, hidden=64, signal=4):
@@ -426,7 +426,7 @@ def synthetic(n, seed=0, hidden=64, signal=4):
 
 def held_out_accuracy(transform, train, test):
     """How often the training pairs' mean direction, seen through the transform, orders unseen pairs."""
-    rows = transform.rows.double()
+    rows = transform.basis.double()
     w = (train.differences @ rows.transpose(1, 2)).mean(1, keepdim=True)
     return ((test.differences @ rows.transpose(1, 2) * w).sum(-1) > 0).double().mean().item()
 
@@ -446,7 +446,7 @@ def test_learned_rows_beat_a_random_subspace_of_the_same_rank(name):
     assert found > held_out_accuracy(untrained, train, test) + 0.03
 
 
-def test_probe_by_hand():
+def test_subspace_fit_by_hand():
     """z = 3, 1, 2 along one axis: every left-out mean points up, std 1, so softplus(-3), softplus(-1), softplus(-2)."""
     d = torch.zeros(1, 3, 2, dtype=torch.float64)
     d[0, :, 0] = torch.tensor([3.0, 1.0, 2.0])
@@ -457,7 +457,7 @@ def test_probe_by_hand():
     torch.testing.assert_close(other, expected[3:], rtol=1e-5, atol=1e-5)
 
 
-def test_probe_sees_no_scale_and_no_rotation():
+def test_subspace_fit_sees_no_scale_and_no_rotation():
     d, held = synthetic(30).differences, synthetic(20, seed=1).differences
     rows = torch.linalg.qr(torch.randn(2, 64, RANK, dtype=torch.float64))[0].transpose(1, 2)
     turn = torch.linalg.qr(torch.randn(RANK, RANK, dtype=torch.float64))[0]
@@ -466,14 +466,14 @@ def test_probe_sees_no_scale_and_no_rotation():
         torch.testing.assert_close(other, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_probe_is_finite_for_pairs_without_difference():
+def test_subspace_fit_is_finite_for_pairs_without_difference():
     inputs = FitInputs(torch.ones(2, 20, H), LAYERS, None, 0)
     for name in LEARNED:
-        rows = resolve(TRANSFORMS, name, "transform")(inputs, method_config(name)).rows
+        rows = resolve(TRANSFORMS, name, "transform")(inputs, method_config(name)).basis
         assert orthonormal(rows) < 1e-5
 
 
-def test_probe_holds_back_whole_prompts():
+def test_subspace_fit_holds_back_whole_prompts():
     items = [PromptItem((1,), ((2,), (3,)), (1, 1), ((0, 1, f"p{i}"),), f"prompt {i // 3}") for i in range(30)]
     kept, held = split_pairs(items, 30, torch.Generator().manual_seed(0))
     assert sorted(kept + held) == list(range(30))
@@ -484,7 +484,7 @@ def test_probe_holds_back_whole_prompts():
     assert len(split_pairs((), 4, torch.Generator().manual_seed(0))[1]) == 1
 
 
-def test_probe_keeps_its_start_where_nothing_general_is_learned():
+def test_subspace_fit_keeps_its_start_where_nothing_general_is_learned():
     """Labels by chance: the held-back loss of the rows kept is never above that of the start."""
     inputs = FitInputs(torch.randn(2, 60, 64), LAYERS, None, 0)
     _, held = split_pairs((), 30, inputs.generator())
@@ -546,7 +546,7 @@ def test_suppressed_needs_tokens_enough(fit_on):
 
 @pytest.mark.parametrize(("rank", "rows"), [(0.25, 8), (0.5, 16), (0.001, 1), (1.0, 1), (5.0, 5), (32.0, 32)])
 def test_rank_is_a_fraction_or_a_number(fit_on, rank, rows):
-    assert fit_on("random", rank=rank)[0].transform.rows.shape[1] == rows
+    assert fit_on("random", rank=rank)[0].transform.basis.shape[1] == rows
 
 
 def test_margin_through_a_transform_is_that_of_the_lifted_direction(fit_on):

@@ -1,3 +1,74 @@
-"""Preference optimisation on hidden states, and a measure of whether it generalises."""
+"""Preference optimisation on hidden states, and a measure of whether it generalises.
+
+``import innerpo`` is light: a public name is imported when it is first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from innerpo.api import Loaded, evaluate, load, load_base, run_config, train
+    from innerpo.config.method import MethodConfig, TransformConfig
+    from innerpo.config.run import DataConfig, EvalConfig, ModelConfig, RunConfig, TrainingConfig, default_run
+    from innerpo.errors import MachineError, UserError
+    from innerpo.model.base import Base
+    from innerpo.progress import reporting
+    from innerpo.run import Run
 
 __version__ = "0.1.0"
+
+_PUBLIC = {
+    # name -> the module that holds it
+    "Base": "innerpo.model.base",
+    "DataConfig": "innerpo.config.run",
+    "EvalConfig": "innerpo.config.run",
+    "Loaded": "innerpo.api",
+    "MachineError": "innerpo.errors",
+    "MethodConfig": "innerpo.config.method",
+    "ModelConfig": "innerpo.config.run",
+    "Run": "innerpo.run",
+    "RunConfig": "innerpo.config.run",
+    "TrainingConfig": "innerpo.config.run",
+    "TransformConfig": "innerpo.config.method",
+    "UserError": "innerpo.errors",
+    "default_run": "innerpo.config.run",
+    "evaluate": "innerpo.api",
+    "load": "innerpo.api",
+    "load_base": "innerpo.api",
+    "reporting": "innerpo.progress",
+    "run_config": "innerpo.api",
+    "train": "innerpo.api",
+}
+
+__all__ = [
+    "Base",
+    "DataConfig",
+    "EvalConfig",
+    "Loaded",
+    "MachineError",
+    "MethodConfig",
+    "ModelConfig",
+    "Run",
+    "RunConfig",
+    "TrainingConfig",
+    "TransformConfig",
+    "UserError",
+    "__version__",
+    "default_run",
+    "evaluate",
+    "load",
+    "load_base",
+    "reporting",
+    "run_config",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'innerpo' has no attribute {name!r}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})

@@ -6,8 +6,11 @@ from pathlib import Path
 
 from innerpo.config.run import RunConfig, default_run
 from innerpo.config.yaml import overlay, preset_path, read_yaml
-from innerpo.evaluation.suite import tabulate
-from innerpo.run import RunResult, train_and_score
+from innerpo.evaluation.facts import combine
+from innerpo.evaluation.report import headlines
+from innerpo.files import cache_root
+from innerpo.model.loading import load_base
+from innerpo.run import Run, train
 
 log = logging.getLogger(__name__)
 
@@ -22,15 +25,13 @@ def demo_config(method: str, output_dir: Path, seed: int) -> RunConfig:
     return replace(config, training=training, output_dir=output_dir)
 
 
-def run_demo(output_dir: Path, seed: int) -> RunResult:
+def run_demo(output_dir: Path, seed: int) -> Run:
     """Train and score every method shown; the result's table holds the base once and each method."""
-    results = []
+    results, base = list[Run](), None
     for i, method in enumerate(METHODS_SHOWN, 1):
         config = demo_config(method, output_dir, seed)
         log.info(f"[{i}/{len(METHODS_SHOWN)}] {method}: train on {config.data.dataset}, then score")
-        results.append(train_and_score(config))
-    rows = [r for r in results[0].rows if r.model == "base"]
-    rows += [r for result in results for r in result.rows if r.model != "base"]
-    columns = results[0].columns
-    tables = {a: tabulate(rows, columns, a, config.eval.bootstrap) for a in ("mean_logp", "sum_logp")}
-    return RunResult(output_dir, columns, tuple(rows), tables)
+        base = base or load_base(config.model, cache_root(config.data.cache_dir))
+        results.append(train(config, base))
+    sets, scores = results[0].sets, combine([r.scores for r in results if r.scores is not None])
+    return Run(output_dir, config, sets, scores, headlines(scores, sets, config, ("mean_logp", "sum_logp")))

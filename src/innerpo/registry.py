@@ -63,6 +63,20 @@ TRANSFORMS: dict[str, Entry] = {
 }
 
 
+SCORERS: dict[str, Entry] = {
+    # name -> (facts of responses, a polars DataFrame) -> one number per response, higher is better
+    "mean_logp": "innerpo.evaluation.scorers.mean_logp:mean_logp",
+    "sum_logp": "innerpo.evaluation.scorers.sum_logp:sum_logp",
+    "inner": "innerpo.evaluation.scorers.inner:inner",
+    "longer": "innerpo.evaluation.scorers.longer:longer",
+}
+
+STATISTICS: dict[str, Entry] = {
+    # name -> (one value per pair, the prompt of each) -> Estimate with its interval
+    "bootstrap": "innerpo.evaluation.statistics:cluster_mean",
+}
+
+
 def resolve(table: dict[str, Entry], name: str, kind: str) -> Any:
     """Return the object behind a name; a wrong name fails with the near matches."""
     if name not in table:

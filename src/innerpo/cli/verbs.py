@@ -39,9 +39,9 @@ def train(args: list[str]) -> None:
     command = parse(TrainCommand, rest, f"innerpo train {name}", TrainCommand(run=config))
     if command.run.method.name != name:
         raise UserError(f"the config is of the method {command.run.method.name!r}, the command is train {name}")
-    from innerpo.run import train_and_score
+    from innerpo.run import train as run_training
 
-    result = train_and_score(command.run)
+    result = run_training(command.run)
     _show(result)
 
 
@@ -57,9 +57,10 @@ def evaluate(args: list[str]) -> None:
 def inspect(args: list[str]) -> None:
     """Show what a run's adapter did inside, block by block: inspect outputs/dpo_math_seed1."""
     command, config = command_on_folder(InspectCommand, args, "innerpo inspect")
-    from innerpo.evaluation.inspect import as_rich, inspect_run
+    from innerpo.cli.render_scores import inspection_table
+    from innerpo.evaluation.inspect.run import inspect_run
 
-    stdout.print(as_rich(inspect_run(command.run, config, command.prompts)))
+    stdout.print(inspection_table(inspect_run(command.run, config, command.prompts)))
 
 
 def export(args: list[str]) -> None:
@@ -145,11 +146,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _show(result: Any) -> None:
-    from innerpo.evaluation.tables import as_rich
+    from innerpo.cli.render_scores import headline_table
 
     tables = list((result.tables or {}).values())
     for table in tables:
-        stdout.print(as_rich(table))
+        stdout.print(headline_table(table))
     for line in tables[0].lines() if tables else ():
         stdout.print(line, markup=False, soft_wrap=True)
     say(f"written to {result.folder}")

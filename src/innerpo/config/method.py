@@ -123,7 +123,7 @@ class MethodConfig:
             raise UserError(f"unknown transform {self.transform!r}{near_matches(self.transform, TRANSFORMS)}")
         if self.transform == "supr" and self.site != "residual":
             raise UserError(f"supr asks what the unembedding reads of the residual stream, not of {self.site!r}")
-        on_states = {"inner", "drift", "angle", "separation", "reroute", "retain"} & set(self.weights())
+        on_states = {"inner", "drift", "angle", "separation", "reroute", "retain"} & set(self.term_weights())
         if self.name == "dpo" and on_states:
             raise UserError(f"dpo has no terms on hidden states, got {', '.join(sorted(on_states))}; use innerpo")
         if self.gradient != "none" and self.gradient not in GRADIENTS:
@@ -140,7 +140,7 @@ class MethodConfig:
         if self.output == "ipo" and self.beta <= 0.0:
             raise UserError(f"method.beta must be above 0 with output=ipo, got {self.beta}")
 
-    def weights(self) -> dict[str, float]:
+    def term_weights(self) -> dict[str, float]:
         """Return the weight of every term that is switched on, in a fixed order."""
         named = {
             "output": 0.0 if self.output == "none" else 1.0,
@@ -161,7 +161,7 @@ class MethodConfig:
     @property
     def reads_states(self) -> bool:
         """Whether any term that is switched on may look at hidden states."""
-        return bool(set(self.weights()) - {"output", "coherence", "sft"})
+        return bool(set(self.term_weights()) - {"output", "coherence", "sft"})
 
 
 def default_method(name: str) -> MethodConfig:

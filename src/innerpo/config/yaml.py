@@ -81,6 +81,18 @@ def without_identity(values: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in values.items() if k not in ("run_id", "inputs")}
 
 
+def nested(options: dict[str, Any]) -> dict[str, Any]:
+    """Return ``{"training.lr": 1e-5}`` as ``{"training": {"lr": 1e-5}}``; tuples become lists, as YAML has them."""
+    found: dict[str, Any] = {}
+    for name, value in options.items():
+        *sections, field = name.split(".")
+        inner = found
+        for section in sections:
+            inner = inner.setdefault(section, {})
+        inner[field] = list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
+    return found
+
+
 def overlay(base: T, values: dict[str, Any], where: str) -> T:
     """Return the record with the given fields replaced, recursively, each checked against its type."""
     hints = typing.get_type_hints(type(base))

@@ -1,4 +1,7 @@
-"""What ``innerpo data NAME`` shows: sizes, lengths, a first suspicion, and three rows. Needs no model."""
+"""Summary of a data set for ``innerpo data NAME``: sizes, lengths, how often the longer response is chosen, examples.
+
+It needs no model.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +23,7 @@ N_ROWS = 3
 
 @dataclass(frozen=True)
 class SplitSummary:
-    """One split in figures. ``missing`` says why there is none, where there is none."""
+    """Statistics of one split. ``missing`` is the reason where the split cannot be loaded."""
 
     split: str
     pairs: int = 0
@@ -35,7 +38,10 @@ class SplitSummary:
 
 
 def describe(name: str, data: DataConfig) -> list[SplitSummary]:
-    """Load both splits of a data set and sum them up; fail only where neither can be loaded."""
+    """Load and summarise both splits of a data set.
+
+    Raises UserError if neither can be loaded; if one cannot, its summary holds the reason.
+    """
     summaries, first_error = [], None
     for split in SPLITS:
         bad = BadRows()
@@ -50,7 +56,7 @@ def describe(name: str, data: DataConfig) -> list[SplitSummary]:
 
 
 def summarise(pairs: Sequence[PreferencePair], split: str, bad: BadRows) -> SplitSummary:
-    """Return the figures of one split."""
+    """Return the statistics of one split."""
     lengths = [[n_characters(getattr(p, part)) for part in PARTS] for p in pairs]
     return SplitSummary(
         split=split,
@@ -64,7 +70,7 @@ def summarise(pairs: Sequence[PreferencePair], split: str, bad: BadRows) -> Spli
 
 
 def n_characters(text: Text) -> int:
-    """Return the length of a text, or of the contents of its messages."""
+    """Return the characters of a text, or of the contents of its messages together."""
     return len(text) if isinstance(text, str) else sum(len(m["content"]) for m in text)
 
 

@@ -58,7 +58,7 @@ def examine(config: RunConfig, seed: int = 0) -> Diagnosis:
     noise = step_away(patient, start, seed)
     found = patient.loss()
     gradients = term_gradients(found, list(found.terms), patient.parameters)
-    shares = gradient_shares(patient.method.weights, gradients)
+    shares = gradient_shares(patient.method.term_weights, gradients)
     values = {name: float(value.detach().mean()) for name, value in found.terms.items()}
     checks = {name: _check_term(patient, name, found.terms[name], gradient) for name, gradient in gradients.items()}
     whole += _edited(patient)
@@ -96,7 +96,7 @@ def _at_the_reference(patient: Patient) -> list[tuple[str, str, bool]]:
     gradients = term_gradients(found, list(found.terms), patient.parameters)
     wrong = [name for name, g in gradients.items() if not math.isfinite(length_of(g))]
     checks.append(("gradients at the reference", f"not finite: {', '.join(wrong)}" if wrong else "finite", not wrong))
-    directions, rows = patient.method.directions, patient.method.transform.rows
+    directions, rows = patient.method.directions, patient.method.transform.basis
     if directions is not None:
         frozen = {"transform": rows, "directions": directions.w, "scale": directions.scale}
         learns = [name for name, t in frozen.items() if t is not None and t.requires_grad]
@@ -157,8 +157,8 @@ def _swap(outputs: PairOutputs) -> PairOutputs:
         outputs,
         chosen_logps=outputs.rejected_logps,
         rejected_logps=outputs.chosen_logps,
-        chosen_tokens=outputs.rejected_tokens,
-        rejected_tokens=outputs.chosen_tokens,
+        chosen_n_tokens=outputs.rejected_n_tokens,
+        rejected_n_tokens=outputs.chosen_n_tokens,
         chosen_states=outputs.rejected_states,
         rejected_states=outputs.chosen_states,
         sequence=None if outputs.sequence is None else outputs.sequence ^ 1,  # 2i <-> 2i + 1
@@ -177,5 +177,5 @@ def _term_check(
     if expected is not None and (labels == "change") != expected:
         faults.append("does not see the labels, and should" if expected else "sees the labels, and should not")
     shown = "not declared" if expected is None else "expected" if (labels == "change") == expected else "unexpected"
-    weight = patient.method.weights[name]
+    weight = patient.method.term_weights[name]
     return TermCheck(name, weight, value, share, gradient, sign, f"{labels} ({shown})", tuple(faults))

@@ -11,8 +11,8 @@ from innerpo.config.run import RunConfig
 from innerpo.data.batching.batch import TokenBatch, make_batch
 from innerpo.data.pairs import choose_negatives, shuffle_labels
 from innerpo.data.tokens import PairTokenizer
+from innerpo.data.training_pairs import training_pairs
 from innerpo.errors import UserError
-from innerpo.evaluation.sets import training_pairs
 from innerpo.files import cache_root
 from innerpo.methods.gradients.fit import fit_gradients
 from innerpo.methods.method import LossOutput, Method, build_method, fit_method

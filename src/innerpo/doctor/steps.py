@@ -53,8 +53,8 @@ def step_away(patient: Patient, start: Sequence[Tensor], seed: int) -> list[Tens
         move(patient.parameters, start, noise)
         with torch.no_grad():
             policy = patient.outputs()
-        chosen = (policy.chosen_logps - reference.chosen_logps) / policy.chosen_tokens
-        rejected = (policy.rejected_logps - reference.rejected_logps) / policy.rejected_tokens
+        chosen = (policy.chosen_logps - reference.chosen_logps) / policy.chosen_n_tokens
+        rejected = (policy.rejected_logps - reference.rejected_logps) / policy.rejected_n_tokens
         moved = float(torch.cat([chosen, rejected]).abs().max())
         if 0.02 <= moved <= 0.2:
             return noise

@@ -18,6 +18,7 @@ from innerpo.methods.terms.inner import margin_of
 from innerpo.methods.terms.output import log_ratio_margin
 from innerpo.methods.transforms.transform import IDENTITY, FitInputs, Transform
 from innerpo.model.forward.outputs import StateRequest
+from innerpo.model.forward.sites import RESIDUAL
 from innerpo.model.reference import Reference
 from innerpo.registry import TERMS, TRANSFORMS, resolve
 
@@ -36,7 +37,7 @@ class Method:
     """Loss x transform x gradient edit. ``directions`` is None until fitted, and stays None where no term needs it."""
 
     config: MethodConfig
-    weights: dict[str, float]
+    term_weights: dict[str, float]
     terms: dict[str, Term]
     layers: tuple[int, ...]
     transform: Transform = IDENTITY
@@ -49,7 +50,13 @@ class Method:
         needs = {term.needs for term in self.terms.values()}
         if needs <= {"logps"}:
             return None
-        return StateRequest(self.layers, self.config.pool, tokens="tokens" in needs, site=self.config.site)
+        return StateRequest(self.layers, self.config.pool, token_states="token_states" in needs, site=self.config.site)
+
+    @property
+    def hooks_inside_blocks(self) -> bool:
+        """Whether training hooks modules inside decoder blocks (to read or edit); compiled code skips such hooks."""
+        request = self.request
+        return self.config.gradient == "projbp" or (request is not None and request.site != RESIDUAL)
 
     def to(self, device: torch.device) -> "Method":
         """Return the method with its directions and its transform on a device."""
@@ -60,14 +67,14 @@ class Method:
         """Return weighted sum and parts, one value per pair; a pure function of the two outputs."""
         inputs = TermInputs(policy, reference, self.directions, self.transform, self.config)
         values = {name: term.function(inputs) for name, term in self.terms.items()}
-        per_pair: Any = sum(self.weights[name] * value for name, value in values.items())
+        per_pair: Any = sum(self.term_weights[name] * value for name, value in values.items())
         with torch.no_grad():
             log_ratio = log_ratio_margin(policy, reference)
             metrics = {
                 "reward_margin": self.config.beta * log_ratio,
                 "reward_accuracy": (log_ratio.sign() + 1) / 2,
-                "chosen_logps": policy.chosen_logps / policy.chosen_tokens,
-                "rejected_logps": policy.rejected_logps / policy.rejected_tokens,
+                "chosen_logps": policy.chosen_logps / policy.chosen_n_tokens,
+                "rejected_logps": policy.rejected_logps / policy.rejected_n_tokens,
             }
             if self.directions is not None:
                 metrics["inner_margin"] = margin_of(inputs)
@@ -76,7 +83,7 @@ class Method:
 
 def build_method(config: MethodConfig, layers: tuple[int, ...]) -> Method:
     """Look up the terms that are switched on. Raises UserError where none is."""
-    weights = config.weights()
+    weights = config.term_weights()
     terms: dict[str, Any] = {name: resolve(TERMS, name, "loss term") for name in weights}
     if not terms:
         raise UserError("every term of the method has weight 0: nothing would be trained")

@@ -13,24 +13,24 @@ from innerpo.data.batching.batch import TokenBatch
 from innerpo.methods.transforms.transform import Transform
 from innerpo.model.forward.outputs import SequenceOutputs
 
-Needs = Literal["logps", "states", "tokens"]
+Needs = Literal["logps", "states", "token_states"]
 
 
 @dataclass(frozen=True)
 class PairOutputs:
     """Outputs on a batch of pairs: summed log-probs (nats), token counts, transformed pooled states.
 
-    ``tokens`` are the RMS-normalised, untransformed states of all completion tokens; ``sequence`` says which response
+    ``token_states`` are the RMS-normalised, untransformed states of all completion tokens; ``sequence`` says which response
     a token belongs to (2i is pair i's chosen one, 2i + 1 its rejected one).
     """
 
     chosen_logps: Float[Tensor, " pair"]
     rejected_logps: Float[Tensor, " pair"]
-    chosen_tokens: Int[Tensor, " pair"]
-    rejected_tokens: Int[Tensor, " pair"]
+    chosen_n_tokens: Int[Tensor, " pair"]
+    rejected_n_tokens: Int[Tensor, " pair"]
     chosen_states: Float[Tensor, "layer pair rank"] | None = None
     rejected_states: Float[Tensor, "layer pair rank"] | None = None
-    tokens: Float[Tensor, "layer token hidden"] | None = None
+    token_states: Float[Tensor, "layer token hidden"] | None = None
     sequence: Int[Tensor, " token"] | None = None
 
     @classmethod
@@ -40,11 +40,11 @@ class PairOutputs:
         return cls(
             chosen_logps=outputs.logps[0::2],
             rejected_logps=outputs.logps[1::2],
-            chosen_tokens=outputs.n_tokens[0::2],
-            rejected_tokens=outputs.n_tokens[1::2],
+            chosen_n_tokens=outputs.n_tokens[0::2],
+            rejected_n_tokens=outputs.n_tokens[1::2],
             chosen_states=None if pooled is None else pooled[:, 0::2],
             rejected_states=None if pooled is None else pooled[:, 1::2],
-            tokens=outputs.tokens,
+            token_states=outputs.token_states,
             sequence=batch.sequence,
         )
 

@@ -59,13 +59,16 @@ def remove_adapter(base: Base, policy: Any) -> None:
     """Take a policy's adapter off the base, which is then bit for bit what it was. A copy of the base is left alone."""
     if policy is base.model or not hasattr(policy, "unload"):
         return
-    if getattr(policy, "is_gradient_checkpointing", False):
-        policy.gradient_checkpointing_disable()
+    if any(getattr(module, "gradient_checkpointing", False) for module in base.model.modules()):
+        kind = "activation" if hasattr(base.model, "activation_checkpointing_disable") else "gradient"  # before 5.23
+        getattr(base.model, f"{kind}_checkpointing_disable")()
     if hasattr(base.model, "_require_grads_hook"):  # checkpointing an adapter makes the embedding's output need one
         base.model.disable_input_require_grads()
     policy.unload()
-    for name in ("peft_config", "_hf_peft_config_loaded"):
+    for name in ("peft_config", "_hf_peft_config_loaded", "_require_grads_hooks", "_require_grads_hook"):
         if name in vars(base.model):
             delattr(base.model, name)
+    if base.use_cache is not None:
+        base.model.config.use_cache = base.use_cache
     base.model.requires_grad_(False)
     base.model.eval()

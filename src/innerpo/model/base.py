@@ -34,6 +34,7 @@ class Base:
     def __post_init__(self) -> None:
         self.name = self.name or str(getattr(self.model.config, "_name_or_path", "") or type(self.model).__name__)
         switch_off_dropout(self.model)
+        self.use_cache = getattr(self.model.config, "use_cache", None)  # transformers' Trainer sets it to False
         self.model.requires_grad_(False)
         self.model.eval()
         self.identity = self.identity or hash_of_weights(self.model)

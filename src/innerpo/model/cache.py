@@ -62,7 +62,7 @@ def _checksum(tensors: Mapping[str, Tensor]) -> int:
 class TensorMemory:
     """Cached tensors kept in memory, up to a limit in bytes; what was not asked for longest goes first."""
 
-    def __init__(self, limit_bytes: float = 2e9) -> None:
+    def __init__(self, limit_bytes: int = 2_000_000_000) -> None:
         self.limit_bytes = limit_bytes
         self._kept: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
 

@@ -21,12 +21,12 @@ from innerpo.data.tokens import PromptItem
 from innerpo.model.base import Base, reference_mode
 from innerpo.model.cache import content_key, load_tensors, save_tensors
 from innerpo.model.forward.outputs import SequenceOutputs, StateRequest, sequence_outputs
-from innerpo.model.forward.passes import Offsets, passes
+from innerpo.model.forward.passes import Offsets, collect
 from innerpo.model.forward.sites import RESIDUAL
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Reference:
 
     ``token_spread`` is E |u - mean u|^2 per layer over all completion tokens: the unit in which drift is measured.
     ``token_rms`` is the mean of rms(h) over them: the size of a state before it is normalised.
-    ``tokens`` is None where it was not asked for or is larger than the limit; drift then runs the reference itself.
+    ``token_states`` is None where not requested or above the size limit; drift then runs the reference at each step.
     """
 
     items: Sequence[PromptItem]
@@ -44,25 +44,31 @@ class Reference:
     pooled: Float[Tensor, "layer seq hidden"] | None = None
     token_spread: Float[Tensor, " layer"] | None = None
     token_rms: Float[Tensor, " layer"] | None = None
-    tokens: Float[Tensor, "token layer hidden"] | None = None
+    token_states: Float[Tensor, "token layer hidden"] | None = None
+    token_logps: Float[Tensor, " token"] | None = None
     computed: bool = False
 
     @cached_property
     def _offsets(self) -> Offsets:
         return Offsets.of(self.items)
 
+    @property
+    def outputs(self) -> SequenceOutputs:
+        """The outputs on all items, but for token states: what scoring reads."""
+        return SequenceOutputs(self.logps, self.n_tokens, self.pooled, token_logps=self.token_logps)
+
     def select(self, indices: Sequence[int]) -> SequenceOutputs:
         """Return the outputs of some items, laid out as a batch of those items is."""
         seq, starts = self._offsets.sequence_rows(indices), self._offsets.tokens
         kept = None
-        if self.tokens is not None:
-            parts = [self.tokens[starts[i] : starts[i + 1]] for i in indices]
+        if self.token_states is not None:
+            parts = [self.token_states[starts[i] : starts[i + 1]] for i in indices]
             kept = torch.cat(parts).transpose(0, 1).float()
         return SequenceOutputs(
             logps=self.logps[seq],
             n_tokens=self.n_tokens[seq],
             pooled=None if self.pooled is None else self.pooled[:, seq],
-            tokens=kept,
+            token_states=kept,
         )
 
 
@@ -87,20 +93,24 @@ def compute_reference(
         items=[(i.prompt, i.responses) for i in items],
     )
     n_tokens = sum(len(r) for i in items for r in i.responses)
-    size = 0 if not request.tokens else n_tokens * base.model.dtype.itemsize * _token_size(base, items, layout, request)
+    size = (
+        0
+        if not request.token_states
+        else n_tokens * base.model.dtype.itemsize * _token_size(base, items, layout, request)
+    )
     if size > token_limit_bytes:
         log.info(
             f"reference: token states of {what} would take {size / 1e9:.1f} GB (limit {token_limit_bytes / 1e9:.1f}); "
             "not kept, drift runs the reference at each step instead"
         )
-        request = replace(request, tokens=False)
+        request = replace(request, token_states=False)
     folder = cache_dir / "reference" / key
     paths = {"logps": folder / "logps.safetensors"}
     where = {} if request.site == RESIDUAL else {"site": request.site}
     if request.layers:
         name = content_key(layers=request.layers, pool=request.pool, **where)
         paths["states"] = folder / f"states-{name}.safetensors"
-    if request.tokens:
+    if request.token_states:
         paths["tokens"] = folder / f"tokens-{content_key(layers=request.layers, **where)}.safetensors"
     with PartialState().main_process_first():
         missing = [k for k, path in paths.items() if base.memory.get(str(path)) is None and not path.is_file()]
@@ -127,10 +137,40 @@ def _token_size(base: Base, items: Sequence[PromptItem], layout: Layout, request
     if request.site != RESIDUAL and items:
         batch = make_batch(items[:1], layout, base.pad_id).to(next(base.model.parameters()).device)
         with reference_mode(base.model):
-            pooled = sequence_outputs(base.model, batch, replace(request, tokens=False)).pooled
+            pooled = sequence_outputs(base.model, batch, replace(request, token_states=False)).pooled
         assert pooled is not None
         width = int(pooled.shape[2])
     return width * len(request.layers)
+
+
+class _TokenSums:
+    """What is summed, and where asked for kept, of the token states of a pass over items."""
+
+    def __init__(self, at: Offsets, n_layers: int, dtype: torch.dtype, keep: bool) -> None:
+        self.at, self.dtype, self.keep = at, dtype, keep
+        self.square, self.rms = torch.zeros(2, n_layers, dtype=torch.float64)
+        self.total = self.states = torch.empty(0)
+
+    def add(self, indices: list[int], out: SequenceOutputs) -> None:
+        """Add one batch."""
+        if out.token_states is None or out.rms is None:
+            return
+        layers, n, width = out.token_states.shape
+        if not self.total.numel():
+            self.total = torch.zeros(layers, width, dtype=torch.float64)
+            self.states = torch.zeros(self.at.tokens[-1] if self.keep else 0, layers, width, dtype=self.dtype)
+        self.total += out.token_states.sum(1).double().cpu()
+        self.square += out.token_states.square().sum((1, 2)).double().cpu()
+        self.rms += out.rms.double().cpu() * n
+        if self.keep:
+            self.states[self.at.token_rows(indices)] = out.token_states.transpose(0, 1).to("cpu", self.dtype)
+
+    @property
+    def spread(self) -> Float[Tensor, " layer"]:
+        """E |u - mean u|^2 per layer."""
+        n = self.at.tokens[-1]
+        spread: Tensor = (self.square / n - (self.total / n).square().sum(1)).float()
+        return spread
 
 
 def _compute(
@@ -142,40 +182,27 @@ def _compute(
     paths: dict[str, Path],
     what: str,
 ) -> None:
-    """One pass over the items, longest first; writes the files asked for, each whole."""
-    model, at = base.model, Offsets.of(items)
-    n_seq, n_tok, n_layers = at.sequences[-1], at.tokens[-1], len(request.layers)
-    logps, counts = torch.zeros(n_seq), torch.zeros(n_seq, dtype=torch.long)
-    pooled: Tensor | None = None
-    tokens = total = torch.empty(0)
-    square, rms = torch.zeros(2, n_layers, dtype=torch.float64)
-    wanted = replace(request, tokens=True)
-    with reference_mode(model):
-        for indices, out in passes(
-            model, items, layout, base.pad_id, batch_size=batch_size, request=wanted, what=f"reference on {what}"
-        ):
-            seq = at.sequence_rows(indices)
-            logps[seq], counts[seq] = out.logps.cpu(), out.n_tokens.cpu()
-            if out.pooled is None or out.tokens is None or out.rms is None:
-                continue
-            if pooled is None:
-                width = out.pooled.shape[2]  # that of the site, which need not be the model's
-                pooled = torch.zeros(n_layers, n_seq, width)
-                tokens = torch.zeros(n_tok if "tokens" in paths else 0, n_layers, width, dtype=model.dtype)
-                total = torch.zeros(n_layers, width, dtype=torch.float64)
-            pooled[:, seq] = out.pooled.cpu()
-            total += out.tokens.sum(1).double().cpu()
-            square += out.tokens.square().sum((1, 2)).double().cpu()
-            rms += out.rms.double().cpu() * out.tokens.shape[1]
-            if "tokens" in paths:
-                tokens[at.token_rows(indices)] = out.tokens.transpose(0, 1).to("cpu", model.dtype)
-    contents = {"logps": {"logps": logps, "n_tokens": counts}, "tokens": {"tokens": tokens}}
-    if pooled is not None:
-        spread = square / n_tok - (total / n_tok).square().sum(1)
-        contents["states"] = {
-            "pooled": pooled,
-            "token_spread": spread.float(),
-            "token_rms": (rms / n_tok).float(),
-        }
+    """Run the model over the items, longest first, and write the files asked for, each atomically."""
+    at = Offsets.of(items)
+    sums = _TokenSums(at, len(request.layers), base.model.dtype, "tokens" in paths)
+    with reference_mode(base.model):
+        found = collect(
+            base.model,
+            items,
+            layout,
+            base.pad_id,
+            batch_size=batch_size,
+            request=replace(request, token_states=True),
+            what=f"reference on {what}",
+            each=sums.add,
+        )
+    assert found.token_logps is not None
+    contents: dict[str, dict[str, Tensor]] = {
+        "logps": {"logps": found.logps, "n_tokens": found.n_tokens, "token_logps": found.token_logps},
+        "tokens": {"token_states": sums.states},
+    }
+    if found.pooled is not None:
+        rms = (sums.rms / at.tokens[-1]).float()
+        contents["states"] = {"pooled": found.pooled, "token_spread": sums.spread, "token_rms": rms}
     for kind, path in paths.items():
         save_tensors(path, contents[kind])

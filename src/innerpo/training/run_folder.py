@@ -5,12 +5,13 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from accelerate import PartialState
 
-from innerpo.config.run import RunConfig, to_dict
-from innerpo.config.yaml import as_yaml, read_yaml
+from innerpo.config.run import RunConfig, default_run, to_dict
+from innerpo.config.yaml import as_yaml, read_run_config, read_yaml
 from innerpo.errors import UserError
 from innerpo.files import machine_errors, write_text
 
@@ -115,3 +116,16 @@ def cut_metrics(folder: Path, step: int) -> None:
         lines = path.read_text().splitlines()
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
         write_text(path, "".join(line + "\n" for line in kept))
+
+
+def config_of_folder(folder: Path) -> RunConfig:
+    """Return a run's own config; for a peft adapter made elsewhere, the defaults with the base model that it names."""
+    own = read_run_config(folder)
+    if own is not None:
+        return own
+    adapter = folder / "adapter_config.json"
+    if not adapter.is_file():
+        return RunConfig()
+    named = read_yaml(adapter).get("base_model_name_or_path")  # JSON is YAML
+    config = default_run("dpo")
+    return replace(config, model=replace(config.model, base_model=named)) if named else config

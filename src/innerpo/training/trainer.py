@@ -1,72 +1,34 @@
-"""PairTrainer: transformers' Trainer with a loss on pairs, exact accumulation and checkpoints that appear whole."""
+"""PairTrainer: transformers' Trainer with a loss on pairs, exact accumulation and checkpoints written atomically."""
 
 import json
+import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import TrainOutput
 
-from innerpo.data.batching.batch import TokenBatch, make_batch
-from innerpo.data.batching.order import by_prompt, rows_of, token_batches
-from innerpo.data.batching.row_plan import Layout
-from innerpo.data.tokens import PromptItem
-from innerpo.errors import UserError
+from innerpo.config.run import ModelConfig
+from innerpo.errors import MachineError, UserError
 from innerpo.files import machine_errors
 from innerpo.methods.method import LossOutput, Method
 from innerpo.methods.records import PairOutputs
 from innerpo.model.base import reference_mode
-from innerpo.model.forward.outputs import SequenceOutputs, sequence_outputs
-from innerpo.model.reference import Reference
+from innerpo.model.forward.outputs import sequence_outputs
+from innerpo.model.numerics.half_matmul import float32_matmul
+from innerpo.model.numerics.hardware import Choice, choose_compile, choose_micro_batch_tokens, compiled_blocks
+from innerpo.training.collate import PairBatch, PairCollator
 from innerpo.training.sampler import PairSampler
 from innerpo.training.shares import GradientShares
 
-
-@dataclass(frozen=True)
-class PairBatch:
-    """Some pairs as tokens, with the reference's outputs on them and their ids for error messages."""
-
-    tokens: TokenBatch
-    reference: SequenceOutputs
-    ids: list[str]
-
-    def pin_memory(self, device: Any = None) -> "PairBatch":
-        """Return the batch in page-locked memory (torch's DataLoader calls this)."""
-        return replace(self, tokens=self.tokens.pin_memory(device), reference=self.reference.pin_memory(device))
-
-
-@dataclass(frozen=True)
-class PairCollator:
-    """Turns indices of pairs into micro-batches of like length, of at most ``micro_batch_tokens`` padded tokens each.
-
-    0 = no limit: one micro-batch.
-    """
-
-    items: Sequence[PromptItem]
-    reference: Reference
-    layout: Layout
-    pad_id: int
-    micro_batch_tokens: int = 0
-
-    def __call__(self, indices: Sequence[int]) -> dict[str, list[PairBatch]]:
-        """Return ``{"passes": batches}``: the Trainer wants a mapping."""
-        rows = [rows_of(self.items[i], self.layout) for i in indices]
-        parts = token_batches(rows, self.micro_batch_tokens, self.layout)
-        return {"passes": [self._batch(by_prompt(self.items, [indices[k] for k in part])) for part in parts]}
-
-    def _batch(self, indices: Sequence[int]) -> PairBatch:
-        items = [self.items[i] for i in indices]
-        return PairBatch(
-            tokens=make_batch(items, self.layout, self.pad_id),
-            reference=self.reference.select(indices),
-            ids=[item.pairs[0][2] for item in items],
-        )
+log = logging.getLogger(__name__)
 
 
 class _Indices(Dataset[int]):
@@ -91,40 +53,106 @@ class _SetEpoch(TrainerCallback):
 
 
 class PairTrainer(Trainer):
-    """Trains a policy with a Method. Everything else (optimiser, schedule, distribution, resuming) is the Trainer's."""
+    """Trains a policy with a Method, complete in itself: construct it, call ``train``.
+
+    The optimiser, the schedule, distribution over processes and resuming are the Trainer's. What makes training with a
+    Method right is here: the gradient edit and its hooks, exact accumulation over micro-batches, half-precision
+    products on CPUs without matrix units, compiled decoder blocks.
+
+    ``pairs`` holds the training pairs with their reference outputs; its ``micro_batch_tokens`` of 0 means: choose by
+    the memory at hand. ``compile`` is "auto", "on" or "off" (``hardware.choose_compile``).
+    """
 
     def __init__(
         self,
         model: nn.Module,
         args: TrainingArguments,
         method: Method,
-        collator: PairCollator,
+        pairs: PairCollator,
         *,
+        compile: Literal["auto", "on", "off"] = "auto",
         grad_share_steps: int = 0,
         metrics_path: Path | None = None,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
-        per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps * max(1, args.world_size)
-        self.sampler = PairSampler([i.n_tokens for i in collator.items], per_step, args.seed)
+        self.pairs_per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps
+        self.pairs_per_step *= max(1, args.world_size)
+        self.sampler = PairSampler([i.n_tokens for i in pairs.items], self.pairs_per_step, args.seed)
         super().__init__(
             model=model,
             args=args,
-            data_collator=collator,
-            train_dataset=_Indices(len(collator.items)),
+            data_collator=pairs,
+            train_dataset=_Indices(len(pairs.items)),
             callbacks=[_SetEpoch(self.sampler), *callbacks],
         )
         # The loss is divided by the pairs of the whole step below, not by the number of accumulated batches.
         self.model_accepts_loss_kwargs = True
         self.method = method.to(self.accelerator.device)
+        if method.gradient_edit is not None and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            raise UserError(f"{method.config.gradient} needs whole gradients; FSDP and DeepSpeed shard them")
+        self.compile = compile
+        self.pairs = pairs
         self.shares = GradientShares(grad_share_steps if self.args.world_size == 1 else 0)
         self._shares: dict[str, float] = {}
         self.metrics_path = metrics_path
-        # On a GPU a look at the values would hold the host up until the pass is done; there, when something is logged.
-        self.looks_at_every_pass = self.args.device.type == "cpu"
+        # On a GPU, reading a loss would make the host wait for it; there the losses are checked when they are logged.
+        self.checks_every_micro_batch = self.args.device.type == "cpu"
         self._unchecked: list[tuple[int, list[str], Tensor]] = []
         self._sums: dict[str, Tensor] = {}
         self._count = 0
         self._staging: Path | None = None
+
+    # -- training ----------------------------------------------------------------------------------------------------
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
+        """Train to the end. Raises MachineError where memory runs out, UserError where a loss is not finite.
+
+        A checkpoint of the last step is only loaded: transformers' Trainer would take one step more.
+        """
+        compiled = self._choose()
+        edit = self.method.gradient_edit
+        try:
+            with (
+                float32_matmul(self.model),
+                compiled_blocks(self.model) if compiled else nullcontext(),
+                nullcontext() if edit is None else edit.installed(self.model),
+            ):
+                if isinstance(resume_from_checkpoint, str) and self._load_finished(resume_from_checkpoint):
+                    return TrainOutput(self.state.global_step, float("nan"), {})
+                found: TrainOutput = super().train(resume_from_checkpoint, *args, **kwargs)
+                return found
+        except torch.OutOfMemoryError as error:
+            raise MachineError(
+                f"out of memory with {self.pairs.micro_batch_tokens or 'all'} tokens in a micro-batch; a "
+                "smaller data.micro_batch_tokens or data.batch_size, or training.gradient_checkpointing, needs less"
+            ) from error
+
+    def _choose(self) -> bool:
+        """Choose the size of micro-batches and whether to compile decoder blocks, and log both with their reasons."""
+        pairs = self.pairs
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            tokens = Choice(0, "all processes must run the same number of micro-batches")
+        else:
+            tokens = choose_micro_batch_tokens(pairs.micro_batch_tokens, self.model)
+        self.pairs = self.data_collator = replace(pairs, micro_batch_tokens=int(tokens.value))
+        weights = next(p for p in self.model.parameters() if p.is_floating_point())
+        epochs = int(self.args.num_train_epochs * -(-len(pairs.items) // self.pairs_per_step))
+        steps = self.args.max_steps if self.args.max_steps > 0 else epochs
+        config = ModelConfig(compile=self.compile)
+        compiled = choose_compile(config, weights.dtype, weights.device, steps, self.method.hooks_inside_blocks)
+        shown = f"at most {tokens.value} tokens" if tokens.value else "one a batch"
+        log.info(f"micro-batches: {shown} ({tokens.reason})")
+        log.info(f"blocks: {'compiled' if compiled.value else 'not compiled'} ({compiled.reason})")
+        return bool(compiled.value)
+
+    def _load_finished(self, checkpoint: str) -> bool:
+        """Load a checkpoint of the last step, and tell whether it was one."""
+        state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
+        if state.global_step < state.max_steps:
+            return False
+        self._load_from_checkpoint(checkpoint, self.model)
+        self.state = state
+        return True
 
     # -- the loss ----------------------------------------------------------------------------------------------------
 
@@ -135,13 +163,13 @@ class PairTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """Return one pass's share of the mean loss over all pairs of the optimiser step."""
+        """Return one micro-batch's share of the mean loss over all pairs of the optimiser step."""
         pairs = inputs["pairs"]
         out = self.loss_on(model, pairs)
         self._unchecked.append((self.state.global_step + 1, pairs.ids, out.per_pair.detach()))
-        if self.looks_at_every_pass:
+        if self.checks_every_micro_batch:
             self._raise_if_not_finite()
-        self.shares.add(out, self.method.weights, self.model.parameters())
+        self.shares.add(out, self.method.term_weights, self.model.parameters())
         self._record(out)
         n_pairs = len(pairs.ids) if num_items_in_batch is None else num_items_in_batch
         loss = out.per_pair.sum() / n_pairs
@@ -165,19 +193,19 @@ class PairTrainer(Trainer):
         device = self.accelerator.device
         request, transform = self.method.request, self.method.transform
         tokens, cached = pairs.tokens.to(device, non_blocking=True), pairs.reference.to(device, non_blocking=True)
-        if request is not None and request.tokens and cached.tokens is None:
+        if request is not None and request.token_states and cached.token_states is None:
             with reference_mode(self.accelerator.unwrap_model(model)):
                 cached = sequence_outputs(model, tokens, request)
         policy = sequence_outputs(model, tokens, request)
         return self.method.loss(PairOutputs.of(policy, tokens, transform), PairOutputs.of(cached, tokens, transform))
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
-        """One batch, in passes; the method's gradient edit follows the last batch of a step, before clipping."""
-        passes: list[PairBatch] = inputs["passes"]
-        self.shares.begin(self.state.global_step, len(passes))
+        """One batch, in micro-batches; the method's gradient edit follows the step's last batch, before clipping."""
+        parts: list[PairBatch] = inputs["micro_batches"]
+        self.shares.begin(self.state.global_step, len(parts))
         loss = torch.zeros((), device=self.args.device)
-        for pairs in passes:  # gradients are exchanged between processes with the last one
-            with nullcontext() if pairs is passes[-1] else self.accelerator.no_sync(model):
+        for pairs in parts:  # gradients are exchanged between processes with the last one
+            with nullcontext() if pairs is parts[-1] else self.accelerator.no_sync(model):
                 loss = loss + super().training_step(model, {"pairs": pairs}, num_items_in_batch)
         self._shares |= self.shares.finish()
         if self.method.gradient_edit is not None and self.accelerator.sync_gradients:
@@ -186,7 +214,7 @@ class PairTrainer(Trainer):
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor | int:
         """Pairs in the whole optimiser step, over all batches and processes."""
-        here = sum(len(p.ids) for b in batch_samples for p in b["passes"])
+        here = sum(len(p.ids) for b in batch_samples for p in b["micro_batches"])
         if self.args.world_size == 1:
             return here
         everywhere: Tensor = self.accelerator.gather(torch.tensor(here, device=device)).sum()

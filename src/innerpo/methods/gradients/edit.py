@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from innerpo.model.forward.blocks import decoder_blocks
 
-Place = tuple[int, str]
+ModuleKey = tuple[int, str]
 """Where a module is: number of its decoder block, name within the block."""
 
 
@@ -20,7 +20,7 @@ Place = tuple[int, str]
 class GradientEdit:
     """Directions (unit norm, output space of their module) and kappa. The base class changes no gradient."""
 
-    directions: Mapping[Place, Float[Tensor, " out"]]
+    directions: Mapping[ModuleKey, Float[Tensor, " out"]]
     kappa: float
 
     @contextmanager
@@ -40,7 +40,7 @@ def project(g: Float[Tensor, "... out"], w: Float[Tensor, " out"], kappa: float)
     return (kappa * full + (1.0 - kappa) * along).to(g.dtype)
 
 
-def adapted_modules(model: nn.Module) -> dict[Place, Any]:
+def adapted_modules(model: nn.Module) -> dict[ModuleKey, Any]:
     """Return the modules of the decoder blocks that are trained: those with a LoRA adapter, else all linear ones."""
     blocks = decoder_blocks(extract_model_from_parallel(model))
     every = {(i, name): m for i, block in enumerate(blocks) for name, m in block.named_modules()}

@@ -14,7 +14,7 @@ from innerpo.data.batching.batch import TokenBatch
 from innerpo.data.batching.row_plan import Layout
 from innerpo.data.tokens import PromptItem
 from innerpo.errors import UserError
-from innerpo.methods.gradients.edit import Place, adapted_modules
+from innerpo.methods.gradients.edit import ModuleKey, adapted_modules
 from innerpo.methods.method import Method
 from innerpo.methods.records import unit
 from innerpo.model.base import Base, reference_mode
@@ -77,22 +77,22 @@ def fit_gradients(
 
 def mean_differences(
     model: nn.Module,
-    places: Sequence[Place],
+    places: Sequence[ModuleKey],
     items: Sequence[PromptItem],
     layout: Layout,
     pad_id: int,
     pool: Pool,
     batch_size: int,
-) -> dict[Place, Tensor]:
+) -> dict[ModuleKey, Tensor]:
     """Return mean_i [s(y_c) - s(y_r)] at the output of every module, s pooled over RMS-normalised tokens.
 
     At modules that write into the residual stream it is the output of their whole block that is read.
     """
     blocks = decoder_blocks(model)
-    sums: dict[Place, Tensor] = {}
+    sums: dict[ModuleKey, Tensor] = {}
     state: dict[str, Any] = {}
 
-    def hook_for(place: Place) -> Any:
+    def hook_for(place: ModuleKey) -> Any:
         def hook(_: nn.Module, __: Any, output: Any) -> None:
             batch: TokenBatch = state["batch"]
             found = state_of(output)

@@ -13,6 +13,6 @@ def ipo_loss(policy: PairOutputs, reference: PairOutputs, beta: float) -> Float[
     responses; its authors averaged them over tokens, and so does TRL, since a square of sums would weigh long
     responses by their length. Margin and target are nats per token.
     """
-    chosen = (policy.chosen_logps - reference.chosen_logps) / policy.chosen_tokens
-    rejected = (policy.rejected_logps - reference.rejected_logps) / policy.rejected_tokens
+    chosen = (policy.chosen_logps - reference.chosen_logps) / policy.chosen_n_tokens
+    rejected = (policy.rejected_logps - reference.rejected_logps) / policy.rejected_n_tokens
     return (chosen - rejected - 1.0 / (2.0 * beta)).square()

@@ -12,5 +12,5 @@ def simpo_loss(policy: PairOutputs, beta: float, gamma: float) -> Float[Tensor, 
 
     Meng et al. 2024, arXiv 2405.14734, equation 6; beta is in logits per (nat per token), gamma in logits.
     """
-    margin = policy.chosen_logps / policy.chosen_tokens - policy.rejected_logps / policy.rejected_tokens
+    margin = policy.chosen_logps / policy.chosen_n_tokens - policy.rejected_logps / policy.rejected_n_tokens
     return -F.logsigmoid(beta * margin - gamma)

@@ -9,7 +9,7 @@ from innerpo.methods.records import Term, TermInputs
 
 def _coherence(x: TermInputs) -> Float[Tensor, " pair"]:
     """relu(nll_policy(y_c) - nll_ref(y_c)), nats per token."""
-    return F.relu((x.reference.chosen_logps - x.policy.chosen_logps) / x.policy.chosen_tokens)
+    return F.relu((x.reference.chosen_logps - x.policy.chosen_logps) / x.policy.chosen_n_tokens)
 
 
 coherence = Term(_coherence, needs="logps", sees_labels=True)

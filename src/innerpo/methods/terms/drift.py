@@ -30,13 +30,13 @@ def orthogonal_drift(
 
 def _drift(x: TermInputs) -> Float[Tensor, " pair"]:
     policy, reference = x.policy, x.reference
-    assert policy.tokens is not None
+    assert policy.token_states is not None
     assert policy.sequence is not None
-    assert reference.tokens is not None
+    assert reference.token_states is not None
     assert x.directions is not None
-    n_tokens = torch.stack([policy.chosen_tokens, policy.rejected_tokens], 1).flatten()
+    n_tokens = torch.stack([policy.chosen_n_tokens, policy.rejected_n_tokens], 1).flatten()
     return orthogonal_drift(
-        policy.tokens - reference.tokens,
+        policy.token_states - reference.token_states,
         x.transform.lift(x.w),
         policy.sequence,
         n_tokens,
@@ -45,4 +45,4 @@ def _drift(x: TermInputs) -> Float[Tensor, " pair"]:
     )
 
 
-drift = Term(_drift, needs="tokens", sees_labels=direction_is_a_mix)
+drift = Term(_drift, needs="token_states", sees_labels=direction_is_a_mix)

@@ -1,4 +1,7 @@
-"""ether: the first k rows of a product of block-diagonal reflections (arXiv 2405.20271), learned by a probe."""
+"""ether: the first k rows of a product of block-diagonal Householder reflections, chosen by the subspace fit.
+
+After ETHER (Bini et al. 2024, arXiv 2405.20271), which multiplies weights by one block-diagonal reflection.
+"""
 
 import torch
 from jaxtyping import Float
@@ -12,10 +15,10 @@ from innerpo.methods.transforms.transform import FitInputs, Transform, count_of,
 
 
 class BlockReflections(nn.Module):
-    """Rows E_k B_1 B_2 ... B_m, each B_j block-diagonal with blocks I - 2 v v^T; E_k picks the first k coordinates.
+    """The basis E_k B_1 B_2 ... B_m; each B_j is block-diagonal with blocks I - 2 v v^T, E_k keeps the first k rows.
 
-    Blocks of B_1, B_3, ... are interleaved, of B_2, B_4, ... contiguous. With contiguous blocks alone, as in ETHER
-    (where all rows are kept), the first k rows would never read beyond the first blocks.
+    Blocks of B_1, B_3, ... are interleaved, those of B_2, B_4, ... contiguous. With contiguous blocks alone, as in
+    ETHER (which keeps all rows), the first k rows would only read the coordinates of the first blocks.
     """
 
     def __init__(self, v: Float[Tensor, "layer reflection block width"], rank: int) -> None:
@@ -24,16 +27,20 @@ class BlockReflections(nn.Module):
         self.rank = rank
 
     def forward(self) -> Float[Tensor, "layer rank hidden"]:
-        """Return the rows of every layer."""
+        """Return the basis of every layer."""
         layers, reflections, n_blocks, width = self.v.shape
-        rows = torch.eye(n_blocks * width, dtype=self.v.dtype, device=self.v.device)[: self.rank].expand(layers, -1, -1)
+        first = torch.eye(n_blocks * width, dtype=self.v.dtype, device=self.v.device)[: self.rank]
+        basis = first.expand(layers, -1, -1)
         for j in range(reflections):
-            rows = reflect_blocks(rows, self.v[:, j], interleaved=j % 2 == 0)
-        return rows
+            basis = reflect_blocks(basis, self.v[:, j], interleaved=j % 2 == 0)
+        return basis
 
 
 def fit(inputs: FitInputs, method: MethodConfig) -> Transform:
-    """Learn the reflections from a seeded random start, and freeze their rows."""
+    """Fit the reflections from a seeded random start and freeze their basis.
+
+    Raises UserError where ``ether_blocks`` does not divide the hidden size.
+    """
     options, hidden = method.subspace, inputs.hidden
     rank, blocks = count_of(options.rank, hidden, "rank"), options.ether_blocks
     if hidden % blocks:

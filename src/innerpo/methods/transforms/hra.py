@@ -1,4 +1,7 @@
-"""hra: the first k rows of a chain of r Householder reflections (arXiv 2405.17484), learned by a probe."""
+"""hra: the first k rows of a chain of r Householder reflections, chosen by the subspace fit.
+
+After Householder reflection adaptation (Yuan et al. 2024, arXiv 2405.17484).
+"""
 
 import torch
 from jaxtyping import Float
@@ -11,9 +14,9 @@ from innerpo.methods.transforms.transform import FitInputs, Transform, count_of,
 
 
 class ReflectionChain(nn.Module):
-    """Rows E_k H_1 H_2 ... H_r with H_j = I - 2 v_j v_j^T; E_k picks the first k coordinates.
+    """The basis E_k H_1 H_2 ... H_r with H_j = I - 2 v_j v_j^T; E_k keeps the first k rows.
 
-    r reflections can turn at most r of the k rows' dimensions away from the first k coordinates.
+    With r reflections the spanned subspace differs from the first k coordinates in at most r dimensions.
     """
 
     def __init__(self, v: Float[Tensor, "layer reflection hidden"], rank: int) -> None:
@@ -22,16 +25,16 @@ class ReflectionChain(nn.Module):
         self.rank = rank
 
     def forward(self) -> Float[Tensor, "layer rank hidden"]:
-        """Return the rows of every layer."""
+        """Return the basis of every layer."""
         layers, reflections, hidden = self.v.shape
-        rows = torch.eye(hidden, dtype=self.v.dtype, device=self.v.device)[: self.rank].expand(layers, -1, -1)
+        basis = torch.eye(hidden, dtype=self.v.dtype, device=self.v.device)[: self.rank].expand(layers, -1, -1)
         for j in range(reflections):
-            rows = reflect(rows, self.v[:, j])
-        return rows
+            basis = reflect(basis, self.v[:, j])
+        return basis
 
 
 def fit(inputs: FitInputs, method: MethodConfig) -> Transform:
-    """Learn the reflections from a seeded random start, and freeze their rows."""
+    """Fit the reflections from a seeded random start and freeze their basis."""
     options = method.subspace
     rank = count_of(options.rank, inputs.hidden, "rank")
     shape = (len(inputs.layers), options.reflections, inputs.hidden)

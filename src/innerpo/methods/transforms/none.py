@@ -1,4 +1,4 @@
-"""No transform: Q = I. The default, and the control for every other one."""
+"""none: no transform, Q = I. The default."""
 
 from innerpo.config.method import MethodConfig
 from innerpo.methods.transforms.transform import IDENTITY, FitInputs, Transform

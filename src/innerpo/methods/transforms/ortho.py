@@ -1,4 +1,4 @@
-"""ortho: any k orthonormal rows, by torch's orthogonal parametrisation, learned by a probe."""
+"""ortho: any k orthonormal rows, by torch's orthogonal parametrisation, chosen by the subspace fit."""
 
 import torch
 from jaxtyping import Float
@@ -6,31 +6,33 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal
 
 from innerpo.config.method import MethodConfig
-from innerpo.methods.transforms.random import random_rows
+from innerpo.methods.transforms.random import random_basis
 from innerpo.methods.transforms.subspace_fit import learn_basis
 from innerpo.methods.transforms.transform import FitInputs, Transform, count_of, freeze
 
 
-class OrthogonalRows(nn.Module):
-    """Rows turned from a start by the Cayley map of a skew matrix, the fastest of torch's maps at these sizes."""
+class OrthogonalBasis(nn.Module):
+    """A start rotated by the Cayley map of a skew-symmetric matrix, the fastest of torch's maps at these sizes."""
 
-    rows: Tensor
+    basis: Tensor
 
     def __init__(self, start: Float[Tensor, "layer rank hidden"], seed: int) -> None:
         super().__init__()
-        self.rows = nn.Parameter(start.clone())
-        with torch.random.fork_rng(devices=[]):  # torch completes the start to a whole basis with global random numbers
+        self.basis = nn.Parameter(start.clone())
+        with torch.random.fork_rng(
+            devices=[]
+        ):  # torch completes the start to a square matrix with the global generator
             torch.manual_seed(seed)
-            orthogonal(self, "rows", orthogonal_map="cayley")
+            orthogonal(self, "basis", orthogonal_map="cayley")
 
     def forward(self) -> Float[Tensor, "layer rank hidden"]:
-        """Return the rows of every layer."""
-        return self.rows
+        """Return the basis of every layer."""
+        return self.basis
 
 
 def fit(inputs: FitInputs, method: MethodConfig) -> Transform:
-    """Learn rows from those of the transform ``random`` with the same seed, and freeze them."""
+    """Fit a basis from a seeded random start and freeze it."""
     rank = count_of(method.subspace.rank, inputs.hidden, "rank")
-    module = OrthogonalRows(random_rows(inputs, rank), inputs.seed)
-    # each entry of the skew matrix turns one plane, and a row takes part in some `hidden` of them
+    module = OrthogonalBasis(random_basis(inputs, rank), inputs.seed)
+    # each entry of the skew matrix rotates one plane, and each row of the basis lies in about `hidden` of them
     return freeze("ortho", learn_basis("ortho", module, inputs, method.subspace, step_scale=inputs.hidden**-0.5))

@@ -1,4 +1,4 @@
-"""random: k random orthonormal rows, which know nothing of the data. The control for every other transform."""
+"""random: k random orthonormal rows, independent of the data. The control for every other transform."""
 
 import torch
 from jaxtyping import Float
@@ -8,15 +8,15 @@ from innerpo.config.method import MethodConfig
 from innerpo.methods.transforms.transform import FitInputs, Transform, count_of, freeze
 
 
-def random_rows(inputs: FitInputs, rank: int) -> Float[Tensor, "layer rank hidden"]:
-    """Return orthonormal rows drawn uniformly by the seed, in float64; each layer has its own."""
+def random_basis(inputs: FitInputs, rank: int) -> Float[Tensor, "layer rank hidden"]:
+    """Return a seeded, uniformly distributed (Haar) orthonormal basis of each layer's own, in float64."""
     shape = (len(inputs.layers), inputs.hidden, rank)
     columns, r = torch.linalg.qr(torch.randn(shape, generator=inputs.generator(), dtype=torch.float64))
-    signs = r.diagonal(dim1=1, dim2=2).sign()[:, None]  # else QR prefers some subspaces' bases (Haar measure)
-    rows: Tensor = (columns * signs).transpose(1, 2)
-    return rows
+    signs = r.diagonal(dim1=1, dim2=2).sign()[:, None]  # without this QR does not give the Haar measure
+    basis: Tensor = (columns * signs).transpose(1, 2)
+    return basis
 
 
 def fit(inputs: FitInputs, method: MethodConfig) -> Transform:
-    """Return random rows; no state and no label is looked at."""
-    return freeze("random", random_rows(inputs, count_of(method.subspace.rank, inputs.hidden, "rank")))
+    """Return a random basis; neither states nor labels are used."""
+    return freeze("random", random_basis(inputs, count_of(method.subspace.rank, inputs.hidden, "rank")))

@@ -1,4 +1,4 @@
-"""Householder reflections I - 2 v v^T / |v|^2, the bricks of the transforms ``ether`` and ``hra``."""
+"""Householder reflections I - 2 v v^T / |v|^2, of which the transforms ``ether`` and ``hra`` are products."""
 
 from jaxtyping import Float
 from torch import Tensor
@@ -9,7 +9,7 @@ from innerpo.methods.records import unit
 def reflect(
     x: Float[Tensor, "*batch row width"], v: Float[Tensor, "*batch width"]
 ) -> Float[Tensor, "*batch row width"]:
-    """Mirror every row of x in the plane across v; twice is the identity, and v's length is of no account."""
+    """Reflect every row of x in the hyperplane orthogonal to v; the norm of v does not matter."""
     n = unit(v)[..., None]
     return x - 2.0 * (x @ n) * n.transpose(-1, -2)
 
@@ -17,10 +17,10 @@ def reflect(
 def reflect_blocks(
     x: Float[Tensor, "layer row hidden"], v: Float[Tensor, "layer block width"], interleaved: bool
 ) -> Float[Tensor, "layer row hidden"]:
-    """Mirror each block of the coordinates in its own plane: x times a block-diagonal reflection.
+    """Multiply x by a block-diagonal matrix of reflections, one for each block of coordinates.
 
-    Contiguous blocks are coordinates 0 .. width - 1, width .. 2 width - 1, ...; interleaved ones are every n-th
-    coordinate, so that the first few coordinates lie in all blocks.
+    Contiguous blocks are coordinates 0 .. width - 1, width .. 2 width - 1, ...; interleaved blocks take every
+    n_blocks-th coordinate, so that the first few coordinates lie in different blocks.
     """
     layers, rows, _ = x.shape
     n_blocks, width = v.shape[1:]

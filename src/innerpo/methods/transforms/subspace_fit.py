@@ -1,12 +1,13 @@
-"""The probe loss by which ``ether``, ``ortho`` and ``hra`` choose their rows, on reference states alone.
+"""The subspace fit by which ``ether``, ``ortho`` and ``hra`` choose their basis, on reference states alone.
 
-A subspace is good if, seen in it alone, the mean difference of the other pairs tells a pair's chosen response from its
-rejected one, in units of the differences' own standard deviation (as the margin is measured later):
+A subspace is good if, within it, the mean difference of the other pairs separates a pair's chosen from its rejected
+response. The separation is measured in standard deviations of the differences, as the margin is in training:
 
-    z_i = Q d_i        a_i = <z_i, unit(mean_{j != i} z_j)>        probe = mean_i softplus(-a_i / std(a))
+    z_i = Q d_i        a_i = <z_i, unit(mean_{j != i} z_j)>        loss = mean_i softplus(-a_i / std(a))
 
-Neither the length of a state nor that of Q's rows (they are orthonormal) can lower it. Full rank is a rotation, on
-which it does not depend; below that, it asks for dimensions in which the pairs agree, and against those that add noise.
+Scaling the states does not change the loss, and the basis is orthonormal, so it cannot be scaled. At full rank Q is a
+rotation and the loss does not depend on it. Below full rank the loss favours dimensions in which the pairs agree over
+dimensions that add noise.
 """
 
 import logging
@@ -27,34 +28,34 @@ from innerpo.methods.transforms.transform import FitInputs
 log = logging.getLogger(__name__)
 
 HELD_BACK = 0.2
-"""Share of the training pairs (whole prompts) on which the probe is stopped and never fitted."""
+"""Share of the training pairs (whole prompts) that is held back for early stopping."""
 PATIENCE, GAIN = 15, 1e-4
-"""It stops when, for this many steps, no layer's held-back loss has fallen by this much."""
+"""The fit stops when no layer's held-back loss has fallen by GAIN for PATIENCE steps."""
 MIN_PAIRS = 4
 
 
 def subspace_losses(
-    rows: Float[Tensor, "layer rank hidden"],
+    basis: Float[Tensor, "layer rank hidden"],
     d: Float[Tensor, "layer pair hidden"],
     held: Float[Tensor, "layer held hidden"],
 ) -> tuple[Float[Tensor, " layer"], Float[Tensor, " layer"]]:
-    """Return the probe loss of each layer on the pairs d, and that of d's mean and scale on other pairs."""
-    z, n = d @ rows.transpose(1, 2), d.shape[1]
+    """Return each layer's loss on the pairs d, and the loss on held-back pairs with the mean and scale of d."""
+    z, n = d @ basis.transpose(1, 2), d.shape[1]
     mean = z.mean(1, keepdim=True)
     along = (z * unit((n * mean - z) / (n - 1))).sum(-1)
     floor = SCALE_FLOOR * norm(d).square().mean(1).sqrt()
     scale = (along.var(1) + floor.square()).sqrt()[:, None]
-    others = (held @ rows.transpose(1, 2) * unit(mean)).sum(-1)
+    others = (held @ basis.transpose(1, 2) * unit(mean)).sum(-1)
     return F.softplus(-along / scale).mean(1), F.softplus(-others / scale).mean(1)
 
 
 def learn_basis(
     name: str, module: nn.Module, inputs: FitInputs, options: TransformConfig, step_scale: float = 1.0
 ) -> Float[Tensor, "layer rank hidden"]:
-    """Fit a module whose forward gives rows; return those of each layer's best step on held-back pairs.
+    """Fit a module whose forward returns a basis; return the basis of each layer's best step on held-back pairs.
 
-    The start counts as a step, so that rows which learned nothing general are not used. Raises UserError for fewer
-    than MIN_PAIRS pairs.
+    The start counts as a step, so a layer on which the fit does not generalise keeps its start. Raises UserError for
+    fewer than MIN_PAIRS pairs.
     """
     d = inputs.differences
     if d.shape[1] < MIN_PAIRS:
@@ -67,10 +68,10 @@ def learn_basis(
     first = lowest = subspace_losses(best, fitted, held)[1]
     waited = 0
     for step in range(options.fit_steps + 1):
-        rows = module()
-        loss, current = subspace_losses(rows, fitted, held)
+        basis = module()
+        loss, current = subspace_losses(basis, fitted, held)
         better, improved = current.detach() < lowest, bool((current.detach() < lowest - GAIN).any())
-        best = torch.where(better[:, None, None], rows.detach(), best)
+        best = torch.where(better[:, None, None], basis.detach(), best)
         lowest = torch.where(better, current.detach(), lowest)
         waited = 0 if step == 0 or improved else waited + 1
         if step == options.fit_steps or waited > PATIENCE:
@@ -81,12 +82,13 @@ def learn_basis(
     by_block = zip(inputs.layers, first.tolist(), lowest.tolist(), strict=True)
     shown = ", ".join(f"{layer} ({before:.3f} to {after:.3f})" for layer, before, after in by_block)
     rank, hidden = best.shape[1:]
-    log.info(f"transform {name}: rank {rank} of {hidden}; held-back probe loss at blocks {shown}; {step} steps")
+    what = f"rank {rank} of {hidden}; held-back subspace fit loss at blocks {shown}"
+    log.info(f"transform {name}: {what}; {step} steps")
     return best
 
 
 def split_pairs(items: Sequence[PromptItem], n: int, generator: torch.Generator) -> tuple[list[int], list[int]]:
-    """Return pairs to fit on and pairs held back (at least one): whole prompts, unless all pairs share one."""
+    """Return the pairs to fit on and the pairs held back (at least one): whole prompts, unless all pairs share one."""
     groups: dict[str, list[int]] = {}
     for i in range(n):
         groups.setdefault(items[i].cluster if items else str(i), []).append(i)

@@ -1,7 +1,8 @@
-"""supr: what the unembedding hardly reads (null), or what blocks push down in it (suppressed).
+"""supr: directions that hardly change the logits (null), or along which blocks lower logits (suppressed).
 
-null: without the top k right-singular vectors of W_U diag(gain of the final norm). suppressed: the top k right-singular
-vectors of W_U^T min(dz, 0), dz the change of the lens logits W_U norm(h) over the block. No label is looked at.
+null: the complement of the top k right-singular vectors of W_U diag(gain of the final norm). suppressed: the top k
+right-singular vectors of W_U^T min(dz, 0), where dz is the change of the lens logits W_U norm(h) over the block.
+Labels are not used.
 """
 
 import logging
@@ -20,32 +21,34 @@ log = logging.getLogger(__name__)
 
 MAX_PAIRS = 64
 MAX_TOKENS = 4096
-"""Completion tokens of the sample; pairs beyond it are left out of the fit (not of anything else)."""
+"""Completion tokens on which ``suppressed`` is fitted; a seeded sample of pairs stays below it."""
 BATCH = 8
 
 
 def fit(inputs: FitInputs, method: MethodConfig) -> Transform:
-    """Return the rows of the mode asked for."""
+    """Return the basis of ``method.subspace.supr_mode``."""
     k = count_of(method.subspace.supr_k, inputs.hidden, "supr_k")
     if method.subspace.supr_mode == "null":
-        rows = null_rows(Unembedding.of(inputs.model), k).repeat(len(inputs.layers), 1, 1)
+        basis = null_basis(Unembedding.of(inputs.model), k).repeat(len(inputs.layers), 1, 1)
     else:
-        rows = torch.stack([by_size(gram)[:k] for gram in suppressed_grams(inputs, k)])
-    log.info(f"transform supr: {method.subspace.supr_mode}, rank {rows.shape[1]} of {rows.shape[2]}")
-    return freeze("supr", rows)
+        basis = torch.stack([by_size(gram)[:k] for gram in suppressed_grams(inputs, k)])
+    log.info(f"transform supr: {method.subspace.supr_mode}, rank {basis.shape[1]} of {basis.shape[2]}")
+    return freeze("supr", basis)
 
 
-def null_rows(unembedding: Unembedding, k: int) -> Float[Tensor, "rank hidden"]:
-    """Return an orthonormal basis of all but the k directions that move logits most."""
+def null_basis(unembedding: Unembedding, k: int) -> Float[Tensor, "rank hidden"]:
+    """Return an orthonormal basis of the complement of the k directions that change logits most."""
     gram = unembedding.gram().cpu()
     hidden = gram.shape[0]
     if k == hidden:
-        raise UserError(f"method.subspace.supr_k={k} drops all {hidden} dimensions; mode null must keep at least one")
+        raise UserError(
+            f"method.subspace.supr_k={k} drops all {hidden} dimensions; supr_mode null must keep at least one"
+        )
     return by_size(gram)[k:]
 
 
 def by_size(gram: Float[Tensor, "hidden hidden"]) -> Float[Tensor, "hidden hidden"]:
-    """Return a Gram matrix's eigenvectors as rows, that of the largest eigenvalue first."""
+    """Return the eigenvectors of a Gram matrix as rows, largest eigenvalue first."""
     columns: Tensor = torch.linalg.eigh(gram).eigenvectors
     return columns.T.flip(0)
 
@@ -56,8 +59,8 @@ def suppressed_grams(inputs: FitInputs, k: int) -> list[Float[Tensor, "hidden hi
     n_tokens = sum(len(r) for item in items for r in item.responses)
     if n_tokens < k:
         raise UserError(
-            f"method.subspace.supr_k={k} directions cannot be told from the {n_tokens} completion tokens of "
-            f"{len(items)} pairs; a smaller supr_k or more pairs would do"
+            f"method.subspace.supr_k={k} directions cannot be estimated from the {n_tokens} completion tokens of "
+            f"{len(items)} pairs; use a smaller supr_k or more pairs"
         )
     unembedding = Unembedding.of(inputs.model)
     grams = [torch.zeros(inputs.hidden, inputs.hidden, dtype=torch.float64) for _ in inputs.layers]
@@ -70,7 +73,7 @@ def suppressed_grams(inputs: FitInputs, k: int) -> list[Float[Tensor, "hidden hi
 
 
 def sample_pairs(inputs: FitInputs) -> list[int]:
-    """Return a seeded choice of at most MAX_PAIRS pairs and (beyond the first) MAX_TOKENS completion tokens."""
+    """Return a seeded sample of at most MAX_PAIRS pairs and (beyond the first pair) MAX_TOKENS completion tokens."""
     chosen, tokens = list[int](), 0
     for i in torch.randperm(len(inputs.items), generator=inputs.generator()).tolist()[:MAX_PAIRS]:
         tokens += sum(len(r) for r in inputs.items[i].responses)

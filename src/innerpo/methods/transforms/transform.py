@@ -1,4 +1,4 @@
-"""A transform Q_l: a linear map with orthonormal rows, one a layer, frozen towards the adapter's loss."""
+"""A transform: a linear map Q_l with orthonormal rows for each layer, fitted before training and then frozen."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,24 +15,27 @@ from innerpo.errors import UserError
 
 @dataclass(frozen=True)
 class Transform:
-    """Rows of Q_l per layer, or None for the identity. Linear, so pooled states are transformed, not tokens."""
+    """A fitted transform. ``basis`` holds the orthonormal rows of Q_l for every layer; None is the identity.
+
+    Q_l is linear, so it is applied to pooled states and not to every token.
+    """
 
     name: str
-    rows: Float[Tensor, "layer rank hidden"] | None = None
+    basis: Float[Tensor, "layer rank hidden"] | None = None
 
     def __call__(self, states: Float[Tensor, "layer seq hidden"]) -> Float[Tensor, "layer seq rank"]:
         """Return Q_l s for every layer."""
-        if self.rows is None:
+        if self.basis is None:
             return states
-        return states @ self.rows.to(states).transpose(1, 2)
+        return states @ self.basis.to(states).transpose(1, 2)
 
     def to(self, device: torch.device) -> "Transform":
         """Return the transform on a device."""
-        return self if self.rows is None else replace(self, rows=self.rows.to(device))
+        return self if self.basis is None else replace(self, basis=self.basis.to(device))
 
     def lift(self, w: Float[Tensor, "layer seq rank"]) -> Float[Tensor, "layer seq hidden"]:
-        """Return Q_l^T w: a direction of the transformed space as one of the residual stream, of the same norm."""
-        return w if self.rows is None else w @ self.rows.to(w)
+        """Return Q_l^T w: a direction of the transformed space as a direction of the model's states, norm unchanged."""
+        return w if self.basis is None else w @ self.basis.to(w)
 
 
 IDENTITY = Transform("none")
@@ -42,8 +45,9 @@ IDENTITY = Transform("none")
 class FitInputs:
     """What a transform is fitted on: reference states of the training pairs, and the frozen base model.
 
-    ``pooled`` has chosen and rejected responses in turn. ``items`` are the same pairs as tokens, for a transform that
-    must run the model itself; ``layout`` and ``pad_id`` say how they become rows.
+    ``pooled`` alternates chosen and rejected responses: sequence 2i is pair i's chosen response, 2i + 1 its rejected
+    one. ``layers`` are the indices of the decoder blocks. ``items`` are the same pairs as tokens, for a transform that
+    runs the model itself; ``layout`` and ``pad_id`` say how they become rows of a batch.
     """
 
     pooled: Float[Tensor, "layer seq hidden"]
@@ -56,7 +60,7 @@ class FitInputs:
 
     @property
     def differences(self) -> Float[Tensor, "layer pair hidden"]:
-        """d_l of every training pair, in float64."""
+        """d_l (chosen minus rejected) of every training pair, in float64."""
         pooled = self.pooled.detach().double()
         return pooled[:, 0::2] - pooled[:, 1::2]
 
@@ -67,19 +71,19 @@ class FitInputs:
 
     @property
     def device(self) -> torch.device:
-        """Where to compute in float64: the model's device, or the CPU where that has no such type."""
+        """Where to compute in float64: the model's device, or the CPU where that device has no float64 (mps)."""
         found = next((p.device for p in self.model.parameters()), None) if self.model is not None else None
         return torch.device("cpu") if found is None or found.type == "mps" else found
 
     def generator(self) -> torch.Generator:
-        """Return a fresh random generator, seeded."""
+        """Return a new random generator, seeded with the training seed."""
         return torch.Generator().manual_seed(self.seed)
 
 
 def count_of(value: float, hidden: int, field: str) -> int:
-    """Return a number of directions: a fraction of the hidden size (at least 1), or the whole number itself.
+    """Return a number of directions from a fraction of the hidden size (at least 1) or from a whole number.
 
-    Raises UserError where it is more than there are.
+    Raises UserError where it exceeds the hidden size.
     """
     count = max(1, round(value * hidden)) if value < 1 else int(value)
     if count > hidden:
@@ -87,6 +91,6 @@ def count_of(value: float, hidden: int, field: str) -> int:
     return count
 
 
-def freeze(name: str, rows: Float[Tensor, "layer rank hidden"]) -> Transform:
-    """Return the transform of fitted rows: detached, in float32, on the CPU."""
-    return Transform(name, rows.detach().float().cpu().contiguous())
+def freeze(name: str, basis: Float[Tensor, "layer rank hidden"]) -> Transform:
+    """Return the transform of a fitted basis: detached, in float32, on the CPU."""
+    return Transform(name, basis.detach().float().cpu().contiguous())

@@ -34,25 +34,26 @@ class StateRequest:
 
     layers: tuple[int, ...]
     pool: Pool = "mean"
-    tokens: bool = False
+    token_states: bool = False
     site: str = RESIDUAL
 
 
 @dataclass(frozen=True)
 class SequenceOutputs:
-    """The model's outputs for each response.
+    """The model's outputs on each response, in the order of the batch.
 
-    ``logps`` are sums over completion tokens, in nats. ``pooled`` are means of RMS-normalised states u = h / rms(h)
-    over the pooled tokens (s_l(y) of docs/methods.md before the transform); ``tokens`` are the u; ``rms`` is the mean
-    of rms(h) over all completion tokens of the batch, and only computed without gradient and with ``tokens`` (the
-    reference).
+    ``logps`` are sums over completion tokens, in nats; ``token_logps`` are their summands. ``pooled`` are the pooled
+    states s_l(y) before the transform: means of RMS-normalised states u = h / rms(h) (block outputs, or another site)
+    over the pooled tokens. ``token_states`` are the u of every completion token. ``rms`` is the mean of rms(h) over all
+    completion tokens of the batch; it is measured only without gradient and together with ``token_states``.
     """
 
     logps: Float[Tensor, " seq"]
     n_tokens: Int[Tensor, " seq"]
     pooled: Float[Tensor, "layer seq hidden"] | None = None
-    tokens: Float[Tensor, "layer token hidden"] | None = None
+    token_states: Float[Tensor, "layer token hidden"] | None = None
     rms: Float[Tensor, " layer"] | None = None
+    token_logps: Float[Tensor, " token"] | None = None
 
     def to(self, device: torch.device, **kwargs: Any) -> "SequenceOutputs":
         """Return the outputs on a device."""
@@ -98,8 +99,9 @@ def sequence_outputs(model: nn.Module, batch: TokenBatch, states: StateRequest |
         logps=logps.index_add(0, batch.sequence, token_logps),
         n_tokens=batch.n_tokens,
         pooled=torch.stack([pooled for pooled, _, _ in found]) if found else None,
-        tokens=torch.stack([tokens for _, tokens, _ in found]) if found and request.tokens else None,
+        token_states=torch.stack([tokens for _, tokens, _ in found]) if found and request.token_states else None,
         rms=torch.stack([rms for _, _, rms in found]) if found and measured else None,
+        token_logps=token_logps,
     )
 
 
@@ -123,8 +125,8 @@ def pool_weights(batch: TokenBatch, pool: Pool) -> Float[Tensor, "seq token"]:
 
 
 def _measures_size(request: StateRequest) -> bool:
-    """Whether the size of states is measured: for the reference yes, in a training step it is not needed."""
-    return request.tokens and not torch.is_grad_enabled()
+    """Whether a pass measures how large states are: the reference's does, a training step has no use for it."""
+    return request.token_states and not torch.is_grad_enabled()
 
 
 @contextmanager
@@ -143,7 +145,7 @@ def _read_blocks(model: nn.Module, batch: TokenBatch, request: StateRequest) -> 
         states = output.flatten(0, 1).index_select(0, batch.completion)
         tokens = rms_normalise(states)
         rms = states.float().square().mean(-1).sqrt().mean() if _measures_size(request) else None
-        return weights @ tokens, tokens if request.tokens else None, rms
+        return weights @ tokens, tokens if request.token_states else None, rms
 
     def hook_for(layer: int) -> Any:
         def hook(state: Tensor) -> None:

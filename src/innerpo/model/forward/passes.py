@@ -1,11 +1,12 @@
 """Passes over many items: batches of like length, each batch's outputs handed on with the places they belong to."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from innerpo.data.batching.batch import TokenBatch, make_batch
 from innerpo.data.batching.order import by_prompt, length_batches
@@ -65,3 +66,34 @@ def passes(
     device = next(model.parameters()).device
     for indices, batch in batches(items, layout, pad_id, batch_size, device, what):
         yield indices, sequence_outputs(model, batch, request)
+
+
+def collect(
+    model: Any,
+    items: Sequence[PromptItem],
+    layout: Layout,
+    pad_id: int,
+    *,
+    batch_size: int,
+    request: StateRequest | None,
+    what: str,
+    each: Callable[[list[int], SequenceOutputs], None] | None = None,
+) -> SequenceOutputs:
+    """Run the model over all items; return log-probabilities and pooled states on the CPU, in the items' order.
+
+    ``each`` is called with every batch's indices and outputs, for what else is to be kept of them.
+    """
+    at, kept = Offsets.of(items), dict[str, Tensor]()
+    logps, n_tokens = torch.zeros(at.sequences[-1]), torch.zeros(at.sequences[-1], dtype=torch.long)
+    token_logps = torch.zeros(at.tokens[-1])
+    for indices, out in passes(model, items, layout, pad_id, batch_size=batch_size, request=request, what=what):
+        seq = at.sequence_rows(indices)
+        logps[seq], n_tokens[seq] = out.logps.cpu(), out.n_tokens.cpu()
+        if out.token_logps is not None:
+            token_logps[at.token_rows(indices)] = out.token_logps.cpu()
+        if out.pooled is not None:
+            layers, _, width = out.pooled.shape  # the width is the site's, which need not be the model's
+            kept.setdefault("pooled", torch.zeros(layers, len(logps), width))[:, seq] = out.pooled.cpu()
+        if each is not None:
+            each(indices, out)
+    return SequenceOutputs(logps, n_tokens, kept.get("pooled"), token_logps=token_logps)

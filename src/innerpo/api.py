@@ -1,0 +1,104 @@
+"""InnerPO from Python: load a base model once, train and evaluate on it as often as you like.
+
+Thin functions over ``innerpo.run``; options are the fields of ``RunConfig`` by their dotted names.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from innerpo import run
+from innerpo.config.run import ModelConfig, RunConfig, default_run
+from innerpo.config.yaml import nested, overlay
+from innerpo.errors import UserError
+from innerpo.files import cache_root
+from innerpo.methods.inner_reward import InnerReward
+from innerpo.model import loading
+from innerpo.model.base import Base
+from innerpo.run import Run
+from innerpo.training import artifacts
+from innerpo.training.run_folder import config_of_folder
+
+
+def load_base(name: str = "smollm2-135m", *, cache_dir: Path | None = None, **options: Any) -> Base:
+    """Load a base model and its tokenizer.
+
+    ``name`` is a Hub name, a local folder or ``smollm2-135m``; ``options`` are fields of ``ModelConfig`` (``dtype``,
+    ``attention``, ``load_in_4bit``, ...). Raises UserError where the model cannot be loaded.
+    """
+    config = overlay(ModelConfig(base_model=name), options, "load_base")
+    return loading.load_base(config, cache_root(cache_dir))
+
+
+def run_config(
+    method: str = "innerpo", *, base: Base | None = None, data: str | None = None, **options: Any
+) -> RunConfig:
+    """Return a method's defaults with options by their dotted names, e.g. ``**{"training.max_steps": 20}``.
+
+    ``data`` is the data set to train on. Raises UserError for a name that does not exist or a value of another type.
+    """
+    config = overlay(default_run(method), nested(options), "options")
+    if data is not None:
+        config = replace(config, data=replace(config.data, dataset=data))
+    return config if base is None else replace(config, model=replace(config.model, base_model=base.name))
+
+
+def train(
+    base: Base | None = None, method: str | RunConfig = "innerpo", *, data: str | None = None, **options: Any
+) -> Run:
+    """Train a method, save the run's folder, and score it beside its base model.
+
+    ``base`` is shared: the adapter is taken off at the end, and the next run on it loads nothing again and computes no
+    reference output twice. ``method`` is a method's name (``innerpo-supr``) or a whole ``RunConfig``. Without ``base``,
+    the model that the config names is loaded.
+
+    Raises UserError for what was asked for wrongly, MachineError where the machine fails (memory, disk).
+    """
+    return run.train(_config(base, method, data, options), base)
+
+
+def evaluate(base: Base | None, folder: str | Path, **options: Any) -> Run:
+    """Score a run's folder, or any peft adapter, beside its base model.
+
+    Options are those of the run itself, changed by dotted names, e.g. ``**{"eval.oos_dataset": "arc_easy"}``. Scores
+    on other data sets than the run's own go to a folder beneath it. Raises UserError where the adapter belongs to
+    another base model.
+    """
+    path = existing_folder(folder)
+    config = overlay(config_of_folder(path), nested(options), "options")
+    return run.evaluate(path, config, base)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A run in memory: the policy (base with adapter), its tokenizer, its directions and its config."""
+
+    policy: Any
+    base: Base
+    inner_reward: InnerReward | None
+    config: RunConfig
+
+
+def load(folder: str | Path, base: Base | None = None) -> Loaded:
+    """Load a run's adapter, or any peft adapter, on its base model; ``remove_adapter`` takes it off again."""
+    path = existing_folder(folder)
+    config = config_of_folder(path)
+    artifacts.check_adapter(path)
+    base = base or loading.load_base(config.model, cache_root(config.data.cache_dir))
+    return Loaded(artifacts.load_policy(base, path), base, artifacts.load_directions(path), config)
+
+
+def existing_folder(folder: str | Path) -> Path:
+    """Return the folder as a path. Raises UserError where there is none."""
+    path = Path(folder)
+    if not path.is_dir():
+        raise UserError(f"there is no folder {path}; give the folder of a run or of a peft adapter")
+    return path
+
+
+def _config(base: Base | None, method: str | RunConfig, data: str | None, options: dict[str, Any]) -> RunConfig:
+    if isinstance(method, str):
+        return run_config(method, base=base, data=data, **options)
+    if data is not None or options:
+        raise UserError("a RunConfig holds all options already; change it with dataclasses.replace")
+    return method if base is None else replace(method, model=replace(method.model, base_model=base.name))

@@ -1,0 +1,1 @@
+"""Forms of the output term, one a file; ``innerpo.registry.OUTPUTS`` names them."""

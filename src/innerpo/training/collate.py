@@ -1,0 +1,53 @@
+"""Indices of pairs to micro-batches: tokens with the reference's outputs on them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from innerpo.data.batching.batch import TokenBatch, make_batch
+from innerpo.data.batching.order import by_prompt, rows_of, token_batches
+from innerpo.data.batching.row_plan import Layout
+from innerpo.data.tokens import PromptItem
+from innerpo.model.forward.outputs import SequenceOutputs
+from innerpo.model.reference import Reference
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """Some pairs as tokens, with the reference's outputs on them and their ids for error messages."""
+
+    tokens: TokenBatch
+    reference: SequenceOutputs
+    ids: list[str]
+
+    def pin_memory(self, device: Any = None) -> "PairBatch":
+        """Return the batch in page-locked memory (torch's DataLoader calls this)."""
+        return replace(self, tokens=self.tokens.pin_memory(device), reference=self.reference.pin_memory(device))
+
+
+@dataclass(frozen=True)
+class PairCollator:
+    """Turns indices of pairs into micro-batches of like length, of at most ``micro_batch_tokens`` padded tokens each.
+
+    0 = no limit: one micro-batch.
+    """
+
+    items: Sequence[PromptItem]
+    reference: Reference
+    layout: Layout
+    pad_id: int
+    micro_batch_tokens: int = 0
+
+    def __call__(self, indices: Sequence[int]) -> dict[str, list[PairBatch]]:
+        """Return ``{"micro_batches": [...]}``: the Trainer wants a mapping."""
+        rows = [rows_of(self.items[i], self.layout) for i in indices]
+        parts = token_batches(rows, self.micro_batch_tokens, self.layout)
+        return {"micro_batches": [self._batch(by_prompt(self.items, [indices[k] for k in part])) for part in parts]}
+
+    def _batch(self, indices: Sequence[int]) -> PairBatch:
+        items = [self.items[i] for i in indices]
+        return PairBatch(
+            tokens=make_batch(items, self.layout, self.pad_id),
+            reference=self.reference.select(indices),
+            ids=[item.pairs[0][2] for item in items],
+        )

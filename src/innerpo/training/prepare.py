@@ -1,0 +1,152 @@
+"""From pairs to all that a training needs: tokens, layout, reference, fitted method. The one place where that is done.
+
+Training, doctor, inspection and benchmarks start here, so that what they measure is what training does.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import nn
+
+from innerpo.config.run import RunConfig
+from innerpo.data.pairs import PreferencePair, choose_negatives, shuffle_labels
+from innerpo.data.tokens import PairTokenizer, PromptItem
+from innerpo.errors import UserError
+from innerpo.files import cache_root
+from innerpo.methods.gradients.fit import fit_gradients
+from innerpo.methods.inner_reward import InnerReward
+from innerpo.methods.method import Method, build_method, fit_method
+from innerpo.model.adapters import add_adapter, remove_adapter
+from innerpo.model.base import Base
+from innerpo.model.forward.layout import LayoutChoice, choose_layout
+from innerpo.model.forward.sites import read_points
+from innerpo.model.layer_spec import resolve_layers
+from innerpo.model.reference import Reference, compute_reference
+from innerpo.training.collate import PairCollator
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run's pairs as tokens, their layout, the reference's outputs on them, and the method fitted on those."""
+
+    base: Base
+    items: Sequence[PromptItem]
+    layout: LayoutChoice
+    reference: Reference
+    method: Method
+
+    @property
+    def pairs(self) -> PairCollator:
+        """The pairs with their reference outputs, as a trainer takes them."""
+        return PairCollator(self.items, self.reference, self.layout.layout, self.base.pad_id)
+
+    @property
+    def inner_reward(self) -> InnerReward | None:
+        """The fitted directions, which score responses; None for a method without."""
+        method = self.method
+        if method.directions is None:
+            return None
+        config = method.config
+        return InnerReward(method.layers, method.transform, method.directions, config.pool, config.site)
+
+
+def prepare(
+    config: RunConfig, base: Base, pairs: Sequence[PreferencePair], *, cache_dir: Path | None = None
+) -> Prepared:
+    """Prepare the training of a method on the pairs of a training set (all of them: negatives are chosen here).
+
+    ``cache_dir`` is where reference outputs are kept, if not in the config's cache. Raises UserError where no pair is
+    left, or where the model lacks the layers or the site that the method reads.
+    """
+    return prepare_items(config, base, training_items(config, base, pairs), cache_dir=cache_dir)
+
+
+def training_items(config: RunConfig, base: Base, pairs: Sequence[PreferencePair]) -> list[PromptItem]:
+    """Choose negatives, shuffle labels where the control wants it, and tokenise: one item a pair."""
+    data = config.data
+    chosen = choose_negatives(pairs, data.negatives, data.seed)
+    chosen = shuffle_labels(chosen, data.shuffled_labels, data.seed)
+    tokens = PairTokenizer(base.tokenizer, data.max_prompt_tokens, data.max_response_tokens)
+    items = tokens.training_items(chosen)
+    counts = tokens.report.line(data.max_prompt_tokens, data.max_response_tokens)
+    log.info(f"training pairs of {data.dataset}: {len(items)}; {counts}")
+    if not items:
+        raise UserError(f"{data.dataset} has no pair left to train on")
+    return items
+
+
+def prepare_items(
+    config: RunConfig, base: Base, items: Sequence[PromptItem], *, cache_dir: Path | None = None
+) -> Prepared:
+    """Do the same for pairs that are tokens already."""
+    data, cache = config.data, cache_dir or cache_root(config.data.cache_dir)
+    method = build_method(config.method, resolve_layers(config.method.layers, base.n_blocks))
+    if method.request is not None:
+        read_points(base.model, method.layers, config.method.site)  # refuses a site that the model does not have
+    layout = choose_layout(base.model, items, base.pad_id, data.layout)
+    log.info(f"layout: {layout.layout} ({layout.reason})")
+    reference = compute_reference(
+        base,
+        items,
+        layout.layout,
+        method.request,
+        batch_size=data.batch_size,
+        cache_dir=cache,
+        what=f"{data.dataset} (train)",
+        # Full fine-tuning has no adapter to switch off, so its reference cannot be run again during training.
+        token_limit_bytes=data.token_cache_gb * 1e9 if config.model.lora_r else float("inf"),
+    )
+    method = fit_method(method, reference, base.model, config.training.seed, layout.layout, base.pad_id)
+    _log_directions(method)
+    return Prepared(base, items, layout, reference, method)
+
+
+@contextmanager
+def adapted(
+    prepared: Prepared, config: RunConfig, *, cache_dir: Path | None = None
+) -> Iterator[tuple[nn.Module, Method]]:
+    """Put a fresh adapter on the base and fit the method's gradient edit to it; take the adapter off at the end.
+
+    A frozen method gets the base itself, a full fine-tuning a copy of it.
+    """
+    base, method = prepared.base, prepared.method
+    if config.method.frozen:
+        yield base.model, method
+        return
+    policy = add_adapter(base, config.model, config.training.seed)
+    try:
+        yield (
+            policy,
+            fit_gradients(
+                method,
+                policy,
+                base,
+                prepared.items,
+                prepared.layout.layout,
+                batch_size=config.data.batch_size,
+                cache_dir=cache_dir or cache_root(config.data.cache_dir),
+                seed=config.training.seed,
+            ),
+        )
+    finally:
+        remove_adapter(base, policy)
+
+
+def in_float32(config: RunConfig) -> RunConfig:
+    """Return the config with float32 in place of an automatic data type, for checks of small differences."""
+    return replace(config, model=replace(config.model, dtype="float32")) if config.model.dtype == "auto" else config
+
+
+def _log_directions(method: Method) -> None:
+    """Log the accuracy and the weight of each layer's direction."""
+    directions = method.directions
+    if directions is None:
+        return
+    values = zip(method.layers, directions.accuracy.tolist(), directions.layer_weights.tolist(), strict=True)
+    shown = ", ".join(f"{layer} (accuracy {accuracy:.2f}, weight {weight:.2f})" for layer, accuracy, weight in values)
+    log.info(f"directions: {method.config.direction}, {method.config.site} of blocks {shown}")
