@@ -66,9 +66,9 @@ FAST = (
         "gpt_neo", {"num_layers": 4, "num_heads": 4, "window_size": 16, "attention_types": [[["global", "local"], 2]]}
     ),
     Family("opt", {"word_embed_proj_dim": 32, "ffn_dim": 48}),  # dropout as a float
-    Family("bloom", {"n_layer": 4, "n_head": 4}),  # ALiBi
+    Family("bloom", {"n_layer": 4, "n_head": 4}, ("max_position_embeddings",)),  # ALiBi
     Family("gpt_oss", ALTERNATING | {"num_local_experts": 4, "num_experts_per_tok": 2}),  # experts, attention sinks
-    Family("mamba", {"state_size": 4}),  # recurrent
+    Family("mamba", {"state_size": 4}, ("max_position_embeddings",)),  # recurrent
     Family("llama4_text", {"num_local_experts": 4, "intermediate_size_mlp": 48, "attention_chunk_size": 16}),  # chunks
     Family(
         "gemma3n_text",
