@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from innerpo.data.batching.row_plan import Layout
-from innerpo.data.token_states import PromptItem
+from innerpo.data.tokens import PromptItem
 from innerpo.methods.records import Directions
 from innerpo.methods.terms.drift import orthogonal_drift
 from innerpo.model.base import Base, reference_mode
