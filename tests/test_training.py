@@ -141,7 +141,7 @@ def test_non_finite_loss_stops_and_names_pairs(tmp_path):
 
 
 def test_lora_dropout_and_model_dropout(tmp_path):
-    from innerpo.model.base import switch_off_dropout
+    from innerpo.model.dropout import switch_off_dropout
 
     model = build_model(attention_dropout=0.5)
     switch_off_dropout(model)

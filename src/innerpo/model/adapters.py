@@ -1,6 +1,7 @@
 """Adapters on a base model: a fresh one, a saved one, and their removal, after which the base is what it was."""
 
 import copy
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,13 @@ from torch import nn
 from innerpo.config.run import ModelConfig
 from innerpo.errors import UserError
 from innerpo.model.base import Base
+from innerpo.model.coverage import excluded_from_all_linear, weights_without_adapter
 from innerpo.model.numerics.fused_lora import fuse_lora
+
+log = logging.getLogger(__name__)
+
+# Adapters that need task ids, or run the model more than once.
+UNSUPPORTED = ("POLY", "XLORA", "SHADOW")
 
 
 def add_adapter(base: Base, config: ModelConfig, seed: int) -> nn.Module:
@@ -29,6 +36,7 @@ def add_adapter(base: Base, config: ModelConfig, seed: int) -> nn.Module:
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
         target_modules=target,
+        exclude_modules=excluded_from_all_linear(base.model) if names == "all-linear" else None,
         task_type="CAUSAL_LM",
     )
     try:
@@ -39,13 +47,20 @@ def add_adapter(base: Base, config: ModelConfig, seed: int) -> nn.Module:
             f"model.target_modules={names!r} fits no module of {base.name!r}; it has {', '.join(linear)}"
         ) from error
     fuse_lora(policy)
+    frozen = weights_without_adapter(policy) if names == "all-linear" else ""
+    if frozen:
+        log.info(f"adapter: {frozen}")
     return policy
 
 
 def load_adapter(base: Base, folder: Path) -> nn.Module:
-    """Return the base with the peft adapter that a folder holds. Raises UserError where the two do not fit."""
+    """Return the base with the peft adapter that a folder holds.
+
+    Raises UserError if the two do not fit, or if the adapter is not one that changes weights (prompt tuning, ...).
+    """
     from peft import PeftModel
 
+    _check_changes_weights(folder)
     try:
         policy: nn.Module = PeftModel.from_pretrained(base.model, str(folder))
     except (RuntimeError, ValueError, SafetensorError) as error:
@@ -72,3 +87,21 @@ def remove_adapter(base: Base, policy: Any) -> None:
         base.model.config.use_cache = base.use_cache
     base.model.requires_grad_(False)
     base.model.eval()
+
+
+def _check_changes_weights(folder: Path) -> None:
+    """Refuse adapters that add tokens or need more inputs than token ids: rows of several responses have no place for
+    them, and positions and masks would be wrong.
+    """
+    from peft import PeftConfig
+
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{folder / 'adapter_config.json'} is no peft adapter that this peft knows: {error}") from error
+    kind = str(getattr(config.peft_type, "value", config.peft_type))
+    if config.is_prompt_learning or config.is_adaption_prompt or kind in UNSUPPORTED:
+        raise UserError(
+            f"the adapter in {folder} is of peft's kind {kind}, which does not only change weights; give one that "
+            "does (LoRA, DoRA, AdaLoRA, IA3, LoHa, LoKr, OFT, BOFT, VeRA, ...)"
+        )

@@ -23,6 +23,7 @@ from innerpo.model.cache import content_key, load_tensors, save_tensors
 from innerpo.model.forward.outputs import SequenceOutputs, StateRequest, sequence_outputs
 from innerpo.model.forward.passes import Offsets, collect
 from innerpo.model.forward.sites import RESIDUAL
+from innerpo.model.identity import environment_key
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ def compute_reference(
     key = content_key(
         format=FORMAT,
         weights=base.identity,
-        attention=base.model.config._attn_implementation,
+        environment=environment_key(base.model),
         layout=layout,
         items=[(i.prompt, i.responses) for i in items],
     )

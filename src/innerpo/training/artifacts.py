@@ -67,7 +67,8 @@ def load_policy(base: Base, folder: Path) -> Any:
         return base.model
     if (folder / "adapter_config.json").is_file():
         return load_adapter(base, folder)
-    policy = type(base.model).from_pretrained(folder, dtype=base.model.dtype)
+    attention = base.model.config._attn_implementation
+    policy = type(base.model).from_pretrained(folder, dtype=base.model.dtype, attn_implementation=attention)
     return policy.to(base.model.device)
 
 

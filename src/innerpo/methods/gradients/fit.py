@@ -23,6 +23,7 @@ from innerpo.model.cache import content_key, load_tensors, save_tensors
 from innerpo.model.forward.blocks import decoder_blocks, state_of
 from innerpo.model.forward.outputs import Pool, pool_weights, rms_normalise, sequence_outputs
 from innerpo.model.forward.passes import batches
+from innerpo.model.identity import environment_key
 from innerpo.registry import GRADIENTS, resolve
 
 log = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ def fit_gradients(
     else:
         cache_key = content_key(
             weights=base.identity,
-            attention=base.model.config._attn_implementation,
+            environment=environment_key(base.model),
             layout=layout,
             items=[(i.prompt, i.responses) for i in items],
             pool=config.pool,
