@@ -107,9 +107,9 @@ class TrainingConfig:
     gradient_accumulation: int = 1
     """Batches per optimiser step."""
     warmup: float = 0.1
-    """Fraction of the steps in which the learning rate rises linearly."""
+    """Linear rise of the learning rate at the start: below 1 a fraction of the steps, else a number of steps."""
     scheduler: Literal["linear", "cosine", "constant"] = "cosine"
-    """How the learning rate falls after warm-up."""
+    """Learning rate after warm-up: falling to 0 (linear, cosine) or constant."""
     optim: str = "adamw_torch_fused"
     """Optimiser, by its transformers name."""
     weight_decay: float = 0.0
@@ -145,6 +145,10 @@ class TrainingConfig:
         for name in ("gradient_accumulation", "log_steps"):
             if getattr(self, name) < 1:
                 raise UserError(f"training.{name} must be at least 1, got {getattr(self, name)}")
+        if self.warmup > 1 and not self.warmup.is_integer():
+            raise UserError(
+                f"training.warmup must be a fraction of the steps (below 1) or a whole number, got {self.warmup:g}"
+            )
         if self.epochs <= 0 and self.max_steps <= 0:
             raise UserError(f"training.epochs must be above 0, got {self.epochs} (and max_steps is 0)")
 
