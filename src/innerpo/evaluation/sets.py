@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from innerpo.config.run import RunConfig
@@ -25,7 +25,8 @@ class EvaluationSet:
     """Pairs to score under one name.
 
     ``kind`` is the kind of shift from the training set (difficulty, encoding, ...), empty where it is unknown.
-    ``pairs`` is empty where nothing could be loaded; ``note`` then says why.
+    ``pairs`` is empty where nothing could be loaded; ``note`` then says why. ``n_seen`` counts the set's prompts that
+    are training prompts, of all that are trained on and not only of those that the train set samples.
     """
 
     name: str
@@ -35,12 +36,17 @@ class EvaluationSet:
     kind: str
     pairs: tuple[PreferencePair, ...]
     note: str = ""
+    n_seen: int = 0
+
+    @property
+    def n_prompts(self) -> int:
+        """Number of distinct prompts."""
+        return len({p.cluster for p in self.pairs})
 
     @property
     def source(self) -> str:
         """The data set as it is named beneath a table."""
-        prompts = len({p.cluster for p in self.pairs})
-        return f"{self.dataset} ({self.split}), {len(self.pairs)} pairs of {prompts} prompts"
+        return f"{self.dataset} ({self.split}), {len(self.pairs)} pairs of {self.n_prompts} prompts"
 
 
 def load_sets(config: RunConfig, trained: Sequence[PreferencePair] | None = None) -> list[EvaluationSet]:
@@ -64,7 +70,8 @@ def load_sets(config: RunConfig, trained: Sequence[PreferencePair] | None = None
     for found in sets:
         if found.note:
             log.info(found.note)
-    return sets
+    seen = {p.cluster for p in trained}
+    return [replace(s, n_seen=len({p.cluster for p in s.pairs} & seen)) for s in sets]
 
 
 def default_control(source: str, target: str | None) -> str | None:

@@ -51,10 +51,9 @@ def headline(
 
 
 def overlap_notes(sets: Sequence[EvaluationSet]) -> list[str]:
-    """Say of which sets some prompts are in the train set too: accuracy there is not held-out."""
-    clusters = {s.name: {p.cluster for p in s.pairs} for s in sets}
-    shared = {name: len(found & clusters.get("train", set())) for name, found in clusters.items() if name != "train"}
-    return [f"note: {n} prompts of {name} are also in train" for name, n in shared.items() if n]
+    """Name the sets with prompts that were trained on: accuracy there is not held-out."""
+    seen = (s for s in sets if s.role != "train" and s.n_seen)
+    return [f"note: {s.n_seen} of {s.n_prompts} prompts of {s.name} are training prompts too" for s in seen]
 
 
 def format_estimate(estimate: Estimate) -> str:
