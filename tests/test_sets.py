@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import pytest
 
+from conftest import make_pairs
 from innerpo.config.run import default_run
 from innerpo.data.training_pairs import training_pairs
 from innerpo.errors import UserError
-from innerpo.evaluation.sets import load_sets
+from innerpo.evaluation.sets import distinct, load_sets
 from innerpo.evaluation.tables import overlap_notes
 from source_helpers import write_jsonl
 
@@ -74,3 +75,36 @@ def test_every_training_prompt_counts_as_seen_not_only_the_sampled_ones(tmp_path
     few = load_sets(config_of(data, max_prompts=5, eval_rnd_dataset="embedded:control"), training_pairs(config))
     test = few[1]
     assert test.n_seen == sum(int(p.prompt.split()[1]) < 40 for p in test.pairs) > 0
+
+
+def test_a_row_that_stands_twice_in_a_data_set_is_scored_once(tmp_path, caplog):
+    """Same prompt and responses; with another rejected response or with labels swapped it is another pair."""
+    data = write_pairs(
+        tmp_path / "own.jsonl",
+        ("a", " yes", " no", "train"),
+        ("a", " yes", " no", "train"),
+        ("b", " yes", " no", "test"),
+        ("c", " yes", " no", "test"),
+        ("b", " yes", " never", "test"),
+        ("b", " yes", " no", "test"),
+        ("b", " no", " yes", "test"),
+    )
+    with caplog.at_level("INFO"):
+        train, test, _, _ = load_sets(config_of(data, eval_rnd_dataset="embedded:control"))
+    assert train.source == f"{data} (train), 1 pairs of 1 prompts"
+    assert [(p.prompt, p.chosen, p.rejected) for p in test.pairs] == [
+        ("b", " yes", " no"),
+        ("c", " yes", " no"),
+        ("b", " yes", " never"),
+        ("b", " no", " yes"),
+    ]
+    assert f"test: {data} repeats 1 of its 5 pairs; each pair is scored once" in caplog.text
+
+
+def test_chat_messages_are_compared_by_content():
+    first, second, third = make_pairs(3)
+    chat = [
+        replace(p, chosen=({"role": "assistant", "content": text},), rejected=({"role": "assistant", "content": "no"},))
+        for p, text in ((first, "yes"), (first, "yes"), (first, "Yes"), (second, "yes"), (third, "yes"))
+    ]
+    assert distinct(chat) == [chat[0], chat[2], chat[3], chat[4]]
