@@ -19,6 +19,9 @@ Role = Literal["train", "test", "oos", "rnd", "extra"]
 HEADLINE = ("train", "test", "oos", "rnd")
 """Names of the sets in the headline table, in its order."""
 
+PROMPT_SEED = 0
+"""Seed of the choice of scored prompts: the same in every run, so that runs of any seed can be compared by pair."""
+
 
 @dataclass(frozen=True)
 class EvaluationSet:
@@ -120,7 +123,7 @@ def distinct(pairs: Sequence[PreferencePair]) -> list[PreferencePair]:
 
 def _sample(name: str, pairs: Sequence[PreferencePair], config: RunConfig) -> tuple[PreferencePair, ...]:
     """Return the distinct pairs of at most ``eval.max_prompts`` prompts."""
-    taken = take_prompts(pairs, config.eval.max_prompts, config.data.seed)
+    taken = take_prompts(pairs, config.eval.max_prompts, PROMPT_SEED)
     found = distinct(taken)
     if len(found) < len(taken):
         dataset, n = taken[0].source, len(taken) - len(found)

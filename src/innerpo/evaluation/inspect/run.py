@@ -19,6 +19,7 @@ from innerpo.errors import UserError
 from innerpo.evaluation.inspect.measure import measure
 from innerpo.evaluation.inspect.records import BlockRow, Inspection
 from innerpo.evaluation.inspect.report import write_inspection
+from innerpo.evaluation.sets import PROMPT_SEED
 from innerpo.files import cache_root
 from innerpo.model.base import Base
 from innerpo.model.layer_spec import resolve_layers
@@ -41,7 +42,7 @@ def inspect_run(folder: Path, config: RunConfig, prompts: int = 64, base: Base |
     data = replace(config.data, dataset=dataset, shuffled_labels=0.0)
     every_block = replace(config, data=data, method=_shared_directions(config.method))
     known = training_pairs(every_block)
-    test = best_against_first_worse(load_pairs(dataset, "test", data, BadRows()), prompts, data.seed)
+    test = best_against_first_worse(load_pairs(dataset, "test", data, BadRows()), prompts, PROMPT_SEED)
 
     base = base or load_base(config.model, cache_root(data.cache_dir))
     n_blocks = base.n_blocks
