@@ -112,8 +112,6 @@ def test_chat_messages_are_compared_by_content():
 
 def test_runs_of_other_data_seeds_are_scored_on_the_same_prompts():
     """data.seed chooses what is trained on; if it also chose what is scored, two such runs could not be paired."""
-    sets = [load_sets(config_of("embedded:longer", max_prompts=7, seed=seed)) for seed in (0, 1)]
-    assert sets[0] == sets[1]
     trained = [load_sets(config_of("embedded:longer", max_prompts=7, seed=s, max_train_prompts=9)) for s in (0, 1)]
     assert trained[0][0].pairs != trained[1][0].pairs
     assert [s.pairs for s in trained[0][1:]] == [s.pairs for s in trained[1][1:]]

@@ -20,7 +20,7 @@ HEADLINE = ("train", "test", "oos", "rnd")
 """Names of the sets in the headline table, in its order."""
 
 PROMPT_SEED = 0
-"""Seed of the choice of scored prompts: the same in every run, so that runs of any seed can be compared by pair."""
+"""Takes the place of ``data.seed`` in what is scored, so that runs of any data seed can be compared pair by pair."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def _optional(role: Literal["oos", "rnd"], named: str | None, default: str | Non
 
 
 def _load(role: Literal["test", "oos", "rnd"], dataset: str, kind: str, config: RunConfig) -> EvaluationSet:
-    pairs = _sample(role, load_split(dataset, "test", config.data), config)
+    pairs = _sample(role, load_split(dataset, "test", replace(config.data, seed=PROMPT_SEED)), config)
     return EvaluationSet(role, dataset, "test", role, kind, pairs)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from innerpo.config.method import MethodConfig
 from innerpo.config.run import RunConfig
-from innerpo.data.pairs import BadRows, PreferencePair, take_prompts
+from innerpo.data.pairs import PreferencePair, take_prompts
 from innerpo.data.sources import load_pairs
 from innerpo.data.tokens import PairTokenizer
 from innerpo.data.training_pairs import training_pairs
@@ -42,7 +42,7 @@ def inspect_run(folder: Path, config: RunConfig, prompts: int = 64, base: Base |
     data = replace(config.data, dataset=dataset, shuffled_labels=0.0)
     every_block = replace(config, data=data, method=_shared_directions(config.method))
     known = training_pairs(every_block)
-    test = best_against_first_worse(load_pairs(dataset, "test", data, BadRows()), prompts, PROMPT_SEED)
+    test = best_against_first_worse(load_pairs(dataset, "test", replace(data, seed=PROMPT_SEED)), prompts, PROMPT_SEED)
 
     base = base or load_base(config.model, cache_root(data.cache_dir))
     n_blocks = base.n_blocks
