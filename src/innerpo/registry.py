@@ -73,7 +73,7 @@ SCORERS: dict[str, Entry] = {
 
 STATISTICS: dict[str, Entry] = {
     # name -> (one value per pair, the prompt of each) -> Estimate with its interval
-    "bootstrap": "innerpo.evaluation.statistics:cluster_mean",
+    "proportion": "innerpo.evaluation.statistics:proportion",
 }
 
 

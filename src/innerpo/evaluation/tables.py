@@ -10,7 +10,7 @@ import polars as pl
 from innerpo.evaluation.facts import Scores
 from innerpo.evaluation.outcomes import pair_outcomes
 from innerpo.evaluation.sets import HEADLINE, EvaluationSet
-from innerpo.evaluation.statistics import UNKNOWN, Estimate, Statistic, accuracy, cluster_mean
+from innerpo.evaluation.statistics import UNKNOWN, Estimate, Statistic, accuracy, proportion
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Headline:
 
 
 def headline(
-    scores: Scores, sets: Sequence[EvaluationSet], scorer: str = "mean_logp", statistic: Statistic = cluster_mean
+    scores: Scores, sets: Sequence[EvaluationSet], scorer: str = "mean_logp", statistic: Statistic = proportion
 ) -> Headline:
     """Return the accuracy of every model on the headline sets. Raises UserError for an unknown scorer."""
     outcomes = pair_outcomes(scores, scorer)
