@@ -172,3 +172,9 @@ def traceable(monkeypatch):
     monkeypatch.setattr(fused_lora, "_is_untouched", inspect.unwrap(fused_lora._is_untouched))
     for name in ("forward", "_only_adapter"):
         monkeypatch.setattr(fused_lora.FusedLoraLinear, name, inspect.unwrap(getattr(fused_lora.FusedLoraLinear, name)))
+
+
+def facts_of(run, model=None, column="logp"):
+    """One column of a run's facts, of all models or of one, as a list."""
+    rows = run.scores.responses
+    return (rows if model is None else rows.filter(rows["model"] == model))[column].to_list()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from conftest import build_model
+from conftest import build_model, facts_of
 from innerpo.cli.verbs import main
 from innerpo.config.method import MethodConfig
 from innerpo.config.run import ModelConfig, default_run
@@ -17,7 +17,7 @@ from innerpo.model.forward.outputs import StateRequest, sequence_outputs
 from innerpo.model.forward.sites import NAMED, read_points
 from innerpo.model.reference import compute_reference
 from innerpo.run import evaluate, train
-from innerpo.training.artifacts import load_directions
+from innerpo.training.directions_file import load_directions
 
 LAYERS = (0, 2, 3)
 # Each site written out: path in the block, and whether the input is read.
@@ -221,8 +221,8 @@ def test_a_run_trains_and_is_scored_at_its_site(toy_folder, tmp_path, site, meth
     monkeypatch.setattr(InnerReward, "request", property(lambda s: asked.append(s.site) or request(s)))
     again = evaluate(result.folder, config)
     assert set(asked) == {site}
-    for a, b in zip(result.rows, again.rows, strict=True):
-        assert (a.chosen_inner, a.chosen_logp) == pytest.approx((b.chosen_inner, b.chosen_logp), abs=1e-4)
+    for column in ("inner", "logp"):
+        assert facts_of(result, column=column) == pytest.approx(facts_of(again, column=column), abs=1e-4)
 
 
 def test_a_wrong_site_ends_the_command_in_one_line(toy_folder, tmp_path, capsys):
