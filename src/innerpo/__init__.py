@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from innerpo.model.base import Base
     from innerpo.progress import reporting
     from innerpo.run import Run
+    from innerpo.trl import InnerPOConfig, InnerPOTrainer
 
 __version__ = "0.1.0"
 
@@ -22,6 +23,8 @@ _PUBLIC = {
     "Base": "innerpo.model.base",
     "DataConfig": "innerpo.config.run",
     "EvalConfig": "innerpo.config.run",
+    "InnerPOConfig": "innerpo.trl",
+    "InnerPOTrainer": "innerpo.trl",
     "Loaded": "innerpo.api",
     "MachineError": "innerpo.errors",
     "MethodConfig": "innerpo.config.method",
@@ -44,6 +47,8 @@ __all__ = [
     "Base",
     "DataConfig",
     "EvalConfig",
+    "InnerPOConfig",
+    "InnerPOTrainer",
     "Loaded",
     "MachineError",
     "MethodConfig",

@@ -66,6 +66,8 @@ class PairTrainer(CheckpointTrainer):
     "auto", "on" or "off" (``hardware.choose_compile``).
     """
 
+    control: TrainerControl
+
     def __init__(
         self,
         model: nn.Module,

@@ -51,7 +51,10 @@ def choose_layout(
         reason = f"the model has layers of kind {', '.join(sorted(unknown))}"
     else:
         logps, pooled, reason = _differences(model, items[:2], pad_id, tried)
-    limits = TOLERANCE.get(next(model.parameters()).dtype, TOLERANCE[torch.bfloat16])
+    weight = next(model.parameters())
+    mixed = torch.is_autocast_enabled(weight.device.type)
+    dtype = torch.get_autocast_dtype(weight.device.type) if mixed else weight.dtype
+    limits = TOLERANCE.get(dtype, TOLERANCE[torch.bfloat16])
     honoured = logps <= limits[0] and pooled <= limits[1]
     if wanted != "auto" and not honoured:
         raise UserError(
