@@ -123,7 +123,7 @@ def test_training_improves_its_own_objective(tmp_path, name):
     _, log, _ = train(tmp_path, name, training={"epochs": 8.0})
     steps = [line for line in log if "loss" in line]
     assert steps[-1]["loss"] < 0.7 * steps[0]["loss"]
-    assert steps[-1]["reward_accuracy"] > 0.9
+    assert steps[-1]["rewards/accuracies"] > 0.9
     if name == "innerpo":
         assert steps[-1]["inner_margin"] > 0.3
 

@@ -73,16 +73,31 @@ class Method:
         values = {name: term.function(inputs) for name, term in self.terms.items()}
         per_pair: Any = sum(self.term_weights[name] * value for name, value in values.items())
         with torch.no_grad():
-            log_ratio = log_ratio_margin(policy, reference)
-            metrics = {
-                "reward_margin": self.config.beta * log_ratio,
-                "reward_accuracy": (log_ratio.sign() + 1) / 2,
-                "chosen_logps": policy.chosen_logps / policy.chosen_n_tokens,
-                "rejected_logps": policy.rejected_logps / policy.rejected_n_tokens,
-            }
+            metrics = _reward_metrics(policy, reference, self.config.beta)
             if self.directions is not None:
                 metrics["inner_margin"] = margin_of(inputs)
         return LossOutput(per_pair, values, metrics)
+
+
+def _reward_metrics(policy: PairOutputs, reference: PairOutputs, beta: float) -> dict[str, Float[Tensor, " pair"]]:
+    """Return what TRL's DPOTrainer logs, under its names.
+
+    Rewards are beta (log pi - log ref), ``logps`` sums over a response's tokens, in nats, and ``mean_logps`` the same
+    per token. An accuracy of equal rewards is 1/2.
+    """
+    chosen = beta * (policy.chosen_logps - reference.chosen_logps)
+    rejected = beta * (policy.rejected_logps - reference.rejected_logps)
+    log_ratio = log_ratio_margin(policy, reference)
+    return {
+        "rewards/chosen": chosen,
+        "rewards/rejected": rejected,
+        "rewards/margins": beta * log_ratio,
+        "rewards/accuracies": (log_ratio.sign() + 1) / 2,
+        "logps/chosen": policy.chosen_logps,
+        "logps/rejected": policy.rejected_logps,
+        "mean_logps/chosen": policy.chosen_logps / policy.chosen_n_tokens,
+        "mean_logps/rejected": policy.rejected_logps / policy.rejected_n_tokens,
+    }
 
 
 def build_method(config: MethodConfig, layers: tuple[int, ...]) -> Method:
