@@ -1,30 +1,17 @@
 """InnerPOTrainer in place of TRL's DPOTrainer: the same script, beside TRL itself and beside `innerpo train`."""
 
 import dataclasses
-import inspect
-import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from datasets import Dataset
-from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file
-from transformers import HfArgumentParser, TrainingArguments
+from peft import LoraConfig
 
 from conftest import build_model, build_tokenizer, make_pairs
-from innerpo.config.method import MethodConfig
-from innerpo.config.run import default_run
-from innerpo.config.yaml import overlay
-from innerpo.errors import UserError
-from innerpo.training.artifacts import load_directions
 from innerpo.training.sampler import PairSampler
 from innerpo.trl import InnerPOConfig, InnerPOTrainer, arguments
-from innerpo.trl.config import NOT_FIELDS
 
 pytestmark = [pytest.mark.filterwarnings("ignore")]  # TRL's deprecations are not ours
 

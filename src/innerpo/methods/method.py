@@ -13,6 +13,7 @@ from innerpo.errors import UserError
 from innerpo.methods.directions.estimate import estimate_directions
 from innerpo.methods.directions.nuisance import nuisance_of
 from innerpo.methods.gradients.edit import GradientEdit
+from innerpo.methods.inner_reward import InnerReward
 from innerpo.methods.records import Directions, PairOutputs, Term, TermInputs, log_ratio_margin
 from innerpo.methods.terms.inner import margin_of
 from innerpo.methods.transforms.transform import IDENTITY, FitInputs, Transform
@@ -61,6 +62,13 @@ class Method:
         gradient, request = self.config.gradient, self.request
         edits = gradient != "none" and resolve(GRADIENTS, gradient, "method.gradient").hooks_modules
         return edits or (request is not None and request.site != RESIDUAL)
+
+    @property
+    def inner_reward(self) -> InnerReward | None:
+        """The fitted directions, which score responses; None before they are fitted or for a method without."""
+        if self.directions is None:
+            return None
+        return InnerReward(self.layers, self.transform, self.directions, self.config.pool, self.config.site)
 
     def to(self, device: torch.device) -> "Method":
         """Return the method with its directions and its transform on a device."""

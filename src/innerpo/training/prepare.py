@@ -20,10 +20,10 @@ from innerpo.data.tokens import PairTokenizer, PromptItem
 from innerpo.errors import UserError
 from innerpo.files import cache_root
 from innerpo.methods.gradients.fit import fit_gradients
-from innerpo.methods.inner_reward import InnerReward
 from innerpo.methods.method import Method, build_method, fit_method
 from innerpo.model.adapters import add_adapter, remove_adapter
 from innerpo.model.base import Base
+from innerpo.model.context import check_context
 from innerpo.model.forward.layout import LayoutChoice, choose_layout
 from innerpo.model.forward.sites import read_points
 from innerpo.model.layer_spec import resolve_layers
@@ -48,15 +48,6 @@ class Prepared:
     def pairs(self) -> PairCollator:
         """The pairs with their reference outputs, as a trainer takes them."""
         return PairCollator(self.items, self.reference, self.layout.layout, self.base.pad_id)
-
-    @property
-    def inner_reward(self) -> InnerReward | None:
-        """The fitted directions, which score responses; None for a method without."""
-        method = self.method
-        if method.directions is None:
-            return None
-        config = method.config
-        return InnerReward(method.layers, method.transform, method.directions, config.pool, config.site)
 
 
 def prepare(
@@ -92,6 +83,7 @@ def prepare_items(
     method = build_method(config.method, resolve_layers(config.method.layers, base.n_blocks))
     if method.request is not None:
         read_points(base.model, method.layers, config.method.site)  # refuses a site that the model does not have
+    check_context(base.model, items, data.dataset)
     layout = choose_layout(base.model, items, base.pad_id, data.layout)
     log.info(f"layout: {layout.layout} ({layout.reason})")
     reference = _reference(config, base, items, layout.layout, method, cache)
@@ -127,9 +119,13 @@ def _reference(
 
 def seen_pairs(config: RunConfig, n_pairs: int) -> list[int]:
     """Return the indices of the pairs that the run will train on, in the order of their first step."""
+    return first_indices(n_pairs, pairs_per_step(config), config.training.seed, planned_steps(config, n_pairs))
+
+
+def planned_steps(config: RunConfig, n_pairs: int) -> int:
+    """Return how many optimiser steps the run will make."""
     training = config.training
-    steps = training.max_steps or math.ceil(training.epochs * -(-n_pairs // pairs_per_step(config)))
-    return first_indices(n_pairs, pairs_per_step(config), training.seed, steps)
+    return training.max_steps or math.ceil(training.epochs * -(-n_pairs // pairs_per_step(config)))
 
 
 def pairs_per_step(config: RunConfig) -> int:

@@ -15,7 +15,8 @@ from innerpo.data.batching.batch import make_batch
 from innerpo.data.tokens import PromptItem
 from innerpo.errors import UserError
 from innerpo.files import cache_root
-from innerpo.model.base import Base, switch_off_dropout
+from innerpo.model.base import Base
+from innerpo.model.dropout import switch_off_dropout
 from innerpo.model.forward.outputs import sequence_outputs
 from innerpo.model.loading import model_source
 from innerpo.model.numerics.fused_lora import fuse_lora

@@ -17,8 +17,8 @@ from innerpo.files import cache_root
 from innerpo.methods.gradients.fit import fit_gradients
 from innerpo.methods.inner_reward import InnerReward
 from innerpo.model.reference import compute_reference
-from innerpo.training.artifacts import DIRECTIONS, save_directions
 from innerpo.training.collate import PairCollator
+from innerpo.training.directions_file import DIRECTIONS, save_directions
 from innerpo.training.prepare import Prepared, prepare_items
 from innerpo.training.trainer import PairTrainer
 from innerpo.trl.arguments import check_parameters
@@ -93,7 +93,7 @@ class InnerPOTrainer(PairTrainer):
     @property
     def inner_reward(self) -> InnerReward | None:
         """The fitted directions, which score responses; None for a method without."""
-        return self.prepared.inner_reward
+        return self.prepared.method.inner_reward
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """Train to the end, or on from a checkpoint, as transformers' Trainer does."""
@@ -114,8 +114,8 @@ class InnerPOTrainer(PairTrainer):
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Save the adapter (or the model), the tokenizer and, beside them, the preference directions."""
         super()._save(output_dir, state_dict)
-        if self.args.should_save and self.method.directions is not None:
-            save_directions(Path(output_dir or self.args.output_dir) / DIRECTIONS, self.method)
+        if self.args.should_save and self.inner_reward is not None:
+            save_directions(Path(output_dir or self.args.output_dir) / DIRECTIONS, self.inner_reward)
 
     # -- data --------------------------------------------------------------------------------------------------------
 
