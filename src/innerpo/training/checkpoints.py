@@ -40,10 +40,7 @@ class CheckpointTrainer(Trainer):
         return str(self._staging or self.args.output_dir)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Write a checkpoint aside and rename it, then drop older ones: a kill leaves the last whole one.
-
-        ``save_total_limit`` of them are kept, and the best one besides.
-        """
+        """Write a checkpoint aside and rename it, then drop older ones: a kill leaves the last whole one."""
         self.check_losses()
         root = Path(str(self.args.output_dir))
         name = f"checkpoint-{self.state.global_step}"
@@ -69,10 +66,12 @@ class CheckpointTrainer(Trainer):
             super()._push_from_checkpoint(str(root / name))
 
     def _drop_older(self, root: Path) -> None:
+        """Keep as many checkpoints as ``save_total_limit`` says, the newest and the best one among them."""
         found = sorted(root.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
-        for older in found[: -(self.args.save_total_limit or len(found))]:
-            if str(older) != self.state.best_model_checkpoint:
-                shutil.rmtree(older, ignore_errors=True)
+        loose = [p for p in found[:-1] if str(p) != self.state.best_model_checkpoint]
+        n_kept = max(self.args.save_total_limit or len(found), len(found) - len(loose))
+        for older in loose[: len(found) - n_kept]:
+            shutil.rmtree(older, ignore_errors=True)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Do nothing while a checkpoint is being written; it is uploaded once it has its name."""

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from innerpo.config.run import RunConfig
@@ -101,7 +102,8 @@ def prepare_items(
         # Full fine-tuning has no adapter to switch off, so its reference cannot be run again during training.
         token_limit_bytes=data.token_cache_gb * 1e9 if config.model.lora_r else float("inf"),
     )
-    method = fit_method(method, reference, base.model, config.training.seed, layout.layout, base.pad_id)
+    with torch.autocast(base.device.type, enabled=False):  # mixed precision is for passes of the model
+        method = fit_method(method, reference, base.model, config.training.seed, layout.layout, base.pad_id)
     _log_directions(method)
     return Prepared(base, items, layout, reference, method)
 

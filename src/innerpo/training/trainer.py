@@ -200,9 +200,10 @@ class PairTrainer(CheckpointTrainer):
         request, transform = self.method.request, self.method.transform
         tokens, cached = pairs.tokens.to(device, non_blocking=True), pairs.reference.to(device, non_blocking=True)
         if request is not None and request.token_states and cached.token_states is None:
-            with reference_mode(self.accelerator.unwrap_model(model)):
+            with reference_mode(self.accelerator.unwrap_model(model)), self.accelerator.autocast():
                 cached = sequence_outputs(model, tokens, request)
-        policy = sequence_outputs(model, tokens, request)
+        with self.accelerator.autocast():
+            policy = sequence_outputs(model, tokens, request)
         return self.method.loss(PairOutputs.of(policy, tokens, transform), PairOutputs.of(cached, tokens, transform))
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
@@ -257,7 +258,7 @@ class PairTrainer(CheckpointTrainer):
         was_training = model.training
         model.eval()
         try:
-            with torch.no_grad(), self.accelerator.autocast():
+            with torch.no_grad():
                 means = mean_metrics(
                     lambda batch: self.loss_on(model, batch),
                     pairs,

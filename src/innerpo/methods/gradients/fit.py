@@ -98,7 +98,8 @@ def mean_differences(
             found = state_of(output)
             if found.shape[:2] != batch.input_ids.shape:
                 raise UserError(f"block {place[0]}, {place[1] or 'output'}: not every token passes here (experts?)")
-            pooled = state["weights"] @ rms_normalise(found.flatten(0, 1)[batch.completion])
+            with torch.autocast(found.device.type, enabled=False):  # states are pooled in float32
+                pooled = state["weights"] @ rms_normalise(found.flatten(0, 1)[batch.completion])
             difference = (pooled[0::2] - pooled[1::2]).sum(0).double().cpu()
             sums[place] = sums[place] + difference if place in sums else difference
 
