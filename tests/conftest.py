@@ -30,6 +30,12 @@ CHAT_TEMPLATE = (
 )
 
 
+def run_in(out, name):
+    """The one run of a name beneath a folder of runs, whatever id stands behind its plus."""
+    (found,) = (path for path in out.iterdir() if path.name.split("+")[0] == name)
+    return found
+
+
 def pytest_configure(config):
     torch.set_num_threads(1)  # toy matrices: threads would only wait for one another
 
@@ -172,3 +178,9 @@ def traceable(monkeypatch):
     monkeypatch.setattr(fused_lora, "_is_untouched", inspect.unwrap(fused_lora._is_untouched))
     for name in ("forward", "_only_adapter"):
         monkeypatch.setattr(fused_lora.FusedLoraLinear, name, inspect.unwrap(getattr(fused_lora.FusedLoraLinear, name)))
+
+
+def facts_of(run, model=None, column="logp"):
+    """One column of a run's facts, of all models or of one, as a list."""
+    rows = run.scores.responses
+    return (rows if model is None else rows.filter(rows["model"] == model))[column].to_list()

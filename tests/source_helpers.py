@@ -1,4 +1,4 @@
-"""What the tests of sources share: rows, files made from them, and the demand that an error is one line."""
+"""Helpers of the tests of sources: rows, files made from them, and a check that an error is one line."""
 
 import json
 from pathlib import Path

@@ -95,7 +95,7 @@ def test_bfloat16_keeps_a_small_adapter():
     assert 1800 < without.std() / part.std() < 2200
 
     def arrived(output):
-        """The slope of what the adapter changed on what it says."""
+        """Regression slope of the change in the adapted layer's output on the adapter's own output."""
         assert output.dtype == torch.bfloat16
         return (((output.double() - without) * part).sum() / part.square().sum()).item()
 

@@ -1,4 +1,4 @@
-"""Batches: whole small tensors of both layouts, and who may look at whom."""
+"""Batches: complete small tensors of each layout, and their attention masks."""
 
 import pytest
 import torch

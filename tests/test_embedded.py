@@ -1,4 +1,4 @@
-"""Embedded shifts: the same everywhere, splits apart, and the cue as promised."""
+"""Embedded data: deterministic, disjoint splits, and the cue that each name promises."""
 
 import random
 import re

@@ -83,7 +83,7 @@ def test_the_other_subsets(tmp_path, file, text, prompt, chosen, rejected):
     data, name = make_ethics(tmp_path, file, text), file.split("/")[0]
     (found,) = load_pairs(f"ethics:{name}", "test", data)
     assert (found.prompt, found.chosen, found.rejected) == (prompt, chosen, rejected)
-    one_line_error(lambda: load_pairs(f"ethics:{name}", "train", data), "not at hand", file.split("/")[1])
+    one_line_error(lambda: load_pairs(f"ethics:{name}", "train", data), "does not exist", file.split("/")[1])
 
 
 def test_ethics_lies_beside_genies_and_bad_lines_are_named(tmp_path):
@@ -91,7 +91,7 @@ def test_ethics_lies_beside_genies_and_bad_lines_are_named(tmp_path):
     root = make_genies(tmp_path / "genies", ITEMS)
     assert len(load_pairs("ethics:justice", "train", DataConfig(genies_dir=root))) == 2
     data = make_ethics(tmp_path / "e", "justice/justice_train.csv", JUSTICE + "1\n")
-    one_line_error(lambda: load_pairs("ethics:justice", "train", data), "line 7: has not the columns")
+    one_line_error(lambda: load_pairs("ethics:justice", "train", data), "line 7: does not have the columns")
 
 
 @needs_ethics

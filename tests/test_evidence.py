@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 
+import polars as pl
 import pytest
 import torch
 
 from innerpo.config.run import default_run
-from innerpo.evaluation.scorers import accuracy
+from innerpo.evaluation.outcomes import pair_outcomes
+from innerpo.evaluation.statistics import accuracy
 from innerpo.run import train
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
@@ -28,13 +30,14 @@ def test_dpo_on_truthful_qa(genies_dir, tmp_path):
         training=replace(config.training, lr=2e-4, epochs=1.0),
         output_dir=tmp_path,
     )
-    rows = train(config).rows
+    outcomes = pair_outcomes(train(config).scores, "mean_logp")
 
-    def first_worse(model, column):
+    def first_worse(model, name):
         """The design's measure: each prompt's best response against the first worse one."""
-        first = {r.cluster: r for r in reversed(rows) if (r.model, r.column) == (model, column)}
+        own = outcomes.filter(pl.col("model") == model, pl.col("set") == name)
+        first = own.unique("prompt", keep="first", maintain_order=True)
         assert len(first) == 250
-        return accuracy(list(first.values())).mean
+        return accuracy(first).mean
 
     assert first_worse("base", "test") == pytest.approx(0.352, abs=0.01)
     assert first_worse("base", "oos") == pytest.approx(0.652, abs=0.01)
@@ -52,5 +55,5 @@ def test_the_frozen_direction_knows_its_own_distribution(dataset, bar, genies_di
         eval=replace(config.eval, oos_dataset="embedded:control", rnd_dataset="embedded:compare"),
         output_dir=tmp_path,
     )
-    rows = train(config).rows
-    assert accuracy([r for r in rows if r.column == "test"], "inner").mean >= bar
+    tables = train(config).tables
+    assert tables["inner"].cells["base"]["test"].mean >= bar

@@ -1,4 +1,4 @@
-"""Local files: four types, two ways to divide, and faults told by file and line."""
+"""Local files: four types, two ways to divide them into splits, errors by file and line."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""GENIES: which pairs a scored item gives, and where its folder is looked for."""
+"""GENIES: the pairs of a scored item, and where its folder is searched."""
 
 import pytest
 
@@ -36,7 +36,7 @@ def test_genies_folder_by_environment_and_its_faults(tmp_path, monkeypatch):
     one_line_error(lambda: load_pairs("meth", "train", DataConfig()), "'math'")
     one_line_error(lambda: load_pairs("code", "train", DataConfig()), "GENIES has it, but")
     gone = DataConfig(genies_dir=tmp_path / "gone")
-    one_line_error(lambda: load_pairs("math", "train", gone), "does not exist", "--data.genies_dir")
+    one_line_error(lambda: load_pairs("math", "train", gone), "does not exist", "data.genies_dir")
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_genies_without_a_folder_goes_to_the_hub_under_its_own_name(monkeypatch)
         (ethics.HUB_NAME, "justice", None, "test"),
     ]
     assert calls[0][1]["source"] == "genies:math"
-    assert "--data.genies_dir" in calls[0][1]["hint"]
+    assert "data.genies_dir" in calls[0][1]["hint"]
 
 
 @needs_genies

@@ -12,7 +12,8 @@ from innerpo.config.run import default_run
 from innerpo.config.yaml import read_run_config
 from innerpo.data.sources import load_pairs
 from innerpo.data.tokens import PairTokenizer
-from innerpo.evaluation.inspect import best_against_first_worse, inspect_run
+from innerpo.data.training_pairs import training_pairs
+from innerpo.evaluation.inspect.run import best_against_first_worse, inspect_run
 from innerpo.model.adapters import add_adapter
 from innerpo.model.loading import load_base
 from innerpo.run import train
@@ -62,8 +63,6 @@ def test_the_values_of_a_block_are_those_computed_by_hand(trained):
     row = found.rows[block]
     base = load_base(config.model, config.data.cache_dir)
     tokens = PairTokenizer(base.tokenizer, 512, 512)
-    from innerpo.evaluation.sets import training_pairs
-
     train = tokens.training_items(training_pairs(config))
     pairs = best_against_first_worse(load_pairs("embedded:longer", "test", config.data), 10, config.data.seed)
     test = tokens.training_items(pairs)
@@ -150,7 +149,7 @@ def test_runs_without_an_adapter(name, lora_r, toy_folder, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("flags", "says"),
-    [(["nowhere"], "there is no folder nowhere"), ([".", "--prompts=0"], "--prompts must be at least 1")],
+    [(["nowhere"], "there is no folder nowhere"), ([".", "--prompts=0"], "prompts must be at least 1")],
 )
 def test_what_cannot_be_inspected(flags, says, capsys):
     assert main(["inspect", *flags]) == 2

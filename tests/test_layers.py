@@ -1,4 +1,4 @@
-"""The words of --method.layers."""
+"""Parsing of method.layers, and finding decoder blocks."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Which layout the program chooses by comparing one batch, and that a model which ignores masks is found out."""
+"""The choice of layout: models that ignore 4-D masks or position ids, or that rounding makes differ."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def test_one_row_for_llama_qwen_gemma(family, items):
 
 @pytest.fixture
 def mamba():
-    """A recurrent model: it has no attention mask in which the rejected response could be kept from the chosen."""
+    """A recurrent model: no attention mask can hide one response of a row from another."""
     torch.manual_seed(0)
     config = MambaConfig(vocab_size=320, hidden_size=16, num_hidden_layers=2, state_size=4, pad_token_id=0)
     return MambaForCausalLM(config).eval()
@@ -42,7 +42,7 @@ def test_concatenated_where_the_model_ignores_position_ids(items):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("ignored", ["nothing", "position_ids", "attention_mask"])
 def test_in_half_precision_rounding_is_not_taken_for_a_fault(dtype, ignored, items):
-    """Nor a fault for rounding: every two items of the toy's are judged alike."""
+    """Rounding does not count as a fault, and a fault is not taken for rounding, on any two items."""
     model = build_model().to(dtype)
     inner = model.model.forward
     if ignored != "nothing":
@@ -65,5 +65,5 @@ def test_unknown_kinds_of_layer_are_not_trusted(items):
     assert "chunked_attention" in choice.reason
 
 
-def test_as_asked_for(items):
+def test_concatenated_where_configured(items):
     assert choose_layout(build_model(), items, 0, "concatenated").layout == "concatenated"

@@ -1,4 +1,4 @@
-"""The rule of who may look at whom: as a dense mask, as flex attention's blocks, and in packed rows."""
+"""Attention masks of rows with several responses: dense, as flex attention block masks, and in packed rows."""
 
 from dataclasses import replace
 
@@ -72,7 +72,7 @@ def test_packed_rows_change_no_number(family, items):
 
 @pytest.mark.parametrize("window", [None, 6])
 @pytest.mark.parametrize("layout", ["one_row", "packed"])
-def test_the_block_mask_skips_nothing_that_may_be_seen(layout, window, items):
+def test_the_block_mask_skips_no_allowed_cell(layout, window, items):
     """Block by block: a block that it calls full has no forbidden cell, one that it leaves out no allowed one."""
     batch = make_batch(items * 3, layout, 0)
     dense = attention_mask(batch, window)
@@ -139,7 +139,7 @@ def test_packed_batches_count_tokens_and_no_padding(items):
         assert rows_of(item, "packed") == (1, int((make_batch([item], "packed", 0).segments != PADDING).sum()))
 
 
-def test_packed_as_asked_for(items):
+def test_packed_where_configured(items):
     choice = choose_layout(build_model(), items, 0, "packed")
     assert choice.layout == "packed"
     assert "compared one batch" in choice.reason

@@ -1,4 +1,4 @@
-"""Batches in several passes, compiled blocks, choices by hardware: the same gradients, whatever the machine likes."""
+"""Batches in several passes, compiled blocks, choices by hardware: the same gradients on any machine."""
 
 from dataclasses import replace
 
@@ -193,7 +193,7 @@ def test_choices_and_their_reasons(monkeypatch):
     monkeypatch.setattr(hardware.shutil, "which", lambda _: None)
     assert choose_compile(auto, torch.bfloat16, CPU, 200).reason == "there is no C++ compiler"
     monkeypatch.setattr(hardware, "has_units", lambda *_: False)
-    assert "through float32" in choose_compile(auto, torch.bfloat16, CPU, 200).reason
+    assert "matrices in float32" in choose_compile(auto, torch.bfloat16, CPU, 200).reason
     with pytest.raises(UserError, match="without units for it"):
         choose_compile(ModelConfig(compile="on"), torch.bfloat16, CPU, 200)
     assert choose_compile(ModelConfig(compile="on"), torch.bfloat16, CUDA, 200).value

@@ -1,4 +1,4 @@
-"""Half-precision products through float32: the same numbers as torch's own, forward and backward, and when."""
+"""Half-precision products computed in float32: equal to torch's own, forward and backward, and when they are used."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ HALVES = [torch.bfloat16, torch.float16]
 
 
 class TypesOfProducts(TorchDispatchMode):
-    """Writes down in which types matrices are multiplied."""
+    """Records the types in which matrices are multiplied."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""One row to one pair: TRL's formats, and every fault by name."""
+"""Rows to pairs: TRL's formats, and the reason for every row that is refused."""
 
 import pytest
 from hypothesis import given

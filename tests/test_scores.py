@@ -1,180 +1,235 @@
-"""Scores: what accuracy and its intervals mean, the rows on disk, the table, and `eval` from end to end."""
+"""Scores: facts of responses, scorers and outcomes of pairs, files, the headline table, and `eval` from end to end."""
 
+import json
 import math
 import shutil
-from dataclasses import fields, replace
+from dataclasses import replace
+from pathlib import Path
 
-import numpy as np
+import polars as pl
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from conftest import build_model, make_pairs
+from conftest import build_model, make_pairs, run_in
 from innerpo.cli.verbs import main
+from innerpo.config.run import default_run
+from innerpo.data.pairs import PreferencePair, cluster_of
 from innerpo.errors import UserError
-from innerpo.evaluation.score import PairScore, read_rows, score_rows, write_rows
-from innerpo.evaluation.scorers import UNKNOWN, Estimate, accuracy, cluster_mean, outcomes
+from innerpo.evaluation import scoring_run
+from innerpo.evaluation.facts import PAIRS, RESPONSES, Scores, combine, read_scores
+from innerpo.evaluation.outcomes import pair_outcomes
+from innerpo.evaluation.score import absolute_log_ratio, pair_facts, response_facts
+from innerpo.evaluation.scoring_run import prepare_scoring, score_run
+from innerpo.evaluation.sets import EvaluationSet
+from innerpo.evaluation.statistics import UNKNOWN, Estimate, accuracy
 from innerpo.evaluation.tables import as_markdown, format_estimate, headline
+from innerpo.model.forward.layout import LayoutChoice
 from innerpo.model.forward.outputs import SequenceOutputs
+from innerpo.registry import SCORERS
 from source_helpers import write_jsonl
 
 NAN = float("nan")
 
 
-def row(chosen=-1.0, rejected=-2.0, **changes):
-    values = {
-        "model": "base",
-        "column": "test",
-        "dataset": "toy",
-        "split": "test",
-        "pair": "toy/0",
-        "cluster": "a",
-        "chosen_logp": float(chosen),
-        "rejected_logp": float(rejected),
-        "chosen_tokens": 1,
-        "rejected_tokens": 1,
-        "chosen_characters": 5,
-        "rejected_characters": 3,
-        "chosen_inner": NAN,
-        "rejected_inner": NAN,
-    }
-    return PairScore(**values | changes)
+def frame(schema, text):
+    """Read a table written as text: a header, then rows; what the header leaves out is the same everywhere."""
+    header, *lines = (line.split() for line in text.strip().splitlines())
+    usual = {"model": "base", "strength": 0, "set": "test", "dataset": "toy", "split": "test", "tokens": 1}
+    usual |= {"characters": 1, "inner": NAN, "abs_log_ratio": NAN}
+    columns = {c: [line[header.index(c)] for line in lines] if c in header else [usual[c]] * len(lines) for c in schema}
+    return pl.DataFrame([pl.Series(c, v).cast(schema[c]) for c, v in columns.items()])
 
 
-# -- accuracy ------------------------------------------------------------------------------------------------------
+RESPONSES_OF_TWO_PROMPTS = """
+model  strength  prompt  response  logp  tokens  characters  inner
+base   0         a       0         -3    1       3           1
+base   0         a       1         -4    2       9           2
+base   0         b       0         -2    1       5           0
+base   0         b       1         -2    1       5           nan
+base   0         b       2         -1    1       4           1
+dpo    1         a       0         -4    1       3           5
+dpo    1         a       1         -3    1       9           2
+dpo    1         b       0         -2    1       5           3
+dpo    1         b       1         -5    1       5           2
+dpo    1         b       2         -1    1       4           1
+"""
+PAIRS_OF_TWO_PROMPTS = """
+pair   prompt  chosen  rejected
+toy/0  a       0       1
+toy/1  b       0       1
+toy/2  b       0       2
+"""
 
 
-def test_a_tie_is_one_half_and_unknown_stays_unknown():
-    assert outcomes(np.array([0.3, -0.2, 0.0, 1e-300])).tolist() == [1.0, 0.0, 0.5, 1.0]
-    assert np.isnan(outcomes(np.array([NAN, 1.0]))).tolist() == [True, False]
+@pytest.fixture
+def scores():
+    return Scores(frame(RESPONSES, RESPONSES_OF_TWO_PROMPTS), frame(PAIRS, PAIRS_OF_TWO_PROMPTS))
 
 
-def test_accuracy_by_hand():
-    # won, lost, tied, won: (1 + 0 + 1/2 + 1) / 4
-    rows = [row(-1, -2), row(-3, -2), row(-2, -2, cluster="b"), row(-1, -4, cluster="b")]
-    found = accuracy(rows, "sum_logp")
-    assert (found.mean, found.n, found.clusters) == (0.625, 4, 2)
-    assert 0.0 <= found.low <= found.mean <= found.high <= 1.0
+def outcomes_of(scores, scorer):
+    """Return {model: outcomes in the order of the pairs}, unknown ones as None."""
+    table = pair_outcomes(scores, scorer).fill_nan(None)
+    return {model: rows["outcome"].to_list() for (model,), rows in table.group_by("model", maintain_order=True)}
 
 
-def test_aggregates_by_hand():
-    # By sum the short response wins (-3 > -4), by mean over tokens the long one (-3 / 1 < -4 / 2), by length it loses.
-    rows = [row(-3, -4, rejected_tokens=2, chosen_characters=3, rejected_characters=9, cluster=c) for c in "ab"]
-    assert [accuracy(rows, a).mean for a in ("sum_logp", "mean_logp", "longer")] == [1.0, 0.0, 0.0]
+# -- scorers and outcomes ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rows", [[], [row()], [row(chosen_inner=1.0, rejected_inner=0.0), row(cluster="b")]])
-def test_unknown_is_nan_and_never_zero(rows):
-    found = accuracy(rows, "inner")
-    assert all(math.isnan(v) for v in (found.mean, found.low, found.high))
+@pytest.mark.parametrize(
+    ("scorer", "base", "dpo"),
+    [
+        # By sum the short response wins pair 0 (-3 > -4), by mean over tokens the long one does (-3 / 1 < -4 / 2).
+        ("sum_logp", [1.0, 0.5, 0.0], [0.0, 1.0, 0.0]),
+        ("mean_logp", [0.0, 0.5, 0.0], [0.0, 1.0, 0.0]),
+        ("inner", [0.0, None, 0.0], [1.0, 1.0, 1.0]),
+        ("longer", [0.0, 0.5, 1.0], [0.0, 0.5, 1.0]),
+    ],
+)
+def test_outcomes_by_hand(scores, scorer, base, dpo):
+    """1 where chosen scores higher, 0 where lower, one half for a tie, unknown where a score is."""
+    assert outcomes_of(scores, scorer) == {"base": base, "dpo": dpo}
 
 
-def test_a_single_cluster_has_a_mean_and_no_interval():
-    found = accuracy([row(-1, -2), row(-2, -1), row(-1, -3), row(-1, -3)])
-    assert (found.mean, found.n, found.clusters) == (0.75, 4, 1)
-    assert math.isnan(found.low)
-    assert math.isnan(found.high)
-
-
-def test_copies_of_a_cluster_are_no_news():
-    """Ten copies of each pair under the same prompt: the interval of the pairs, not the narrower one of ten times n."""
-    values = np.array([1.0, 0.0, 1.0, 1.0, 0.0, 0.5, 1.0, 1.0])
-    names = [f"prompt {i}" for i in range(len(values))]
-    once = cluster_mean(values, names)
-    copied = cluster_mean(np.repeat(values, 10), np.repeat(names, 10).tolist())
-    naive = cluster_mean(np.repeat(values, 10), [str(i) for i in range(80)])
-    assert (copied.mean, copied.low, copied.high) == pytest.approx((once.mean, once.low, once.high), abs=1e-12)
-    assert (copied.n, copied.clusters) == (80, 8)
-    # The standard error falls by sqrt(10) = 3.2 if copies count as news.
-    assert copied.high - copied.low > 2.5 * (naive.high - naive.low)
-
-
-def test_clusters_of_unequal_size_weigh_by_their_pairs():
-    found = cluster_mean(np.array([1.0, 1.0, 1.0, 0.0]), ["a", "a", "a", "b"])
-    assert found.mean == 0.75
-    assert (found.low, found.high) == (0.0, 1.0)  # a resample may hold b twice or a twice
-
-
-def test_all_won_or_all_lost_is_not_certainty():
-    """Resampling eight successes gives only successes; the exact interval of 8 out of 8 begins at .025 ** (1 / 8)."""
-    names = [f"prompt {i // 3}" for i in range(24)]
-    won, lost = cluster_mean(np.ones(24), names), cluster_mean(np.zeros(24), names)
-    assert (won.mean, won.high, lost.mean, lost.low) == (1.0, 1.0, 0.0, 0.0)
-    assert won.low == pytest.approx(0.025 ** (1 / 8), abs=1e-6)
-    assert lost.high == pytest.approx(1 - 0.025 ** (1 / 8), abs=1e-6)
-
-
-def test_the_interval_depends_on_the_seed_alone():
-    values, names = np.array([1.0, 0.0, 1.0, 1.0, 0.0]), list("abcde")
-    assert cluster_mean(values, names, seed=3) == cluster_mean(values, names, seed=3)
-    wide = [cluster_mean(np.arange(20) / 19, list("abcdefghijklmnopqrst"), seed=s) for s in (0, 1)]
-    assert wide[0].low != wide[1].low
-
-
-def test_intervals_cover_the_truth_about_as_often_as_they_say():
-    rng = np.random.default_rng(0)
-    covered = naive_covered = 0
-    for _ in range(200):
-        # 40 prompts of four pairs; a prompt's own accuracy is .2 or .9 with equal chance, so the truth is .55
-        own = rng.choice([0.2, 0.9], size=40)
-        values = (rng.random((40, 4)) < own[:, None]).astype(float).ravel()
-        found = cluster_mean(values, np.repeat(np.arange(40), 4).astype(str).tolist(), resamples=400)
-        naive = cluster_mean(values, np.arange(160).astype(str).tolist(), resamples=400)
-        covered += found.low <= 0.55 <= found.high
-        naive_covered += naive.low <= 0.55 <= naive.high
-    assert 0.90 <= covered / 200 <= 0.99
-    assert naive_covered / 200 < 0.90  # intervals over pairs are too narrow here
-
-
-# -- rows ----------------------------------------------------------------------------------------------------------
-
-
-def same(a, b):
-    values = ((getattr(a, f.name), getattr(b, f.name)) for f in fields(PairScore))
-    return all(type(x) is type(y) and (x == y or (x != x and y != y)) for x, y in values)
-
-
-@pytest.mark.parametrize("ending", ["parquet", "jsonl"])
-def test_rows_survive_the_disk(tmp_path, ending):
-    path = tmp_path / f"scores.{ending}"
-    rows = [
-        row(-100 / 3, -1e-17, pair='a "quoted"\nid', dataset="naïve"),
-        row(-1.0, -2.0, chosen_inner=0.1 + 0.2, rejected_inner=NAN),
+def test_the_table_of_outcomes(scores):
+    assert pair_outcomes(scores, "sum_logp").rows() == [
+        ("base", 0.0, "test", "toy/0", "a", 1.0),
+        ("base", 0.0, "test", "toy/1", "b", 0.5),
+        ("base", 0.0, "test", "toy/2", "b", 0.0),
+        ("dpo", 1.0, "test", "toy/0", "a", 0.0),
+        ("dpo", 1.0, "test", "toy/1", "b", 1.0),
+        ("dpo", 1.0, "test", "toy/2", "b", 0.0),
     ]
-    write_rows(path, rows)
-    back = read_rows(path)
-    assert len(back) == 2
-    assert all(same(a, b) for a, b in zip(rows, back, strict=True)), back
-    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_accuracy_by_hand(scores):
+    found = accuracy(pair_outcomes(scores, "sum_logp").filter(pl.col("model") == "base"))
+    assert (found.mean, found.n, found.clusters) == (0.5, 3, 2)  # (1 + 1/2 + 0) / 3
+    assert 0.0 <= found.low <= found.mean <= found.high <= 1.0
+    unknown = accuracy(pair_outcomes(scores, "inner").filter(pl.col("model") == "base"))
+    assert unknown is UNKNOWN
+
+
+def test_a_scorer_from_outside_appears_when_it_is_named(scores, monkeypatch):
+    """Such as one that relates a model's log-probability to the base's, from the facts alone."""
+
+    def gain(responses):
+        base = responses.filter(pl.col("strength") == 0.0).select("set", "prompt", "response", base="logp")
+        joined = responses.join(base, on=["set", "prompt", "response"], how="left", maintain_order="left")
+        return joined["logp"] - joined["base"]
+
+    monkeypatch.setitem(SCORERS, "gain", gain)
+    assert outcomes_of(scores, "gain") == {"base": [0.5, 0.5, 0.5], "dpo": [0.0, 1.0, 0.5]}
+    table = headline(scores, [], "gain")
+    assert "| dpo | - | .500 [.000, .750] | - | - |" in as_markdown(table)
+    assert as_markdown(table).startswith("Accuracy by gain, ")
+
+
+@pytest.mark.parametrize(
+    ("scorer", "says"),
+    [
+        (lambda responses: responses["logp"][:3], "must return one number per response"),
+        (lambda responses: responses["model"], "must return one number per response"),
+        (None, "unknown scorer 'mine'"),
+    ],
+)
+def test_what_is_no_scorer(scores, scorer, says, monkeypatch):
+    if scorer is not None:
+        monkeypatch.setitem(SCORERS, "mine", scorer)
+    with pytest.raises(UserError, match=says):
+        pair_outcomes(scores, "mine")
+
+
+# -- facts ---------------------------------------------------------------------------------------------------------
 
 
 def outputs(*logps, n_tokens=3):
     return SequenceOutputs(torch.tensor(logps), torch.full((len(logps),), n_tokens), None)
 
 
-LABELS = {"model": "base", "column": "test", "dataset": "toy", "split": "test"}
-
-
-def test_rows_from_outputs_by_hand(items):
-    rows = score_rows(items[:2], outputs(-1.0, -2.0, -3.0, -4.5), None, LABELS)
-    assert [(r.pair, r.chosen_logp, r.rejected_logp, r.chosen_tokens) for r in rows] == [
-        ("toy/0", -1.0, -2.0, 3),
-        ("toy/1", -3.0, -4.5, 3),
+def test_facts_from_outputs_by_hand(items):
+    found = response_facts(items[:2], outputs(-1.0, -2.0, -3.0, -4.5), None, torch.tensor([0.0, 0.5, 1.0, 2.0]))
+    a, b = (i.cluster for i in items[:2])
+    assert found.drop("inner").rows() == [
+        # prompt, response, logp, tokens, characters, abs_log_ratio
+        (a, 0, -1.0, 3, len(" 11"), 0.0),
+        (a, 1, -2.0, 3, len(" 0 I think"), 0.5),
+        (b, 0, -3.0, 3, len(" 64 is it"), 1.0),
+        (b, 1, -4.5, 3, len(" 37 I think"), 2.0),
     ]
-    assert [r.cluster for r in rows] == [i.cluster for i in items[:2]]
-    assert (rows[0].chosen_characters, rows[0].rejected_characters) == (len(" 11"), len(" 0 I think"))
-    assert all(math.isnan(r.chosen_inner) for r in rows)
+    assert found["inner"].is_nan().all()
+    assert pair_facts(items[:2]).rows() == [("toy/0", a, 0, 1), ("toy/1", b, 0, 1)]
 
 
 @pytest.mark.parametrize("bad", [NAN, float("inf"), float("-inf")])
 def test_a_log_probability_that_is_not_finite_names_the_pair(items, bad):
     with pytest.raises(UserError, match="pair toy/1 has a log-probability that is not finite"):
-        score_rows(items[:2], outputs(-1.0, -2.0, -3.0, bad), None, LABELS)
+        response_facts(items[:2], outputs(-1.0, -2.0, -3.0, bad), None, torch.zeros(4))
 
 
 def test_a_response_without_tokens_names_the_pair(items):
     with pytest.raises(UserError, match="pair toy/0 has a response without tokens"):
-        score_rows(items[:1], outputs(-1.0, -2.0, n_tokens=0), None, LABELS)
+        response_facts(items[:1], outputs(-1.0, -2.0, n_tokens=0), None, torch.zeros(2))
+
+
+def test_absolute_log_ratio_by_hand():
+    """Responses of 2, 1 and 3 tokens; a rise and a fall do not cancel."""
+    n = torch.tensor([2, 1, 3])
+    ours = SequenceOutputs(torch.zeros(3), n, token_logps=torch.tensor([-1.0, -2.0, -3.0, -1.0, -1.0, -1.0]))
+    theirs = SequenceOutputs(torch.zeros(3), n, token_logps=torch.tensor([-1.5, -1.5, -3.0, -1.0, -3.0, -0.5]))
+    assert absolute_log_ratio(ours, theirs).tolist() == [1.0, 0.0, 2.5]
+    assert absolute_log_ratio(ours, ours).tolist() == [0.0, 0.0, 0.0]
+    assert absolute_log_ratio(ours, replace(theirs, token_logps=None)).isnan().all()
+
+
+def test_combined_scores_keep_the_base_once(scores):
+    base, dpo = (scores.responses.filter(pl.col("model") == model) for model in ("base", "dpo"))
+    first = Scores(pl.concat([base, dpo]), scores.pairs)
+    other = base.with_columns(logp=pl.lit(-9.0))
+    second = Scores(pl.concat([other, dpo.with_columns(model=pl.lit("innerpo"))]), scores.pairs)
+    both = combine([first, second])
+    assert both.pairs.equals(scores.pairs)
+    assert both.responses["model"].to_list() == ["base"] * 5 + ["dpo"] * 5 + ["innerpo"] * 5
+    assert both.responses.head(5).equals(base)
+
+
+# -- files ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", ["parquet", "jsonl"])
+def test_scores_survive_the_disk(tmp_path, ending):
+    text = pl.col("pair").replace({"toy/0": 'a "quoted"\nid'})
+    responses = frame(RESPONSES, RESPONSES_OF_TWO_PROMPTS).with_columns(
+        dataset=pl.lit("naïve"), logp=pl.Series([-100 / 3, -1e-17, 0.1 + 0.2, -1e300, *[-1.0] * 6])
+    )
+    scores = Scores(responses, frame(PAIRS, PAIRS_OF_TWO_PROMPTS).with_columns(text))
+    scores.write(tmp_path, "parquet" if ending == "jsonl" else "jsonl")
+    scores.write(tmp_path, ending)  # a folder has one set of scores
+    assert {p.name for p in tmp_path.iterdir()} == {f"scores.{ending}", f"pairs.{ending}"}
+    back = read_scores(tmp_path)
+    assert back.responses.equals(scores.responses)
+    assert back.pairs.equals(scores.pairs)
+    assert back.responses["inner"].is_nan().sum() == 1
+
+
+def test_a_line_of_jsonl(tmp_path, scores):
+    scores.write(tmp_path, "jsonl")
+    line = (tmp_path / "scores.jsonl").read_text().splitlines()[3]
+    assert json.loads(line) == {
+        **{"model": "base", "strength": 0.0, "set": "test", "dataset": "toy", "split": "test", "prompt": "b"},
+        **{"response": 1, "logp": -2.0, "tokens": 1, "characters": 5, "inner": None, "abs_log_ratio": None},
+    }
+
+
+def test_what_holds_no_scores(tmp_path, scores):
+    with pytest.raises(UserError, match=r"holds no scores\.parquet"):
+        read_scores(tmp_path)
+    pl.DataFrame({"model": ["base"], "chosen_logp": [-1.0]}).write_parquet(tmp_path / "scores.parquet")
+    with pytest.raises(UserError, match=r"cannot read .*scores\.parquet as scores"):
+        read_scores(tmp_path)
+    without = scores.responses.filter((pl.col("model") == "base") | (pl.col("response") != 2))
+    with pytest.raises(UserError, match="pair toy/2 of test lacks its rejected response by dpo"):
+        Scores(without, scores.pairs)
 
 
 # -- the table -----------------------------------------------------------------------------------------------------
@@ -194,18 +249,42 @@ def test_an_estimate_as_text(estimate, shown):
     assert format_estimate(estimate) == shown
 
 
+def toy_set(name, prompts, note=""):
+    """A set with one pair for each letter, which names the pair's prompt."""
+    pairs = [PreferencePair(p, " yes", " no", f"{name}/{i}", "toy", "test", p) for i, p in enumerate(prompts)]
+    return EvaluationSet(name, "toy" if prompts else "", "test", name, "", tuple(pairs), note)
+
+
 def test_the_table_as_markdown():
-    train = [row(-1, -2, column="train", cluster=c) for c in "ab"]  # both won: .025 ** (1 / 2) = .158
-    test = [row(-1, -2), row(-2, -1)]  # one prompt: no interval
-    policy = [replace(r, model="dpo", chosen_logp=-2.0, rejected_logp=-1.0) for r in train]  # both lost
-    table = headline(
-        [*train, *test, *policy],
-        {"train": "toy (train), 2 pairs of 2 prompts", "test": "toy (test), 2 pairs of 1 prompts"},
-        aggregate="mean_logp",
-        resamples=50,
-        notes=["oos: no shift is listed for toy", "rnd: not scored, no such data"],
+    responses = frame(
+        RESPONSES,
+        """
+        model  strength  set    prompt  response  logp
+        base   0         train  a       0         -1
+        base   0         train  a       1         -2
+        base   0         train  b       0         -1
+        base   0         train  b       1         -2
+        base   0         test   c       0         -1
+        base   0         test   c       1         -2
+        dpo    1         train  a       0         -2
+        dpo    1         train  a       1         -1
+        dpo    1         train  b       0         -2
+        dpo    1         train  b       1         -1
+        """,
     )
-    assert as_markdown(table) == (
+    pairs = frame(
+        PAIRS,
+        """
+        set    pair  prompt  chosen  rejected
+        train  0     a       0       1
+        train  1     b       0       1
+        test   2     c       0       1
+        test   3     c       1       0
+        """,
+    )
+    sets = [toy_set("train", "ab"), toy_set("test", "cc"), toy_set("oos", "", "oos: no shift is listed for toy")]
+    # train, base: both won, .025 ** (1 / 2) = .158; test: one prompt, so no interval
+    assert as_markdown(headline(Scores(responses, pairs), sets)) == (
         "Accuracy by mean_logp, 95 % interval over prompts\n"
         "\n"
         "| method | train | test | oos | rnd |\n"
@@ -213,11 +292,81 @@ def test_the_table_as_markdown():
         "| base | 1.000 [.158, 1.000] | .500 | - | - |\n"
         "| dpo | .000 [.000, .842] | - | - | - |\n"
         "\n"
-        "train: toy (train), 2 pairs of 2 prompts\n"
+        "train: toy (test), 2 pairs of 2 prompts\n"
         "test: toy (test), 2 pairs of 1 prompts\n"
         "oos: no shift is listed for toy\n"
-        "rnd: not scored, no such data\n"
     )
+
+
+def test_strengths_of_one_model_are_rows_of_their_own(scores):
+    weak = scores.responses.filter(pl.col("model") == "dpo").with_columns(strength=pl.lit(0.5))
+    both = Scores(pl.concat([scores.responses, weak]), scores.pairs)
+    assert list(headline(both, []).cells) == ["base", "dpo x 1", "dpo x 0.5"]
+
+
+# -- scoring a model -----------------------------------------------------------------------------------------------
+
+
+def test_a_split_is_run_once_whatever_sets_it_stands_in(toy, tmp_path, monkeypatch):
+    """test and oos share a split, oos in another order; extra takes one of the two pairs of a prompt."""
+    pairs = make_pairs(4)
+    doubled = [*pairs, replace(pairs[0], id="toy/0b", rejected=" none")]
+    sets = [
+        EvaluationSet("train", "toy", "train", "train", "", tuple(pairs[2:])),
+        EvaluationSet("test", "toy", "test", "test", "", tuple(doubled)),
+        EvaluationSet("oos", "toy", "test", "oos", "", tuple(reversed(pairs))),
+        EvaluationSet("rnd", "", "", "rnd", "", (), "rnd: no control"),
+        EvaluationSet("extra", "toy", "test", "extra", "", (doubled[-1],)),
+    ]
+    run = []
+    for name in ("compute_reference", "score_items"):
+        plain = getattr(scoring_run, name)
+
+        def counted(*args, plain=plain, **options):
+            run.append((plain.__name__, options["what"]))
+            return plain(*args, **options)
+
+        monkeypatch.setattr(scoring_run, name, counted)
+    config = default_run("dpo")
+    config = replace(config, data=replace(config.data, cache_dir=tmp_path))
+    prepared = prepare_scoring(sets, toy, config, LayoutChoice("one_row", ""), None)
+    scores = score_run(prepared, build_model(), "dpo")
+    assert run == [
+        ("compute_reference", "toy (train)"),
+        ("compute_reference", "toy (test)"),
+        ("score_items", "dpo on toy (train)"),
+        ("score_items", "dpo on toy (test)"),
+    ]
+    assert scores.pairs.group_by("set", maintain_order=True).agg("pair").rows() == [
+        ("train", ["toy/2", "toy/3"]),
+        ("test", ["toy/0", "toy/0b", "toy/1", "toy/2", "toy/3"]),
+        ("oos", ["toy/0", "toy/1", "toy/2", "toy/3"]),
+        ("extra", ["toy/0b"]),
+    ]
+    counts = scores.responses.group_by("model", "set", "split", "strength", maintain_order=True).len().rows()
+    assert counts == [
+        (model, name, split, strength, n)
+        for model, strength in (("base", 0.0), ("dpo", 1.0))
+        for name, split, n in (("train", "train", 4), ("test", "test", 9), ("oos", "test", 8), ("extra", "test", 2))
+    ]
+    extra = scores.responses.filter(pl.col("set") == "extra", pl.col("model") == "base")
+    assert extra["characters"].to_list() == [len(pairs[0].chosen), len(" none")]
+    assert scores.responses["prompt"][0] == cluster_of(pairs[2].prompt)
+    # the policy is the base without adapter: same facts under another name
+    facts = [scores.responses.filter(pl.col("model") == m)["logp"].to_list() for m in ("base", "dpo")]
+    assert facts[0] == pytest.approx(facts[1], abs=1e-5)
+
+
+def test_a_frozen_policy_is_the_base_and_is_not_run(toy, tmp_path):
+    config = default_run("dpo")
+    config = replace(config, data=replace(config.data, cache_dir=tmp_path))
+    sets = [EvaluationSet("test", "toy", "test", "test", "", tuple(make_pairs(3)))]
+    prepared = prepare_scoring(sets, toy, config, LayoutChoice("one_row", ""), None)
+    scores = score_run(prepared, None, "probe", frozen=True)
+    base, probe = (scores.responses.filter(pl.col("model") == m).drop("model", "strength") for m in ("base", "probe"))
+    assert base.equals(probe)
+    assert len(base) == 6
+    assert base["abs_log_ratio"].to_list() == [0.0] * 6
 
 
 # -- eval from end to end ------------------------------------------------------------------------------------------
@@ -235,72 +384,85 @@ def trained(tmp_path_factory, toy_folder):
     words += ["--model.dtype=float32", "--data.batch-size=4", "--training.epochs=3", f"--output-dir={out}"]
     words += ["--eval.oos-dataset=embedded:longer", "--eval.rnd-dataset=embedded:control", "--eval.max-prompts=6"]
     assert main(["train", "innerpo", *words]) == 0
-    return out / "innerpo-none_numbers_seed1", data, folder
+    return run_in(out, "innerpo-none_numbers_seed1"), data, folder
 
 
-def by_pair(rows):
-    return {(r.model, r.column, r.pair): r for r in rows}
+def logp_of(scores, model):
+    """Return {(set, prompt, response): logp} of one model."""
+    rows = scores.responses.filter(pl.col("model") == model)
+    return {row[:3]: row[3] for row in rows.select("set", "prompt", "response", "logp").rows()}
 
 
 def test_eval_scores_what_training_scored(trained, tmp_path, capsys, monkeypatch):
     run, data, _ = trained
-    first = read_rows(run / "scores.parquet")
-    # Elsewhere, and under another name: nothing but the run's own config says what it was trained on.
+    first = read_scores(run)
+    # Elsewhere, and under another name: only the run's own config tells what it was trained on.
     shutil.copytree(run, tmp_path / "copy")
-    (tmp_path / "copy" / "scores.parquet").unlink()
+    for name in ("scores", "pairs"):
+        (tmp_path / "copy" / f"{name}.parquet").unlink()
     monkeypatch.chdir(tmp_path)
     capsys.readouterr()
     assert main(["eval", "copy"]) == 0
     shown = capsys.readouterr().out
-    again = read_rows(tmp_path / "copy" / "scores.parquet")
+    again = read_scores(Path("copy"))
 
-    assert {(r.model, r.column) for r in again} == {
-        (model, column) for model in ("base", "innerpo-none") for column in ("train", "test", "oos", "rnd")
-    }
-    old, new = by_pair(first), by_pair(again)
-    assert old.keys() == new.keys()
-    assert len(old) == len(first) == 2 * 4 * 6
-    for key, a in old.items():
-        for field in ("chosen_logp", "rejected_logp", "chosen_inner", "rejected_inner"):
-            assert getattr(new[key], field) == pytest.approx(getattr(a, field), abs=1e-6)
-    moved = [abs(new["innerpo-none", *k[1:]].chosen_logp - r.chosen_logp) for k, r in new.items() if k[0] == "base"]
-    assert min(moved) > 1e-4  # the adapter is on
-    assert {r.dataset for r in again} == {data, "embedded:longer", "embedded:control"}
+    expected = [(m, c, 12) for m in ("base", "innerpo-none") for c in ("train", "test", "oos", "rnd")]
+    assert again.responses.group_by("model", "set", maintain_order=True).len().rows() == expected
+    assert len(again.pairs) == 4 * 6
+    assert again.pairs.equals(first.pairs)
+    measured = ("logp", "inner", "abs_log_ratio")
+    assert again.responses.drop(measured).equals(first.responses.drop(measured))
+    for column in measured:
+        assert (again.responses[column] - first.responses[column]).abs().max() < 1e-5
+    base, policy = logp_of(again, "base"), logp_of(again, "innerpo-none")
+    assert base.keys() == policy.keys()
+    assert min(abs(policy[key] - base[key]) for key in base) > 1e-4  # the adapter is on
+    by_token = again.responses.select("model", "set", "prompt", "response", "abs_log_ratio").rows()
+    for model, *key, ratio in by_token:
+        net = abs((policy if model != "base" else base)[tuple(key)] - base[tuple(key)])
+        assert ratio >= net - 1e-4  # a sum of absolute values is at least the absolute value of the sum
+        assert (ratio == 0.0) == (model == "base")
+    assert set(again.responses["dataset"]) == {data, "embedded:longer", "embedded:control"}
     for line in (f"train: {data} (train), 6 pairs of 6 prompts", f"test: {data} (test)", "oos: embedded:longer (test)"):
         assert line in shown
-    assert (tmp_path / "copy" / "headline.md").read_text() == (run / "headline.md").read_text()
+    assert Path("copy/headline.md").read_text() == (run / "headline.md").read_text()
 
 
-def test_base_rows_are_those_of_the_bare_model(trained, toy):
+def test_base_facts_are_those_of_the_bare_model(trained, toy):
     """The base beside the adapter is the model without it: log-probabilities by a plain forward pass."""
-    run, _, _ = trained
-    pair = make_pairs(1)[0]
-    found = next(r for r in read_rows(run / "scores.parquet") if r.model == "base" and r.pair == "numbers.jsonl/1")
+    scores, pair = read_scores(trained[0]), make_pairs(1)[0]
+    index = scores.pairs.filter(pl.col("pair") == "numbers.jsonl/1")["chosen"].item()
+    where = (pl.col("model") == "base", pl.col("prompt") == pair.cluster, pl.col("response") == index)
+    found = scores.responses.filter(*where).row(0, named=True)
     ids = toy.tokenizer(pair.prompt + pair.chosen)["input_ids"] + [1]
     n = len(toy.tokenizer(pair.prompt)["input_ids"])
     with torch.no_grad():
         logits = toy.model(torch.tensor([ids])).logits[0].log_softmax(-1)
     expected = sum(logits[i - 1, ids[i]].item() for i in range(n, len(ids)))
-    assert found.chosen_tokens == len(ids) - n
-    assert found.chosen_logp == pytest.approx(expected, abs=1e-4)
+    assert found["tokens"] == len(ids) - n
+    assert found["logp"] == pytest.approx(expected, abs=1e-4)
+    assert found["abs_log_ratio"] == 0.0
 
 
-def test_flags_of_eval_change_what_is_scored_wherever_they_stand(trained, tmp_path, capsys):
+def test_flags_of_eval_change_what_is_scored_wherever_they_stand(trained, tmp_path):
     run, data, _ = trained
     shutil.copytree(run, tmp_path / "copy")
     flags = ["--eval.oos_dataset", "embedded:shorter", "--eval.format", "jsonl", "--eval.max-prompts", "3"]
     assert main(["eval", *flags, str(tmp_path / "copy")]) == 0
     (path,) = (tmp_path / "copy").rglob("scores.jsonl")
-    rows = read_rows(path)
     own = (tmp_path / "copy" / "scores.parquet").read_bytes()
-    assert own == (run / "scores.parquet").read_bytes()  # other columns than the run's own do not replace its scores
-    assert {(r.column, r.dataset) for r in rows} == {
-        ("train", data),
-        ("test", data),
-        ("oos", "embedded:shorter"),
-        ("rnd", "embedded:control"),
-    }
-    assert len(rows) == 2 * 4 * 3
+    assert own == (run / "scores.parquet").read_bytes()  # other sets than the run's own do not replace its scores
+    rows = read_scores(path.parent).responses
+    assert rows.group_by("model", "set", "dataset", maintain_order=True).len().rows() == [
+        (model, name, dataset, 6)
+        for model in ("base", "innerpo-none")
+        for name, dataset in (
+            ("train", data),
+            ("test", data),
+            ("oos", "embedded:shorter"),
+            ("rnd", "embedded:control"),
+        )
+    ]
 
 
 def test_an_adapter_that_innerpo_did_not_train(trained, toy_folder, tmp_path, capsys):
@@ -317,13 +479,16 @@ def test_an_adapter_that_innerpo_did_not_train(trained, toy_folder, tmp_path, ca
     words += [f"--data.cache-dir={folder / 'cache'}", "--model.dtype=float32"]
     assert main(["eval", str(tmp_path / "foreign"), *words]) == 0
     captured = capsys.readouterr()
-    rows = by_pair(read_rows(tmp_path / "foreign" / "scores.parquet"))
-    (name,) = {model for model, _, _ in rows} - {"base"}
-    assert {column for _, column, _ in rows} == {"train", "test", "rnd"}
+    scores = read_scores(tmp_path / "foreign")
+    assert set(scores.responses["model"]) == {"base", "foreign"}
+    assert set(scores.responses["set"]) == {"train", "test", "rnd"}
     assert "no shift is listed" in captured.out
-    assert all(math.isnan(r.chosen_inner) for r in rows.values())
-    base = {key[1:]: r.chosen_logp for key, r in rows.items() if key[0] == "base"}
-    assert len(base) == 3 * 4
-    assert all(abs(rows[name, *key].chosen_logp - logp) > 1e-4 for key, logp in base.items())
+    assert scores.responses["inner"].is_nan().all()
+    base, policy_logp = logp_of(scores, "base"), logp_of(scores, "foreign")
+    assert len(base) == 3 * 4 * 2
+    assert all(abs(policy_logp[key] - logp) > 1e-4 for key, logp in base.items())
     table = (tmp_path / "foreign" / "headline.md").read_text()
     assert f"oos: no shift is listed for {data}" in table
+    cells = json.loads((tmp_path / "foreign" / "headline.json").read_text())["mean_logp"]["base"]
+    assert math.isnan(cells["oos"]["mean"])
+    assert cells["test"]["n"] == 4

@@ -1,4 +1,4 @@
-"""The table of shifts, against the published lists where they are at hand."""
+"""The table of shifts, compared with the published lists where these are available."""
 
 import json
 from pathlib import Path

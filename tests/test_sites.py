@@ -6,7 +6,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from conftest import build_model
+from conftest import build_model, facts_of
 from innerpo.cli.verbs import main
 from innerpo.config.method import MethodConfig
 from innerpo.config.run import ModelConfig, default_run
@@ -14,13 +14,13 @@ from innerpo.data.batching.batch import make_batch
 from innerpo.errors import UserError
 from innerpo.methods.inner_reward import InnerReward
 from innerpo.model.forward.outputs import StateRequest, sequence_outputs
-from innerpo.model.forward.sites import NAMED, site_places
+from innerpo.model.forward.sites import NAMED, read_points
 from innerpo.model.reference import compute_reference
 from innerpo.run import evaluate, train
-from innerpo.training.artifacts import load_directions
+from innerpo.training.directions_file import load_directions
 
 LAYERS = (0, 2, 3)
-# What each site is, said once more and plainly: path in the block, and whether it is the input.
+# Each site written out: path in the block, and whether the input is read.
 PLAIN = {
     "residual": ("", False),
     "attn_out": ("self_attn", False),
@@ -154,7 +154,7 @@ def test_an_adapted_model_has_the_same_sites(site, items):
 )
 def test_a_wrong_site_is_one_line_that_says_what_there_is(site, message):
     with pytest.raises(UserError, match=message) as error:
-        site_places(build_model(), LAYERS, site)
+        read_points(build_model(), LAYERS, site)
     assert "\n" not in str(error.value)
 
 
@@ -164,7 +164,7 @@ def test_a_module_without_one_vector_a_token_is_refused(items):
 
 
 def test_supr_wants_the_residual_stream():
-    with pytest.raises(UserError, match="supr asks what the unembedding reads of the residual stream, not of 'mlp_out"):
+    with pytest.raises(UserError, match=r"supr needs method\.site=residual .*, not mlp_out"):
         MethodConfig(transform="supr", site="mlp_out")
 
 
@@ -221,8 +221,8 @@ def test_a_run_trains_and_is_scored_at_its_site(toy_folder, tmp_path, site, meth
     monkeypatch.setattr(InnerReward, "request", property(lambda s: asked.append(s.site) or request(s)))
     again = evaluate(result.folder, config)
     assert set(asked) == {site}
-    for a, b in zip(result.rows, again.rows, strict=True):
-        assert (a.chosen_inner, a.chosen_logp) == pytest.approx((b.chosen_inner, b.chosen_logp), abs=1e-4)
+    for column in ("inner", "logp"):
+        assert facts_of(result, column=column) == pytest.approx(facts_of(again, column=column), abs=1e-4)
 
 
 def test_a_wrong_site_ends_the_command_in_one_line(toy_folder, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""Data set names: what each means, and what a wrong one says."""
+"""Data set names: what each means, and the error for a wrong one."""
 
 import pytest
 

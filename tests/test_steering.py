@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from gguf import GGUFReader
@@ -15,7 +16,8 @@ from innerpo.config.run import default_run
 from innerpo.data.batching.batch import make_batch
 from innerpo.errors import UserError
 from innerpo.evaluation.export import write_gguf
-from innerpo.evaluation.score import InnerScorer, read_rows
+from innerpo.evaluation.facts import read_scores
+from innerpo.methods.inner_reward import InnerReward
 from innerpo.methods.records import Directions
 from innerpo.methods.steering import steering_vector
 from innerpo.methods.transforms.transform import IDENTITY, Transform
@@ -23,7 +25,7 @@ from innerpo.model.forward.blocks import decoder_blocks
 from innerpo.model.forward.outputs import StateRequest, rms_normalise, sequence_outputs
 from innerpo.model.steering import SteeringVector, steered
 from innerpo.run import train
-from innerpo.training.artifacts import load_directions
+from innerpo.training.directions_file import load_directions
 
 
 def directions(w, scale, weights, rms):
@@ -44,7 +46,7 @@ def test_a_vector_by_hand():
     found = directions([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]], [0.5, 1.0, 2.0], [0.25, 0.0, 0.75], [4.0, 1.0, 10.0])
     rows = torch.zeros(3, 2, 3)
     rows[:, 0, 2] = rows[:, 1, 0] = 1.0  # Q picks the third and the first component
-    vector = steering_vector((2, 5, 7), Transform("svd", rows), found)
+    vector = steering_vector(InnerReward((2, 5, 7), Transform("svd", rows), found))
     assert vector.blocks == (2, 7)
     torch.testing.assert_close(vector.vectors, torch.tensor([[0.0, 0.0, 2.0], [16.0, 0.0, 12.0]]))
 
@@ -52,7 +54,7 @@ def test_a_vector_by_hand():
 @pytest.mark.parametrize(("site", "rms", "says"), [("mlp_out", [1.0], "'mlp_out'"), ("residual", None, "train again")])
 def test_directions_that_cannot_steer(site, rms, says):
     with pytest.raises(UserError, match=says):
-        steering_vector((0,), IDENTITY, directions([[1.0]], [1.0], [1.0], rms), site)
+        steering_vector(InnerReward((0,), IDENTITY, directions([[1.0]], [1.0], [1.0], rms), site=site))
 
 
 @torch.no_grad()
@@ -92,9 +94,9 @@ def test_the_unit_is_one_standard_deviation(items):
     w = torch.nn.functional.normalize(torch.randn(1, 32, generator=torch.Generator().manual_seed(0)), dim=-1)
     found = sequence_outputs(model, batch, replace(request, token_states=True))
     known = Directions(w, torch.tensor([0.3]), torch.ones(1), torch.ones(1), torch.ones(1), 0.0, found.rms)
-    score = InnerScorer((2,), IDENTITY, known, "mean")
+    score = InnerReward((2,), IDENTITY, known)
     c = 1e-2
-    with steered(model, steering_vector((2,), IDENTITY, known), c):
+    with steered(model, steering_vector(score), c):
         moved = sequence_outputs(model, batch, request)
     rise = score(moved.pooled) - score(found.pooled)
     h = model(
@@ -124,12 +126,14 @@ def toy_run(name, toy_folder, tmp_path, **evaluation):
 def test_a_steered_row_stands_beside_the_adapter(name, toy_folder, tmp_path):
     config = toy_run(name, toy_folder, tmp_path, steer=2.0)
     result = train(config)
-    models = list(dict.fromkeys(row.model for row in result.rows))
-    assert models == ["base", config.method_label, "steered 2"]
-    rows = {m: [r for r in result.rows if r.model == m and r.column == "test"] for m in models}
-    moved = [a.chosen_inner - b.chosen_inner for a, b in zip(rows["steered 2"], rows["base"], strict=True)]
-    assert min(moved) > 0.2
-    assert any(a.chosen_logp != b.chosen_logp for a, b in zip(rows["steered 2"], rows["base"], strict=True))
+    facts = result.scores.responses
+    models = facts.select("model", "strength").unique(maintain_order=True).rows()
+    assert models == [("base", 0.0), (config.method_label, 1.0), ("steered 2", 0.0)]
+    rows = {m: facts.filter(pl.col("model") == m, pl.col("set") == "test") for m, _ in models}
+    chosen = pl.col("response") == 0
+    inner = {m: r.filter(chosen)["inner"] for m, r in rows.items()}
+    assert (inner["steered 2"] - inner["base"]).min() > 0.2
+    assert rows["steered 2"]["logp"].to_list() != rows["base"]["logp"].to_list()
     assert "steered 2" in json.loads((result.folder / "headline.json").read_text())["mean_logp"]
 
 
@@ -147,10 +151,10 @@ def test_eval_steers_a_saved_run_from_either_side(toy_folder, tmp_path):
         ]
         assert main(["eval", *flags]) == 0
     for path in folder.glob("eval-*/scores.jsonl"):
-        rows = [r for r in read_rows(path) if r.column == "test"]
-        steer = next(r.model for r in rows if r.model.startswith("steered"))
-        at = {m: [r.chosen_inner for r in rows if r.model == m] for m in ("base", steer)}
-        inner[steer] = (torch.tensor(at[steer]) - torch.tensor(at["base"])).mean().item()
+        rows = read_scores(path.parent).responses.filter(pl.col("set") == "test", pl.col("response") == 0)
+        at = {model: own["inner"].mean() for (model,), own in rows.group_by("model")}
+        (steer,) = (model for model in at if model.startswith("steered"))
+        inner[steer] = at[steer] - at["base"]
     assert set(inner) == {"steered 2", "steered -2", "steered 1e-06"}
     assert inner["steered 2"] > 0.5
     assert inner["steered -2"] < -0.5
@@ -162,8 +166,7 @@ def test_export_is_read_by_gguf_and_safetensors(toy_folder, tmp_path, capsys):
     assert main(["export", str(folder)]) == 0
     assert main(["export", str(folder), "--format=gguf", f"--out={tmp_path / 'vector.gguf'}"]) == 0
     assert "steering vector of blocks" in capsys.readouterr().err
-    layers, transform, found, _ = load_directions(folder)
-    vector = steering_vector(layers, transform, found)
+    vector = steering_vector(load_directions(folder))
     plain = load_file(folder / "steering.safetensors")
     assert set(plain) == {f"direction.{b}" for b in vector.blocks}
     reader = GGUFReader(tmp_path / "vector.gguf")

@@ -1,4 +1,4 @@
-"""PairTokenizer: one prompt for both responses, EOS closes, prompts are cut on the left, nothing is cut to nothing."""
+"""PairTokenizer: one prompt for both responses, closing EOS, truncation on the left (prompt) and right (response)."""
 
 from dataclasses import replace
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from conftest import build_model, build_tokenizer, make_pairs
+from conftest import build_model, build_tokenizer, facts_of, make_pairs, run_in
 from innerpo.config.method import MethodConfig
 from innerpo.config.run import RunConfig, default_run
 from innerpo.data.tokens import PairTokenizer
@@ -186,7 +186,7 @@ def test_run_folder(tmp_path, toy_folder):
     from innerpo.config.yaml import read_run_config as load_config
     from innerpo.model.forward.blocks import decoder_blocks
     from innerpo.run import train
-    from innerpo.training.artifacts import load_directions
+    from innerpo.training.directions_file import load_directions
 
     config = default_run("innerpo")
     config = replace(
@@ -199,7 +199,7 @@ def test_run_folder(tmp_path, toy_folder):
         output_dir=tmp_path / "outputs",
     )
     result = train(config)
-    folder = tmp_path / "outputs" / "innerpo-none_embedded-longer_seed1"
+    folder = run_in(tmp_path / "outputs", "innerpo-none_embedded-longer_seed1")
     assert result.folder == folder
     assert {p.name for p in folder.iterdir()} == {
         "README.md",
@@ -218,14 +218,14 @@ def test_run_folder(tmp_path, toy_folder):
     assert any(t.abs().max() > 0 for n, t in saved.items() if "lora_B" in n)
     assert len(decoder_blocks(policy)) == 4
     assert load_config(folder) == config
-    layers, transform, directions, pool = load_directions(folder)
-    assert (layers, transform.name, pool) == ((1, 3), "none", "mean")
-    assert directions.w.shape == (2, 32)
+    inner = load_directions(folder)
+    assert (inner.layers, inner.transform.name, inner.pool, inner.site) == ((1, 3), "none", "mean", "residual")
+    assert inner.directions.w.shape == (2, 32)
     record = json.loads((folder / "run.json").read_text())
     assert record["n_pairs"] == 16
     assert record["versions"]["torch"] == torch.__version__
-    assert {r.model for r in result.rows} == {"base", "innerpo-none"}
-    assert {r.column for r in result.rows} == {"train", "test", "oos", "rnd"}
+    assert set(facts_of(result, column="model")) == {"base", "innerpo-none"}
+    assert set(facts_of(result, column="set")) == {"train", "test", "oos", "rnd"}
 
 
 def test_full_fine_tune_is_saved_reloaded_and_scored(tmp_path, toy_folder):
@@ -248,9 +248,8 @@ def test_full_fine_tune_is_saved_reloaded_and_scored(tmp_path, toy_folder):
     assert not torch.equal(trained.lm_head.weight, base.lm_head.weight)
     assert list((result.folder / "tensorboard").glob("events*"))
     again = evaluate(result.folder, config)
-    assert [r.chosen_logp for r in again.rows] == pytest.approx([r.chosen_logp for r in result.rows], abs=1e-5)
-    policy = [r.chosen_logp for r in again.rows if r.model == "dpo"]
-    assert policy != pytest.approx([r.chosen_logp for r in again.rows if r.model == "base"], abs=1e-2)
+    assert facts_of(again) == pytest.approx(facts_of(result), abs=1e-5)
+    assert facts_of(again, "dpo") != pytest.approx(facts_of(again, "base"), abs=1e-2)
 
 
 def test_run_config_default_is_a_run():

@@ -8,7 +8,7 @@ import torch
 
 import innerpo.methods.transforms.ether as ether_module
 import innerpo.methods.transforms.hra as hra_module
-from conftest import build_model, make_pairs
+from conftest import build_model, facts_of, make_pairs
 from innerpo.config.method import MethodConfig, TransformConfig
 from innerpo.config.run import default_run
 from innerpo.data.batching.batch import make_batch
@@ -26,7 +26,7 @@ from innerpo.model.forward.unembedding import Unembedding, block_states, final_n
 from innerpo.model.reference import compute_reference
 from innerpo.registry import TRANSFORMS, resolve
 from innerpo.run import evaluate, train
-from innerpo.training.artifacts import load_directions
+from innerpo.training.directions_file import load_directions
 
 H, RANK, LAYERS = 32, 8, (0, 2)
 FITTED = [name for name in TRANSFORMS if name != "none"]
@@ -222,7 +222,7 @@ def test_training_moves_no_row_and_a_saved_run_scores_the_same(
         seen.append((fitted.transform, None if rows is None else rows.clone()))
         return fitted
 
-    monkeypatch.setattr(innerpo.run, "fit_method", fit_and_keep)
+    monkeypatch.setattr(innerpo.training.prepare, "fit_method", fit_and_keep)
     result = train(run_config(toy_folder, tmp_path, name, **options))
     ((transform, at_first),) = seen
     saved = load_directions(result.folder).transform
@@ -232,9 +232,9 @@ def test_training_moves_no_row_and_a_saved_run_scores_the_same(
         assert transform.basis.grad is None
         assert torch.equal(saved.basis, at_first)
     again = evaluate(result.folder, run_config(toy_folder, tmp_path, name, **options))
-    assert again.rows == result.rows
-    assert {r.model for r in result.rows} == {"base", f"innerpo-{name}"}
-    assert all(r.chosen_inner == r.chosen_inner for r in result.rows)  # no NaN
+    assert again.scores.responses.equals(result.scores.responses)
+    assert set(facts_of(result, column="model")) == {"base", f"innerpo-{name}"}
+    assert not result.scores.responses["inner"].is_nan().any()
     if name in LEARNED:
         assert f"transform {name}: rank 8 of 32; held-back subspace fit loss at blocks 0 (" in capsys.readouterr().err
 

@@ -1,4 +1,4 @@
-"""`innerpo demo`: base, DPO and InnerPO on an embedded shift, side by side, in a few minutes on two CPU cores."""
+"""The demo: base, DPO and InnerPO on an embedded shift, side by side, in a few minutes on two CPU cores."""
 
 import logging
 from dataclasses import replace
@@ -6,7 +6,8 @@ from pathlib import Path
 
 from innerpo.config.run import RunConfig, default_run
 from innerpo.config.yaml import overlay, preset_path, read_yaml
-from innerpo.evaluation.suite import tabulate
+from innerpo.evaluation.facts import combine
+from innerpo.evaluation.report import headlines
 from innerpo.files import cache_root
 from innerpo.model.loading import load_base
 from innerpo.run import Run, train
@@ -32,8 +33,5 @@ def run_demo(output_dir: Path, seed: int) -> Run:
         log.info(f"[{i}/{len(METHODS_SHOWN)}] {method}: train on {config.data.dataset}, then score")
         base = base or load_base(config.model, cache_root(config.data.cache_dir))
         results.append(train(config, base))
-    rows = [r for r in results[0].rows if r.model == "base"]
-    rows += [r for result in results for r in result.rows if r.model != "base"]
-    columns = results[0].columns
-    tables = {a: tabulate(rows, columns, a, config.eval.bootstrap) for a in ("mean_logp", "sum_logp")}
-    return Run(output_dir, config, columns, tuple(rows), tables)
+    sets, scores = results[0].sets, combine([r.scores for r in results if r.scores is not None])
+    return Run(output_dir, config, sets, scores, headlines(scores, sets, config, ("mean_logp", "sum_logp")))

@@ -1,1 +1,1 @@
-"""Pairs, tokens and batches: everything up to the model's input."""
+"""Preference pairs, token ids and batches: everything up to the model's input."""

@@ -1,16 +1,11 @@
-"""What ``innerpo data NAME`` shows: sizes, lengths, a first suspicion, and three rows. Needs no model."""
+"""Summary of a data set, without a model: sizes, lengths, how often the longer response is chosen, examples."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text as RichText
-
 from innerpo.config.run import DataConfig
 from innerpo.data.pairs import BadRows, PreferencePair, Text
-from innerpo.data.shifts import shifts_from
 from innerpo.data.sources import SPLITS, load_pairs
 from innerpo.errors import UserError
 
@@ -20,7 +15,7 @@ N_ROWS = 3
 
 @dataclass(frozen=True)
 class SplitSummary:
-    """One split in figures. ``missing`` says why there is none, where there is none."""
+    """Statistics of one split. ``missing`` is the reason where the split cannot be loaded."""
 
     split: str
     pairs: int = 0
@@ -35,7 +30,10 @@ class SplitSummary:
 
 
 def describe(name: str, data: DataConfig) -> list[SplitSummary]:
-    """Load both splits of a data set and sum them up; fail only where neither can be loaded."""
+    """Load and summarise both splits of a data set.
+
+    Raises UserError if neither can be loaded; if one cannot, its summary holds the reason.
+    """
     summaries, first_error = [], None
     for split in SPLITS:
         bad = BadRows()
@@ -50,7 +48,7 @@ def describe(name: str, data: DataConfig) -> list[SplitSummary]:
 
 
 def summarise(pairs: Sequence[PreferencePair], split: str, bad: BadRows) -> SplitSummary:
-    """Return the figures of one split."""
+    """Return the statistics of one split."""
     lengths = [[n_characters(getattr(p, part)) for part in PARTS] for p in pairs]
     return SplitSummary(
         split=split,
@@ -64,45 +62,5 @@ def summarise(pairs: Sequence[PreferencePair], split: str, bad: BadRows) -> Spli
 
 
 def n_characters(text: Text) -> int:
-    """Return the length of a text, or of the contents of its messages."""
+    """Return the characters of a text, or of the contents of its messages together."""
     return len(text) if isinstance(text, str) else sum(len(m["content"]) for m in text)
-
-
-def render(name: str, summaries: Sequence[SplitSummary]) -> RenderableType:
-    """Return the summaries as something that rich prints: a table, what was left out, the shifts, three rows."""
-    table = Table(title=RichText(name), title_justify="left")
-    table.add_column("split")
-    heads = [f"{part} chars (max)" for part in PARTS]
-    for head in ("pairs", "prompts", *heads, "longer is chosen", "left out"):
-        table.add_column(head, justify="right")
-    notes: list[RenderableType] = []
-    for s in summaries:
-        if s.missing:
-            notes.append(RichText(f"{s.split}: {s.missing}"))
-            continue
-        lengths = [f"{middle:,} ({most:,})" for middle, most in s.characters]
-        counts = (f"{s.pairs:,}", f"{s.prompts:,}")
-        table.add_row(s.split, *counts, *lengths, f"{s.longer_chosen:.3f}", f"{len(s.left_out):,}")
-        if s.left_out:
-            more = f" (and {len(s.left_out) - 1:,} more)" if len(s.left_out) > 1 else ""
-            notes.append(RichText(f"{s.split}: left out: {s.left_out[0]}{more}"))
-    shifts = shifts_from(name)
-    if shifts:
-        notes.append(RichText("shifts: " + ", ".join(f"{s.target} ({s.kind})" for s in shifts)))
-    shown = next((s.rows for s in summaries if s.rows), ())
-    return Group(table, *notes, *(_row(pair) for pair in shown))
-
-
-def _row(pair: PreferencePair) -> RenderableType:
-    lines = RichText(f"\n{pair.id}\n", style="bold")
-    for part in PARTS:
-        lines.append(f"{part:>8}  ", style="dim not bold")
-        lines.append(_shown(getattr(pair, part)) + ("" if part == PARTS[-1] else "\n"), style="not bold")
-    return lines
-
-
-def _shown(text: Text, most: int = 240) -> str:
-    """Return a text as it is stored (quoted, so that spaces and line breaks show), cut in the middle."""
-    plain = text if isinstance(text, str) else "\n".join(f"<{m['role']}> {m['content']}" for m in text)
-    cut = plain if len(plain) <= most else f"{plain[: most // 2]} ... {plain[-most // 2 :]}"
-    return repr(cut)

@@ -1,4 +1,4 @@
-"""The preference pair, and what is done to lists of them before tokens."""
+"""The preference pair, and the selections made from lists of pairs before tokenisation."""
 
 import hashlib
 import random
@@ -17,8 +17,8 @@ Text = str | tuple[Message, ...]
 class PreferencePair:
     """A prompt with a better and a worse response.
 
-    ``id`` is unique within its source and names the row it came from; ``cluster`` is the prompt's identity:
-    pairs that share a prompt share it, and every interval is bootstrapped over clusters.
+    ``id`` is unique within its source and names the row it came from. ``cluster`` identifies the prompt: pairs with
+    the same prompt have the same cluster, and confidence intervals resample clusters, not pairs.
     """
 
     prompt: Text
@@ -32,7 +32,7 @@ class PreferencePair:
 
 @dataclass
 class BadRows:
-    """Rows that were left out, each with its reason, so that nothing disappears in silence."""
+    """Rows of a data set that were left out, one reason each, so that the caller can report them."""
 
     reasons: list[str] = field(default_factory=list)
 
@@ -41,7 +41,7 @@ class BadRows:
 
 
 def cluster_of(prompt: Text) -> str:
-    """Return a short stable identity of a prompt (the first 16 hex digits of its SHA-256)."""
+    """Return the identity of a prompt: the first 16 hex digits of the SHA-256 of its text or messages."""
     text = prompt if isinstance(prompt, str) else "\x1e".join(f"{m['role']}\x1f{m['content']}" for m in prompt)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -51,8 +51,8 @@ def choose_negatives(
 ) -> list[PreferencePair]:
     """Keep one rejected response per (prompt, chosen), or all of them.
 
-    The choice depends on the seed and the prompt only, not on the order or number of the other pairs, so a
-    subset of a data set trains on the same pairs as the whole does.
+    The choice depends on the seed and the prompt only, not on other pairs. A subset of a data set therefore keeps
+    the same rejected responses as the whole data set.
     """
     if negatives == "all":
         return list(pairs)
@@ -73,6 +73,6 @@ def take_prompts(pairs: Sequence[PreferencePair], n: int | None, seed: int) -> l
 
 
 def shuffle_labels(pairs: Sequence[PreferencePair], fraction: float, seed: int) -> list[PreferencePair]:
-    """Swap chosen and rejected in each pair with probability ``fraction`` (a control: 0.5 leaves no signal)."""
+    """Swap chosen and rejected in each pair with probability ``fraction`` (control: at 0.5 the labels are random)."""
     rng = random.Random(f"{seed}/labels")
     return [replace(p, chosen=p.rejected, rejected=p.chosen) if rng.random() < fraction else p for p in pairs]

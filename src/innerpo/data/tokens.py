@@ -1,4 +1,4 @@
-"""Pairs to token ids: one prompt that all its responses share, each response closed by EOS, cuts counted."""
+"""Tokenisation of pairs: one prompt shared by all its responses, each response closed by EOS, truncations counted."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ Ids = tuple[int, ...]
 
 @dataclass(frozen=True)
 class PromptItem:
-    """A prompt with all its responses as token ids.
+    """A prompt and its responses as token ids.
 
-    ``pairs`` holds (index of the better, index of the worse response, pair id); a training item has the one pair
-    (0, 1). ``characters`` are the responses' lengths as text.
+    ``pairs`` holds (index of the chosen response, index of the rejected response, pair id). A training item has one
+    pair, (0, 1). ``characters`` holds the number of characters of each response's text.
     """
 
     prompt: Ids
@@ -28,13 +28,13 @@ class PromptItem:
 
     @property
     def n_tokens(self) -> int:
-        """Length of the item as one row, in tokens."""
+        """Tokens of the prompt and of all responses together: the length of the item laid out as one row."""
         return len(self.prompt) + sum(len(r) for r in self.responses)
 
 
 @dataclass
 class TokenReport:
-    """What tokenisation cut or dropped, so that it can be printed."""
+    """Counts of what tokenisation truncated or dropped."""
 
     prompts: int = 0
     responses: int = 0
@@ -45,7 +45,7 @@ class TokenReport:
     dropped: int = 0
 
     def line(self, max_prompt: int, max_response: int) -> str:
-        """Return the counts as one line; nothing is left out in silence."""
+        """Return the counts as one line of text; counts of 0 are left out."""
         counted = {
             f"prompts cut on the left to {max_prompt} tokens": self.prompts_cut,
             f"responses cut on the right to {max_response} tokens": self.responses_cut,
@@ -58,7 +58,7 @@ class TokenReport:
 
 
 class PairTokenizer:
-    """Turns pairs into items with one tokenizer and one pair of limits, and counts what it cut."""
+    """Tokenises pairs with a limit each for prompts and responses; ``report`` counts what was truncated."""
 
     def __init__(self, tokenizer: Any, max_prompt_tokens: int, max_response_tokens: int) -> None:
         self.tokenizer = tokenizer
@@ -69,12 +69,12 @@ class PairTokenizer:
             raise UserError(f"the tokenizer {tokenizer.name_or_path!r} has no EOS token to close a response with")
 
     def training_items(self, pairs: Iterable[PreferencePair]) -> list[PromptItem]:
-        """One item a pair: the prompt with its chosen (0) and rejected (1) response."""
+        """Return one item per pair: the prompt with its chosen (0) and rejected (1) response."""
         items = (self._item(p.prompt, [p.chosen, p.rejected], [(0, 1, p.id)], p.cluster) for p in pairs)
         return [item for item in items if item.pairs]
 
     def scoring_items(self, pairs: Iterable[PreferencePair]) -> list[PromptItem]:
-        """One item a prompt: each distinct response once, and all the pairs between them."""
+        """Return one item per prompt: each distinct response once, and all pairs as indices of responses."""
         groups: dict[str, list[PreferencePair]] = {}
         for pair in pairs:
             groups.setdefault(pair.cluster, []).append(pair)
@@ -114,18 +114,17 @@ class PairTokenizer:
         )
 
     def _shared_prompt(self, prompt: Text, responses: Sequence[Text]) -> tuple[list[int], list[list[int]]]:
-        """Prompt ids that are the same for every response, and each response's own ids.
+        """Return the prompt ids that all responses share, and the ids of each response.
 
-        Prompt and response are tokenised together, as the model would meet them, and cut at the longest common
-        prefix with the prompt alone (what TRL's DPOTrainer does): where a merge crosses the boundary, the merged
-        token belongs to the response.
+        Prompt and response are tokenised together and split at the longest common prefix with the prompt tokenised
+        alone, as TRL's DPOTrainer does. A token that merges prompt and response text belongs to the response.
         """
         alone = self._encode(prompt)
         together = [self._encode(prompt, r) for r in responses]
         n = min(common_prefix(alone, ids) for ids in together)
         self.report.boundary_merged += n < len(alone)
         prompt_ids, response_ids = alone[:n], [self._close(ids[n:]) for ids in together]
-        if not prompt_ids:  # the first response token needs something to be predicted from
+        if not prompt_ids:  # the first response token is predicted from the last prompt token, so there must be one
             self.report.started += 1
             start = self.tokenizer.bos_token_id
             prompt_ids = [self.tokenizer.eos_token_id if start is None else start]
@@ -135,7 +134,7 @@ class PairTokenizer:
         if isinstance(prompt, str) and isinstance(response, str | None):
             ids = list(self.tokenizer(prompt + (response or ""))["input_ids"])
             if response is None and ids and ids[-1] == self.tokenizer.eos_token_id and ids[:-1]:
-                ids.pop()  # tokenizers that close every text would close the prompt
+                ids.pop()  # some tokenizers append EOS to every text; the prompt must not end with it
             return ids
         if isinstance(prompt, str) or isinstance(response, str):
             raise UserError("a pair mixes plain text with chat messages; prompt and responses must be alike")
@@ -151,7 +150,7 @@ class PairTokenizer:
         return list(encoded["input_ids"])
 
     def _close(self, ids: list[int]) -> list[int]:
-        """End a response at its EOS: append one where there is none, drop template white space behind one."""
+        """End a response at its EOS: append one if there is none, drop white space that a template puts after it."""
         eos = self.tokenizer.eos_token_id
         if eos in ids:
             last = len(ids) - 1 - ids[::-1].index(eos)
@@ -160,7 +159,7 @@ class PairTokenizer:
         return [*ids, eos]
 
     def _cut_left(self, ids: list[int]) -> list[int]:
-        """Keep the end of a prompt, and its BOS where it has one."""
+        """Keep the last tokens of a prompt, and its BOS token if it has one."""
         bos = self.tokenizer.bos_token_id
         if bos is not None and ids[0] == bos and self.max_prompt > 1:
             return [bos, *ids[-(self.max_prompt - 1) :]]
@@ -168,7 +167,7 @@ class PairTokenizer:
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    """Number of tokens with which both begin."""
+    """Return the length of the longest common prefix of two token sequences."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 

@@ -1,1 +1,1 @@
-"""Scores: rows kept, aggregated late, with intervals clustered by prompt."""
+"""Scoring: one row of facts per response, scorers and statistics applied to them later, intervals over prompts."""

@@ -1,45 +1,19 @@
-"""Score a model on pairs: one pass gives every row; what they mean is decided later, in metrics.py."""
+"""From a model to facts: run it on prompts with all their responses, and make one row per response of the outputs."""
 
-import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import polars as pl
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from innerpo.data.batching.row_plan import Layout
 from innerpo.data.tokens import PromptItem
 from innerpo.errors import UserError
-from innerpo.files import write_atomically
 from innerpo.methods.inner_reward import InnerReward
 from innerpo.model.forward.outputs import SequenceOutputs, StateRequest
-from innerpo.model.forward.passes import collect
-
-
-@dataclass(frozen=True)
-class PairScore:
-    """One model's outputs on one pair. Log-probs are sums over completion tokens, in nats.
-
-    ``inner`` is r = sum_l a_l <w_l, s_l> / sigma_l; NaN where the run has no directions.
-    """
-
-    model: str
-    column: str
-    dataset: str
-    split: str
-    pair: str
-    cluster: str
-    chosen_logp: float
-    rejected_logp: float
-    chosen_tokens: int
-    rejected_tokens: int
-    chosen_characters: int
-    rejected_characters: int
-    chosen_inner: float
-    rejected_inner: float
+from innerpo.model.forward.passes import Offsets, collect
 
 
 @torch.no_grad()
@@ -53,62 +27,64 @@ def score_items(
     request: StateRequest | None,
     what: str,
 ) -> SequenceOutputs:
-    """Return outputs on every response, in the items' order, each prompt run once with all its responses."""
+    """Return a model's outputs on every response, in the items' order; each prompt is run once with its responses.
+
+    ``batch_size`` counts prompts. ``what`` names the work in the progress bar.
+    """
     model.eval()
     return collect(model, items, layout, pad_id, batch_size=batch_size, request=request, what=f"scoring {what}")
 
 
-def score_rows(
+def absolute_log_ratio(policy: SequenceOutputs, reference: SequenceOutputs) -> Float[Tensor, " seq"]:
+    """Return sum_t |log pi(y_t) - log pi_ref(y_t)| over each response's completion tokens, in nats.
+
+    NaN where either lacks log-probabilities by token. Both must hold the same responses in the same order.
+    """
+    ours, theirs = policy.token_logps, reference.token_logps
+    if ours is None or theirs is None:
+        return torch.full_like(policy.logps, float("nan"))
+    sequence = torch.repeat_interleave(torch.arange(len(policy.n_tokens)), policy.n_tokens.cpu())
+    return torch.zeros(len(policy.n_tokens)).index_add(0, sequence, (ours - theirs).abs().float())
+
+
+def response_facts(
     items: Sequence[PromptItem],
     outputs: SequenceOutputs,
     inner: InnerReward | None,
-    labels: dict[str, Any],
-) -> list[PairScore]:
-    """One row a pair. Raises UserError for a score that is not finite or a response without tokens."""
-    inner_scores = None if inner is None or outputs.pooled is None else inner(outputs.pooled)
-    rows: list[PairScore] = []
-    start = 0
-    for item in items:
-        for chosen, rejected, pair_id in item.pairs:
-            c, r = start + chosen, start + rejected
-            values: dict[str, Any] = {
-                "chosen_logp": float(outputs.logps[c]),
-                "rejected_logp": float(outputs.logps[r]),
-                "chosen_tokens": int(outputs.n_tokens[c]),
-                "rejected_tokens": int(outputs.n_tokens[r]),
-                "chosen_characters": item.characters[chosen],
-                "rejected_characters": item.characters[rejected],
-                "chosen_inner": float("nan") if inner_scores is None else float(inner_scores[c]),
-                "rejected_inner": float("nan") if inner_scores is None else float(inner_scores[r]),
-            }
-            if min(values["chosen_tokens"], values["rejected_tokens"]) < 1:
-                raise UserError(f"pair {pair_id} has a response without tokens; it cannot be scored")
-            if not torch.isfinite(outputs.logps[[c, r]]).all():
-                raise UserError(f"pair {pair_id} has a log-probability that is not finite")
-            rows.append(PairScore(**labels, pair=pair_id, cluster=item.cluster, **values))
-        start += len(item.responses)
-    return rows
+    abs_log_ratio: Float[Tensor, " seq"],
+) -> pl.DataFrame:
+    """One row per response: prompt, response, logp, tokens, characters, inner, abs_log_ratio (facts.RESPONSES).
+
+    Raises UserError for a pair with a log-probability that is not finite or with a response without tokens.
+    """
+    _check(items, outputs)
+    unknown = torch.full_like(outputs.logps, float("nan"))
+    rewards = unknown if inner is None or outputs.pooled is None else inner(outputs.pooled)
+    return pl.DataFrame(
+        {
+            "prompt": [item.cluster for item in items for _ in item.responses],
+            "response": [index for item in items for index in range(len(item.responses))],
+            "logp": outputs.logps.double().tolist(),
+            "tokens": outputs.n_tokens.tolist(),
+            "characters": [n for item in items for n in item.characters],
+            "inner": rewards.double().tolist(),
+            "abs_log_ratio": abs_log_ratio.double().tolist(),
+        }
+    )
 
 
-def write_rows(path: Path, rows: Iterable[PairScore]) -> None:
-    """Write score rows to parquet or jsonl, by the path's suffix."""
-    found = [asdict(r) for r in rows]
-    if path.suffix == ".jsonl":
-        lines = (json.dumps({k: None if v != v else v for k, v in row.items()}) + "\n" for row in found)
-        write_atomically(path, lambda p: p.write_text("".join(lines)))
-    else:
-        write_atomically(path, lambda p: pq.write_table(pa.Table.from_pylist(found), p))
+def pair_facts(items: Sequence[PromptItem]) -> pl.DataFrame:
+    """One row per pair: pair, prompt, and the indices of the chosen and the rejected response (facts.PAIRS)."""
+    rows = [(pair, item.cluster, chosen, rejected) for item in items for chosen, rejected, pair in item.pairs]
+    return pl.DataFrame(rows, ["pair", "prompt", "chosen", "rejected"], orient="row")
 
 
-def read_rows(path: Path) -> list[PairScore]:
-    """Read what ``write_rows`` wrote."""
-    if path.suffix == ".jsonl":
-        found = [json.loads(line) for line in path.read_text().splitlines()]
-    else:
-        found = pq.read_table(path).to_pylist()
-    return [PairScore(**{f.name: _known(row[f.name]) for f in fields(PairScore)}) for row in found]
-
-
-def _known(value: Any) -> Any:
-    """JSON writes NaN as null."""
-    return float("nan") if value is None else value
+def _check(items: Sequence[PromptItem], outputs: SequenceOutputs) -> None:
+    n_tokens, finite = outputs.n_tokens.tolist(), torch.isfinite(outputs.logps).tolist()
+    for start, item in zip(Offsets.of(items).sequences, items, strict=False):
+        for chosen, rejected, pair in item.pairs:
+            both = (start + chosen, start + rejected)
+            if min(n_tokens[i] for i in both) < 1:
+                raise UserError(f"pair {pair} has a response without tokens; it cannot be scored")
+            if not all(finite[i] for i in both):
+                raise UserError(f"pair {pair} has a log-probability that is not finite")

@@ -1,25 +1,38 @@
-"""The four columns of the headline table: which data set and split each one is, and its pairs."""
+"""Evaluation sets: named lists of pairs from one split of a data set, each with its role in a comparison."""
 
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from innerpo.config.run import RunConfig
-from innerpo.data.pairs import BadRows, PreferencePair, take_prompts
-from innerpo.data.shifts import default_target
-from innerpo.data.sources import load_pairs
+from innerpo.data.pairs import PreferencePair, take_prompts
+from innerpo.data.shifts import default_target, shifts_from
+from innerpo.data.training_pairs import load_split, training_pairs
 from innerpo.errors import UserError
 
 log = logging.getLogger(__name__)
 
+Role = Literal["train", "test", "oos", "rnd", "extra"]
+"""train: pairs trained on; test: the same distribution; oos: the shift; rnd: an unrelated control; extra: the rest."""
+
+HEADLINE = ("train", "test", "oos", "rnd")
+"""Names of the sets in the headline table, in its order."""
+
 
 @dataclass(frozen=True)
-class Column:
-    """Pairs to score. ``pairs`` is empty where ``note`` says why nothing could be scored."""
+class EvaluationSet:
+    """Pairs to score under one name.
+
+    ``kind`` is the kind of shift from the training set (difficulty, encoding, ...), empty where it is unknown.
+    ``pairs`` is empty where nothing could be loaded; ``note`` then says why.
+    """
 
     name: str
     dataset: str
     split: str
+    role: Role
+    kind: str
     pairs: tuple[PreferencePair, ...]
     note: str = ""
 
@@ -30,32 +43,32 @@ class Column:
         return f"{self.dataset} ({self.split}), {len(self.pairs)} pairs of {prompts} prompts"
 
 
-def load_columns(config: RunConfig, trained: Sequence[PreferencePair] | None = None) -> list[Column]:
-    """Load the pairs of train, test, oos and rnd; ``trained`` are those of the training set, where they are at hand.
+def load_sets(config: RunConfig, trained: Sequence[PreferencePair] | None = None) -> list[EvaluationSet]:
+    """Load the headline sets train, test, oos and rnd. ``trained``: all training pairs, if they are loaded already.
 
-    Raises UserError where a data set that was named, or the training set's own, cannot be had. A default target or
-    control that is not at hand leaves its column empty and says so; unknown is not zero.
+    Raises UserError where a data set that the config names, or the training set's own, cannot be loaded. A default
+    target or control that cannot be loaded gives an empty set with a note: its accuracy is unknown, not zero.
     """
     source = config.eval.train_dataset or config.data.dataset
     target = config.eval.oos_dataset or default_target(source)
-    if trained is None or source != config.data.dataset:
-        train = _column("train", source, "train", config)
-    else:
-        train = Column("train", source, "train", _sample(trained, config))
-    columns = [
-        train,
-        _column("test", source, "test", config),
+    if source != config.data.dataset:
+        trained = load_split(source, "train", config.data)
+    elif trained is None:
+        trained = training_pairs(config)
+    sets = [
+        EvaluationSet("train", source, "train", "train", "", _sample(trained, config)),
+        _load("test", source, "", config),
         _optional("oos", config.eval.oos_dataset, target, config),
         _optional("rnd", config.eval.rnd_dataset, default_control(source, target), config),
     ]
-    for column in columns:
-        if column.note:
-            log.info(column.note)
-    return columns
+    for found in sets:
+        if found.note:
+            log.info(found.note)
+    return sets
 
 
 def default_control(source: str, target: str | None) -> str | None:
-    """An unrelated data set: the first of the usual ones that is neither trained on nor the target, nor of its kind."""
+    """Return an unrelated data set: the first usual one that is not source or target and not of their kind."""
     usual = ("ethics:justice", "embedded:control")
     kinds = {name.split(":")[0] for name in (source, target) if name and name.startswith("ethics:")}
     order = reversed(usual) if source.startswith("embedded:") else usual
@@ -63,43 +76,32 @@ def default_control(source: str, target: str | None) -> str | None:
     return next(free, None)
 
 
-def _optional(name: str, named: str | None, default: str | None, config: RunConfig) -> Column:
-    """The column of a data set that was named (its absence is an error) or of a default (its absence is a note)."""
+def _optional(role: Literal["oos", "rnd"], named: str | None, default: str | None, config: RunConfig) -> EvaluationSet:
+    """Load a data set that the config names (failure is an error) or a default (failure is a note)."""
+    source = config.eval.train_dataset or config.data.dataset
     if named is not None:
-        return _column(name, named, "test", config)
+        return _load(role, named, _kind(source, named), config)
     if default is None:
-        source, what = config.eval.train_dataset or config.data.dataset, "shift" if name == "oos" else "control"
-        return Column(
-            name, "", "", (), f"{name}: no {what} is listed for {source}; name one with --eval.{name}_dataset"
-        )
+        what = "shift" if role == "oos" else "control"
+        note = f"{role}: no {what} is listed for {source}; name one in eval.{role}_dataset"
+        return EvaluationSet(role, "", "", role, "", (), note)
     try:
-        return _column(name, default, "test", config)
+        return _load(role, default, _kind(source, default), config)
     except UserError as error:
-        return Column(name, default, "test", (), f"{name}: {default} not scored: {error}")
+        note = f"{role}: {default} not scored: {error}"
+        return EvaluationSet(role, default, "test", role, _kind(source, default), (), note)
 
 
-def training_pairs(config: RunConfig) -> list[PreferencePair]:
-    """All pairs of the prompts that are trained on (before one negative is chosen)."""
-    bad = BadRows()
-    pairs = load_pairs(config.data.dataset, "train", config.data, bad)
-    _report(bad, config.data.dataset)
-    return take_prompts(pairs, config.data.max_train_prompts, config.data.seed)
+def _load(role: Literal["test", "oos", "rnd"], dataset: str, kind: str, config: RunConfig) -> EvaluationSet:
+    pairs = _sample(load_split(dataset, "test", config.data), config)
+    return EvaluationSet(role, dataset, "test", role, kind, pairs)
 
 
-def _column(name: str, dataset: str, split: str, config: RunConfig) -> Column:
-    if name == "train" and dataset == config.data.dataset:
-        pairs = training_pairs(config)
-    else:
-        bad = BadRows()
-        pairs = load_pairs(dataset, split, config.data, bad)
-        _report(bad, dataset)
-    return Column(name, dataset, split, _sample(pairs, config))
+def _kind(source: str, target: str) -> str:
+    """Kind of a listed shift; empty for an unlisted one."""
+    name = target.removeprefix("genies:")
+    return next((shift.kind for shift in shifts_from(source) if shift.target == name), "")
 
 
 def _sample(pairs: Sequence[PreferencePair], config: RunConfig) -> tuple[PreferencePair, ...]:
     return tuple(take_prompts(pairs, config.eval.max_prompts, config.data.seed))
-
-
-def _report(bad: BadRows, dataset: str) -> None:
-    if len(bad):
-        log.info(f"{dataset}: left out {len(bad)} rows that cannot be used, the first: {bad.reasons[0]}")

@@ -1,44 +1,60 @@
-"""The headline table: rows are models, columns train, test, oos and rnd; every data set is named beneath it."""
+"""The headline table: a row per model, a column per headline set; the data sets are named beneath it."""
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
-from rich.table import Table
+import polars as pl
 
-from innerpo.evaluation.score import PairScore
-from innerpo.evaluation.scorers import UNKNOWN, Estimate, accuracy
-
-COLUMNS = ("train", "test", "oos", "rnd")
+from innerpo.evaluation.facts import Scores
+from innerpo.evaluation.outcomes import pair_outcomes
+from innerpo.evaluation.sets import HEADLINE, EvaluationSet
+from innerpo.evaluation.statistics import UNKNOWN, Estimate, Statistic, accuracy, cluster_mean
 
 
 @dataclass(frozen=True)
 class Headline:
-    """Accuracy of each model in each column, and what the columns are."""
+    """Accuracy of each model on each headline set by one scorer, and what the sets are."""
 
-    aggregate: str
+    scorer: str
     cells: Mapping[str, Mapping[str, Estimate]]
     sources: Mapping[str, str]
     notes: Sequence[str] = ()
 
+    @property
+    def title(self) -> str:
+        """The line above the table."""
+        return f"Accuracy by {self.scorer}, 95 % interval over prompts"
+
     def lines(self) -> list[str]:
-        """The notes beneath the table."""
-        named = [f"{column}: {self.sources[column]}" for column in COLUMNS if column in self.sources]
+        """Return the lines beneath the table: the data set of each column, then notes."""
+        named = [f"{name}: {self.sources[name]}" for name in HEADLINE if name in self.sources]
         return [*named, *self.notes]
 
 
 def headline(
-    rows: Sequence[PairScore], sources: Mapping[str, str], *, aggregate: str, resamples: int, notes: Sequence[str] = ()
+    scores: Scores, sets: Sequence[EvaluationSet], scorer: str = "mean_logp", statistic: Statistic = cluster_mean
 ) -> Headline:
-    """Aggregate score rows into the headline table."""
-    groups: dict[str, dict[str, list[PairScore]]] = {}
-    for row in rows:
-        groups.setdefault(row.model, {}).setdefault(row.column, []).append(row)
-    cells = {
-        model: {c: accuracy(by[c], aggregate, resamples=resamples) if by.get(c) else UNKNOWN for c in COLUMNS}
-        for model, by in groups.items()
-    }
-    return Headline(aggregate, cells, sources, notes)
+    """Return the accuracy of every model on the headline sets. Raises UserError for an unknown scorer."""
+    outcomes = pair_outcomes(scores, scorer)
+    models = outcomes.select("model", "strength").unique(maintain_order=True)
+    several = models.filter(pl.col("model").is_duplicated())["model"].to_list()
+    cells = {}
+    for model, strength in models.iter_rows():
+        own = outcomes.filter(pl.col("model") == model, pl.col("strength") == strength)
+        by_set = {name: own.filter(pl.col("set") == name) for name in HEADLINE}
+        label = f"{model} x {strength:g}" if model in several else model
+        cells[label] = {name: accuracy(rows, statistic) if len(rows) else UNKNOWN for name, rows in by_set.items()}
+    sources = {s.name: s.source for s in sets if s.pairs}
+    return Headline(scorer, cells, sources, [s.note for s in sets if s.note] + overlap_notes(sets))
+
+
+def overlap_notes(sets: Sequence[EvaluationSet]) -> list[str]:
+    """Say of which sets some prompts are in the train set too: accuracy there is not held-out."""
+    clusters = {s.name: {p.cluster for p in s.pairs} for s in sets}
+    shared = {name: len(found & clusters.get("train", set())) for name, found in clusters.items() if name != "train"}
+    return [f"note: {n} prompts of {name} are also in train" for name, n in shared.items() if n]
 
 
 def format_estimate(estimate: Estimate) -> str:
@@ -54,25 +70,20 @@ def _short(value: float) -> str:
     return f"{value:.3f}".removeprefix("0")
 
 
-def as_rich(table: Headline) -> Table:
-    """Return the table for a terminal."""
-    shown = Table(title=f"Accuracy by {table.aggregate}, 95 % interval over prompts", title_justify="left")
-    shown.add_column("method")
-    for column in COLUMNS:
-        shown.add_column(column, justify="right")
-    for model, by in table.cells.items():
-        shown.add_row(model, *(format_estimate(by[c]) for c in COLUMNS))
-    return shown
+def as_plain(table: Headline) -> dict[str, Any]:
+    """Return the table as plain JSON types: estimates by model and set, and the sources under ``columns``."""
+    cells = {model: {name: asdict(e) for name, e in by_set.items()} for model, by_set in table.cells.items()}
+    return cells | {"columns": dict(table.sources)}
 
 
 def as_markdown(table: Headline) -> str:
-    """Return the table and its notes as markdown."""
+    """Return the table and the lines beneath it as markdown."""
     lines = [
-        f"Accuracy by {table.aggregate}, 95 % interval over prompts",
+        table.title,
         "",
-        "| method | " + " | ".join(COLUMNS) + " |",
-        "| --- |" + " ---: |" * len(COLUMNS),
+        "| method | " + " | ".join(HEADLINE) + " |",
+        "| --- |" + " ---: |" * len(HEADLINE),
     ]
-    for model, by in table.cells.items():
-        lines.append(f"| {model} | " + " | ".join(format_estimate(by[c]) for c in COLUMNS) + " |")
+    for model, by_set in table.cells.items():
+        lines.append(f"| {model} | " + " | ".join(format_estimate(by_set[name]) for name in HEADLINE) + " |")
     return "\n".join([*lines, "", *table.lines()]) + "\n"

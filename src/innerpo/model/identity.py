@@ -1,4 +1,4 @@
-"""A name for the content of a model's weights: part of the key of everything that is cached."""
+"""Identify a model's weights by content. The identity is part of every cache key."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from innerpo.files import write_text
 
 
 def hash_of_weights(model: nn.Module) -> str:
-    """Return a hash of names, shapes, types and values of all parameters and buffers of a model in memory."""
+    """Return a hash of the names, shapes, types and values of all parameters and persistent buffers of a model."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
@@ -22,19 +22,21 @@ def hash_of_weights(model: nn.Module) -> str:
 
 
 def hash_of_source(model: Any, source: str, cache_dir: Path) -> str:
-    """Return a name of the weights' content: the Hub commit, or a hash of a local folder's weight files."""
+    """Return the identity of a loaded model: its Hub commit, or a hash of a local folder's weight and config files."""
     folder = Path(source)
     if not folder.is_dir():
         commit = getattr(model.config, "_commit_hash", None)
         if commit:
             return f"{source}@{commit}"
-        raise UserError(f"cannot tell which version of {source!r} was loaded; give a local folder or a revision")
+        raise UserError(
+            f"cannot tell which version of {source!r} was loaded; set model.revision, or load it from a local folder"
+        )
     files = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".json"))
     return hashlib.sha256("".join(_file_hash(p, cache_dir) for p in files).encode()).hexdigest()[:32]
 
 
 def _file_hash(path: Path, cache_dir: Path) -> str:
-    """SHA-256 of a file, remembered by (path, size, time of change), since weights are many gigabytes."""
+    """Return a file's SHA-256, stored by (path, size, modification time) since weights are many gigabytes."""
     stat = path.stat()
     key = hashlib.sha256(f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}".encode()).hexdigest()[:32]
     memo = cache_dir / "hashes" / f"{key}.json"

@@ -1,4 +1,4 @@
-"""Which decoder blocks are read: the text of ``method.layers`` to block numbers."""
+"""Parse ``method.layers``: which decoder blocks are read."""
 
 import math
 import re
@@ -9,11 +9,12 @@ _RANGE = re.compile(r"range\(([^()]*)\)")
 
 
 def resolve_layers(text: str, n_layers: int) -> tuple[int, ...]:
-    """Return block numbers 0 .. n_layers - 1 for a list of indices, negative indices, fractions and ranges.
+    """Return the block numbers (0 .. n_layers - 1, sorted) that a list of indices, fractions and ranges names.
 
-    A number with a point is a fraction of the depth: ``0.5`` is block round(0.5 * (n_layers - 1)). ``range(a,b,step)``
-    runs from a up to, not including, b, as Python's; a and b may be fractions or negative. The state of block l is the
-    residual stream at its output, h_{l+1} in the words of docs/methods.md.
+    Negative indices count from the end. A number with a decimal point is a fraction of the depth: ``0.5`` is block
+    round(0.5 * (n_layers - 1)). ``range(a,b,step)`` excludes b, as Python's range does; a and b may be fractions or
+    negative. The state of block l is the residual stream at its output, h_{l+1} in the notation of docs/methods.md.
+    Raises UserError if the text is malformed or names a block that does not exist.
     """
     ranges = (_range(inside, n_layers, text) for inside in _RANGE.findall(text))
     found = [index for indices in ranges for index in indices]

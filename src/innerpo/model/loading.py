@@ -1,4 +1,4 @@
-"""Load a base model and its tokenizer by name or from a folder, and say what was chosen."""
+"""Load a base model and its tokenizer by name or from a folder, and log the choices made."""
 
 import logging
 from pathlib import Path
@@ -32,11 +32,11 @@ def model_source(config: ModelConfig, cache_dir: Path) -> str:
 
 
 def load_base(config: ModelConfig, cache_dir: Path) -> Base:
-    """Load base model and tokenizer. A name that leads nowhere is one clear UserError."""
+    """Load base model and tokenizer by ``config.base_model``. Raises UserError if they cannot be loaded."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging as transformers_logging
 
-    transformers_logging.disable_progress_bar()  # a bar over tensors already on disk; downloads keep theirs
+    transformers_logging.disable_progress_bar()  # loading from disk needs no progress bar; downloads keep theirs
     dtype, threads = choose_dtype(config, device()), limit_threads(config.threads)
     attention = choose_attention(config, dtype, device())
     source = model_source(config, cache_dir)
@@ -56,8 +56,8 @@ def load_base(config: ModelConfig, cache_dir: Path) -> Base:
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"cannot load the base model {config.base_model!r}: {reason} (a Hub name, a local folder with "
-            f"config.json and safetensors, or {EMBEDDED!r} would do)"
+            f"cannot load the base model {config.base_model!r}: {reason} (model.base_model is a Hub "
+            f"name, a local folder with config.json and safetensors, or {EMBEDDED!r})"
         ) from error
     if not config.load_in_4bit:
         model.to(device())
@@ -75,7 +75,7 @@ def _four_bit(dtype: torch.dtype) -> Any:
     from transformers import BitsAndBytesConfig
 
     if not torch.cuda.is_available():
-        raise UserError("model.load_in_4bit needs a CUDA device; here there is none")
+        raise UserError("model.load_in_4bit needs a CUDA device, and this machine has none")
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_compute_dtype=dtype,

@@ -1,4 +1,4 @@
-"""Steering: add a vector to the residual stream at chosen blocks, at every token, while a model runs."""
+"""Steering: add a vector to the residual stream at chosen blocks and every token during forward passes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from innerpo.model.forward.blocks import decoder_blocks, state_of
 
 @dataclass(frozen=True)
 class SteeringVector:
-    """One vector a block, in the units of the residual stream; a coefficient multiplies them all."""
+    """One vector per block, in units of the residual stream."""
 
     blocks: tuple[int, ...]
     vectors: Float[Tensor, "layer hidden"]
@@ -24,8 +24,8 @@ class SteeringVector:
 def steered(model: nn.Module, vector: SteeringVector, coefficient: float) -> Iterator[None]:
     """Add ``coefficient * vectors[i]`` to the output of block ``blocks[i]`` at every token, prompt included.
 
-    Every token, since that is what llama.cpp and repeng do with an exported vector. States read while this is on are
-    the steered ones. Raises UserError where the vectors are not of the model's width.
+    Every token, since llama.cpp and repeng apply an exported vector so. States read inside the context are the steered
+    states. Raises UserError if the vectors do not have the model's width.
     """
     blocks = decoder_blocks(model)
     width = int(model.get_input_embeddings().embedding_dim)  # type: ignore[operator]

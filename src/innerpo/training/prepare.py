@@ -23,7 +23,7 @@ from innerpo.methods.method import Method, build_method, fit_method
 from innerpo.model.adapters import add_adapter, remove_adapter
 from innerpo.model.base import Base
 from innerpo.model.forward.layout import LayoutChoice, choose_layout
-from innerpo.model.forward.sites import site_places
+from innerpo.model.forward.sites import read_points
 from innerpo.model.layer_spec import resolve_layers
 from innerpo.model.reference import Reference, compute_reference
 from innerpo.training.collate import PairCollator
@@ -88,7 +88,7 @@ def prepare_items(
     data, cache = config.data, cache_dir or cache_root(config.data.cache_dir)
     method = build_method(config.method, resolve_layers(config.method.layers, base.n_blocks))
     if method.request is not None:
-        site_places(base.model, method.layers, config.method.site)  # refuses a site that the model does not have
+        read_points(base.model, method.layers, config.method.site)  # refuses a site that the model does not have
     layout = choose_layout(base.model, items, base.pad_id, data.layout)
     log.info(f"layout: {layout.layout} ({layout.reason})")
     reference = compute_reference(

@@ -1,12 +1,12 @@
-"""The order of pairs in an epoch: shuffled by seed, pairs of like length in a step."""
+"""The order of pairs in an epoch: shuffled by seed, with pairs of similar length in a step."""
 
 import random
 from collections.abc import Iterator, Sequence
 
 from torch.utils.data import Sampler
 
-# Steps' worth of pairs among which like lengths are sought. Larger wastes less padding; smaller stays nearer to a
-# uniform shuffle.
+# Pairs are sorted by length within pools of this many steps. Larger pools waste less padding; smaller ones are closer
+# to a uniform shuffle.
 POOL_OF_STEPS = 16
 
 
@@ -24,7 +24,7 @@ class PairSampler(Sampler[int]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order comes next."""
+        """Set the epoch whose order the next iteration yields."""
         self.epoch = epoch
 
     def __len__(self) -> int:

@@ -1,1 +1,1 @@
-"""Items to tensors: which items share a row, which run together, and the tensors themselves."""
+"""From items to tensors: which items share a row, which form a batch, and the batch's tensors."""

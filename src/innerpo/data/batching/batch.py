@@ -1,7 +1,7 @@
-"""Items to tensors, in three layouts with one interface: completion tokens packed, item by item.
+"""Batches of items as tensors, in three layouts with one interface.
 
-Shape names: row, time (a padded row), token (completion tokens of all sequences, packed), seq (responses; those of
-one item are neighbours, a pair's are chosen then rejected).
+Names of dimensions: row and time (positions of a padded row), token (the completion tokens of all responses, one
+after another), seq (responses; those of one item are neighbours, in a pair chosen comes first).
 """
 
 from collections.abc import Callable, Sequence
@@ -12,11 +12,11 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from innerpo.data.batching.row_plan import ROW_TOKENS, Layout, Row, plan_rows
+from innerpo.data.batching.row_plan import ROW_TOKENS, BatchRow, Layout, plan_rows
 from innerpo.data.tokens import PromptItem
 
 PROMPT, SHARED, PADDING = 0, 0, -1
-# A packed row is as long as a multiple of this, the block of flex attention: few lengths mean few compiled kernels.
+# A packed row is padded to a multiple of flex attention's block size: fewer distinct lengths, fewer compiled kernels.
 PACKED_MULTIPLE = 128
 
 
@@ -24,10 +24,16 @@ PACKED_MULTIPLE = 128
 class TokenBatch:
     """A batch ready for the model.
 
-    ``segments`` says what a position is: -1 padding, 0 prompt, 1.. the response of its row; ``owners`` whose it is:
-    -1 padding, 0 shared by all items of its group, 1.. the item of its row; ``groups`` counts a row's groups of items
-    whose prompts begin alike. ``predictor`` is the flat (row * time) position whose output predicts a completion token;
-    in one_row and packed layouts the first token of every response is predicted from the last prompt token.
+    * ``segments``: what each position holds: -1 padding, 0 prompt, k >= 1 the k-th response of its row.
+    * ``owners``: the item of each position: -1 padding, 0 a prompt prefix shared by its group, k >= 1 the k-th item
+      of its row.
+    * ``groups``: the number of the position's prefix group within its row, from 0; -1 padding.
+    * ``completion``: flat position (row * time) of each completion token; ``predictor``: the flat position whose
+      output predicts it. In one_row and packed layouts the last prompt token predicts the first token of every
+      response.
+    * ``targets``: id of each completion token; ``sequence``: its response; ``offset``: its index in that response.
+    * ``n_tokens``: completion tokens of each response; ``divergence``: index of its first token in which the
+      responses of its item differ.
     """
 
     input_ids: Int[Tensor, "row time"]
@@ -49,7 +55,7 @@ class TokenBatch:
         return self._each(lambda tensor: tensor.to(device, **kwargs))
 
     def pin_memory(self, device: Any = None) -> "TokenBatch":
-        """Return the batch in page-locked memory, which a GPU reads without the host's waiting for it."""
+        """Return the batch in page-locked memory, from which copies to a GPU are asynchronous."""
         return self._each(lambda tensor: tensor.pin_memory(device))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "TokenBatch":
@@ -63,8 +69,8 @@ class TokenBatch:
 
 
 @dataclass
-class _Written:
-    """One row as it is written: a list a field, all of one length, and where its responses stand."""
+class _RowCells:
+    """The cells of one row while it is built: lists of equal length, and the places of its responses."""
 
     ids: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
@@ -72,10 +78,10 @@ class _Written:
     owners: list[int] = field(default_factory=list)
     groups: list[int] = field(default_factory=list)
     responses: list[tuple[int, int, int]] = field(default_factory=list)
-    """(position of the last prompt token, of the first response token, number of tokens) of each response"""
+    """Of each response: (index of the last prompt token, index of its first token, number of tokens)."""
 
     def add(self, tokens: Sequence[int], first_position: int, segment: int, owner: int, group: int) -> None:
-        """Append tokens whose positions count on from ``first_position``."""
+        """Append tokens with consecutive position ids from ``first_position``."""
         n = len(tokens)
         self.ids += tokens
         self.positions += range(first_position, first_position + n)
@@ -85,11 +91,11 @@ class _Written:
 
 
 def make_batch(items: Sequence[PromptItem], layout: Layout, pad_id: int, row_tokens: int = ROW_TOKENS) -> TokenBatch:
-    """Lay items out: ``one_row`` puts a prompt and all its responses in a row, ``concatenated`` a row a response,
-    ``packed`` all items into one row.
+    """Lay items out as tensors.
 
-    In one_row and packed, neighbouring items whose prompts begin alike (a common instruction) stand behind that
-    beginning, which is run once; in one_row such a row has at most ``row_tokens`` tokens.
+    ``one_row`` puts a prompt and all its responses into one row, ``concatenated`` each response with its prompt into
+    a row, ``packed`` all items into one row. In one_row and packed, neighbouring items with a common prompt prefix (an
+    instruction, say) share it: the row holds it once. In one_row such a row has at most ``row_tokens`` tokens.
     """
     rows = [_write(row) for row in plan_rows(items, layout, row_tokens)]
     time = max(len(row.ids) for row in rows)
@@ -126,9 +132,9 @@ def make_batch(items: Sequence[PromptItem], layout: Layout, pad_id: int, row_tok
     )
 
 
-def _write(row: Row) -> _Written:
-    """Write a row: each group's shared beginning, then each item's own prompt and its responses."""
-    out = _Written()
+def _write(row: BatchRow) -> _RowCells:
+    """Build a row: per group the shared prefix, then for each item the rest of its prompt and its responses."""
+    out = _RowCells()
     owner = SHARED
     for number, group in enumerate(row):
         out.add(group.items[0].prompt[: group.shared], 0, PROMPT, SHARED, number)
@@ -143,6 +149,6 @@ def _write(row: Row) -> _Written:
 
 
 def _divergence(responses: Sequence[Sequence[int]]) -> int:
-    """Index of the first token in which the responses are not all the same."""
+    """Return the index of the first token in which the responses are not all the same."""
     shortest = min(map(len, responses))
     return next((t for t in range(shortest) if len({r[t] for r in responses}) > 1), shortest)

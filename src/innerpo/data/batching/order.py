@@ -1,4 +1,4 @@
-"""Which items run together: batches of like length, by number or by tokens, alike prompts next to one another."""
+"""Grouping of items into batches: by similar length, and within a batch by common prompt prefix."""
 
 from collections.abc import Sequence
 
@@ -7,22 +7,22 @@ from innerpo.data.tokens import PromptItem
 
 
 def length_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
-    """Indices in batches of like length, longest first (so that memory runs out at once or not at all)."""
+    """Return indices in batches of similar length, longest first, so that the first batch needs the most memory."""
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
 
 
 def token_batches(rows: Sequence[tuple[int, int]], most_tokens: int, layout: Layout) -> list[list[int]]:
-    """Indices in as few batches of at most ``most_tokens`` padded tokens as can be (0 = one), all about as large.
+    """Return indices in the fewest batches of at most ``most_tokens`` padded tokens (0 = one batch), evenly filled.
 
-    Of like length, longest first. An item is given as (how many rows it takes, the length of its longest); one that is
-    larger than ``most_tokens`` by itself is a batch of its own. In the packed layout only the end of its row is padded,
-    and not counted.
+    Batches hold items of similar length, longest first. Each item is given as (number of rows, tokens of its longest
+    row), see ``rows_of``. An item with more than ``most_tokens`` tokens is a batch of its own. The packed layout pads
+    only the end of its one row; that padding is not counted.
     """
     packed = layout == "packed"
     found = _filled(rows, most_tokens, packed)
     low, high = 1, most_tokens
-    while low < high:  # the lowest limit that needs no more batches fills them evenly
+    while low < high:  # bisect for the lowest limit that needs no more batches: it fills them most evenly
         limit = (low + high) // 2
         if len(_filled(rows, limit, packed)) > len(found):
             low = limit + 1
@@ -33,7 +33,7 @@ def token_batches(rows: Sequence[tuple[int, int]], most_tokens: int, layout: Lay
 
 def _filled(rows: Sequence[tuple[int, int]], limit: int, packed: bool) -> list[list[int]]:
     batches: list[list[int]] = []
-    used = 0  # rows of the last batch; tokens, where they are packed
+    used = 0  # rows in the last batch (packed: tokens)
     for i in sorted(range(len(rows)), key=lambda i: (-rows[i][1], i)):
         n = rows[i][1] if packed else rows[i][0]
         if batches and (not limit or (used + n) * (1 if packed else rows[batches[-1][0]][1]) <= limit):
@@ -46,11 +46,11 @@ def _filled(rows: Sequence[tuple[int, int]], limit: int, packed: bool) -> list[l
 
 
 def rows_of(item: PromptItem, layout: Layout) -> tuple[int, int]:
-    """Return how many rows an item takes in a layout, and the tokens of its longest."""
+    """Return how many rows an item takes in a layout, and the tokens of its longest row."""
     prompt, responses = len(item.prompt), [len(r) for r in item.responses]
     return (1, prompt + sum(responses)) if layout != "concatenated" else (len(responses), prompt + max(responses))
 
 
 def by_prompt(items: Sequence[PromptItem], indices: Sequence[int]) -> list[int]:
-    """Put indices of items in the order of their prompts, so that those which begin alike can share a row."""
+    """Sort indices by the items' prompt ids, so that items with a common prompt prefix are neighbours."""
     return sorted(indices, key=lambda i: items[i].prompt)

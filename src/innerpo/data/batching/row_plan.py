@@ -1,4 +1,8 @@
-"""Which items stand in one row: each alone, behind a beginning that their prompts share, or packed end to end."""
+"""Which items share a row of a batch: one item per row, items with a common prompt prefix, or all items packed.
+
+A *batch row* is a row of the batch's tensors. A *prefix group* is a run of items whose prompts begin with the same
+tokens; the row holds those tokens once.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,63 +12,65 @@ from typing import Literal
 from innerpo.data.tokens import PromptItem, common_prefix
 
 Layout = Literal["one_row", "packed", "concatenated"]
-# Fewest tokens worth sharing, and the longest row that is made for it: attention's cost grows with a row's square.
+# Shortest common prefix that is shared, and the longest row that sharing may make: the cost of attention grows with
+# the square of the row length.
 FEWEST_SHARED, ROW_TOKENS = 8, 512
 
 
 @dataclass(frozen=True)
-class Group:
-    """Items of one row; all their prompts begin with the same ``shared`` tokens, which stand there once."""
+class PrefixGroup:
+    """Items of one row whose prompts all begin with the same ``shared`` tokens, which the row holds once."""
 
     items: tuple[PromptItem, ...]
     shared: int = 0
 
     @property
     def n_tokens(self) -> int:
-        """Positions that the group takes."""
+        """Positions of the row that the group occupies."""
         return sum(i.n_tokens for i in self.items) - self.shared * (len(self.items) - 1)
 
 
-Row = tuple[Group, ...]
+BatchRow = tuple[PrefixGroup, ...]
 
 
-def plan_rows(items: Sequence[PromptItem], layout: Layout, row_tokens: int = ROW_TOKENS) -> list[Row]:
-    """Say which items stand in which row, in their order.
+def plan_rows(items: Sequence[PromptItem], layout: Layout, row_tokens: int = ROW_TOKENS) -> list[BatchRow]:
+    """Return the rows of a batch; items keep their order.
 
-    ``concatenated`` has a row a response, ``one_row`` a row for each group of neighbours whose prompts begin alike (of
-    at most ``row_tokens`` tokens, as costs least), ``packed`` one row for all groups.
+    ``concatenated``: one row per response. ``one_row``: one row per prefix group of neighbouring items, of at most
+    ``row_tokens`` tokens, grouped so that the batch costs least. ``packed``: one row for all groups.
     """
     if layout == "concatenated":
-        return [(Group((replace(i, responses=(r,)),)),) for i in items for r in i.responses]
+        return [(PrefixGroup((replace(i, responses=(r,)),)),) for i in items for r in i.responses]
     neighbours = pairwise(items)
-    # What two have in common, but for a last token of each prompt, which predicts its own responses.
+    # Common prefix of neighbouring prompts, without the last token of either: it must predict its own responses.
     common = [min(common_prefix(a.prompt, b.prompt), len(a.prompt) - 1, len(b.prompt) - 1) for a, b in neighbours]
     if layout == "packed":
-        return [tuple(_grouped(items, common, sum(i.n_tokens for i in items)))]
+        return [tuple(_prefix_groups(items, common, sum(i.n_tokens for i in items)))]
     longest = max(i.n_tokens for i in items)
     limits = range(longest + 1, row_tokens + 1, max(1, row_tokens // 16))
-    plans = [_grouped(items, common, limit) for limit in (0, *limits, row_tokens)]
+    plans = [_prefix_groups(items, common, limit) for limit in (0, *limits, row_tokens)]
     return [(group,) for group in min(plans, key=_cost)]
 
 
-def _grouped(items: Sequence[PromptItem], common: Sequence[int], limit: int) -> list[Group]:
-    """Fill groups with neighbours, each while it has at most ``limit`` tokens and sharing saves more than before."""
-    groups: list[Group] = []
+def _prefix_groups(items: Sequence[PromptItem], common: Sequence[int], limit: int) -> list[PrefixGroup]:
+    """Join neighbours greedily into groups of at most ``limit`` tokens while each addition saves more tokens."""
+    groups: list[PrefixGroup] = []
     for i, item in enumerate(items):
         if groups:
             group, n = groups[-1], len(groups[-1].items)
             shared = min(common[i - 1], group.shared if n > 1 else common[i - 1])
-            joined = Group((*group.items, item), shared)
+            joined = PrefixGroup((*group.items, item), shared)
             if shared >= FEWEST_SHARED and shared * n > group.shared * (n - 1) and joined.n_tokens <= limit:
                 groups[-1] = joined
                 continue
-        groups.append(Group((item,)))
+        groups.append(PrefixGroup((item,)))
     return groups
 
 
-def _cost(groups: Sequence[Group]) -> float:
-    """Cells of a batch of a row a group, padding included; attention makes those of a long row dearer (by 10 % at 170
-    tokens).
+def _cost(groups: Sequence[PrefixGroup]) -> float:
+    """Return the cost of a batch with one row per group: its cells, padding included.
+
+    A factor accounts for attention, which makes a cell of a long row dearer (by 10 % at 205 tokens).
     """
     longest = max(g.n_tokens for g in groups)
     return len(groups) * longest * (1.0 + longest / 2048)

@@ -1,8 +1,8 @@
-"""Shifts that the package makes itself, for the demo and for tests: short, endless, the same everywhere.
+"""Data sets that the package generates, with shifts between them, for the demo and for tests.
 
-The skill is to say which of two numbers is larger. SmolLM2-135M-Instruct has it at chance and gains it in one pass over
-128 pairs, so a shift has something to lose. Accuracy by mean log-probability on the 64 test pairs, base and after DPO
-(lr 5e-4, beta 0.1, one seed):
+The task is to name the larger of two numbers. SmolLM2-135M-Instruct is at chance and learns it in one epoch of 128
+pairs, so a distribution shift has an accuracy to reduce. Accuracy by mean log-probability on the 64 test pairs, base
+and after DPO (lr 5e-4, beta 0.1, one seed):
 
 ==================  =====  ==================  =================
 scored on           base   DPO on ``compare``  DPO on ``longer``
@@ -20,8 +20,8 @@ scored on           base   DPO on ``compare``  DPO on ``longer``
 ``compare_hard``    three digits, the first the same and the second not (difficulty)
 ``compare_format``  ``compare`` as a list to complete (another form of the question)
 ``longer``          ``compare`` where the right answer is also the longer one (a spurious cue)
-``shorter``         the same with the right answer the shorter one: the cue of ``longer`` misleads
-``control``         unrelated: does the verb agree with its noun, past a noun of the other number?
+``shorter``         the same with the right answer the shorter one: the cue of ``longer`` is wrong
+``control``         unrelated: agreement of a verb with its noun, past a noun of the other number
 ==================  ==================================================================================
 """
 
@@ -41,7 +41,7 @@ SIZES = {"train": 128, "test": 64}
 
 @dataclass(frozen=True)
 class Drawn:
-    """One drawn question. ``fact`` is what it asks about, whatever the wording; it decides the split."""
+    """One generated question. ``fact`` is what it asks about, independent of the wording; the split depends on it."""
 
     fact: str
     prompt: str
@@ -54,7 +54,7 @@ LIST = "Numbers: {a}, {b}\nLargest:"
 
 
 def _compare(question: str, right: str, wrong: str) -> Callable[[Random], Drawn]:
-    """Return a drawer of questions on two-digit numbers; {n} in an answer is the number it gives."""
+    """Return a generator of questions on two-digit numbers; {n} in an answer stands for the number it names."""
 
     def draw(rng: Random) -> Drawn:
         a, b = rng.sample(range(10, 100), 2)
@@ -96,7 +96,7 @@ OWNERS = (
 def _control(rng: Random) -> Drawn:
     one = rng.random() < 0.5
     noun, owner = rng.choice(NOUNS), rng.choice(OWNERS)
-    # The nearer noun has the other number, so that agreeing with the last word is wrong.
+    # The nearer noun has the other number, so that agreement with the last word is wrong.
     prompt = f"The {noun}{'' if one else 's'} {rng.choice(('near', 'of', 'behind'))} the {owner}{'s' if one else ''}"
     right, wrong = (" is", " are") if one else (" are", " is")
     end = rng.choice((" lost.", " old.", " small."))
@@ -131,8 +131,8 @@ def load(name: str, split: str, data: DataConfig, bad: BadRows) -> list[Preferen
 
 
 def split_of(fact: str) -> str:
-    """Return the split of a fact, the same in every distribution and for every seed.
+    """Return the split of a fact; it is the same in every distribution and for every seed.
 
-    So no test question of one was a training question of another, in another wording or the other order.
+    No test question of one distribution is therefore a training question of another, reworded or reordered.
     """
     return "test" if hashlib.sha256(fact.encode()).digest()[0] % 3 == 0 else "train"

@@ -1,7 +1,7 @@
-"""ETHICS (Hendrycks et al. 2021) as expression pairs: neighbouring rows that begin alike and differ in their label.
+"""ETHICS (Hendrycks et al. 2021) as expression pairs: neighbouring rows with a common beginning and opposite labels.
 
-The CSV files are read as published, ``<subset>/<prefix>_{train,test}.csv``. A row stands in one pair at most, and
-rows without a partner are listed with the rows left out.
+The CSV files are read as published, ``<subset>/<prefix>_{train,test}.csv``. Each row is part of at most one pair; rows
+without a partner are reported among those left out.
 """
 
 import csv
@@ -20,35 +20,35 @@ from innerpo.errors import UserError, near_matches
 HUB_NAME = "wassname/ethics_expression_preferences"
 LOCAL_HINT = "or give local data with data.ethics_dir or INNERPO_ETHICS_DIR"
 MIN_ROOT_WORDS = 3
-"""Two rows must share this many words at the start, or "I was ..." would join rows about different things."""
+"""Words that two rows must share at the start. With fewer, "I was ..." would join rows about different things."""
 
-Row = tuple[int, bool, str, str]
-"""Line in the file, whether the row is the better kind, text, and its fixed prompt ("" = the common root)."""
+LabelledText = tuple[int, bool, str, str]
+"""(line in the file, whether its label is the better one, text, prompt; "" = the common beginning is the prompt)."""
 
 
-def _justice(line: int, cells: list[str]) -> list[Row]:
+def _justice(line: int, cells: list[str]) -> list[LabelledText]:
     return [(line, cells[0] == "1", cells[1], "")]  # 1 = reasonable
 
 
-def _commonsense(line: int, cells: list[str]) -> list[Row]:
-    # 1 = clearly wrong, so 0 is the better one here. The long rows are forum posts, which share no beginnings.
+def _commonsense(line: int, cells: list[str]) -> list[LabelledText]:
+    # 1 = clearly wrong, so 0 is better here. The long rows are forum posts, which have no common beginnings.
     return [(line, cells[0] == "0", cells[1], "")] if cells[2] == "True" else []
 
 
-def _deontology(line: int, cells: list[str]) -> list[Row]:
+def _deontology(line: int, cells: list[str]) -> list[LabelledText]:
     return [(line, cells[0] == "1", " " + cells[2].strip(), cells[1].strip())]  # 1 = a reasonable excuse
 
 
-def _virtue(line: int, cells: list[str]) -> list[Row]:
+def _virtue(line: int, cells: list[str]) -> list[LabelledText]:
     scenario, trait = cells[1].split(" [SEP] ")  # 1 = the trait is shown in the scenario
     return [(line, cells[0] == "1", " " + trait.strip(), f"{scenario.strip()}\nCharacter trait:")]
 
 
-def _utilitarianism(line: int, cells: list[str]) -> list[Row]:
+def _utilitarianism(line: int, cells: list[str]) -> list[LabelledText]:
     return [(line, True, cells[0], ""), (line, False, cells[1], "")]  # the first is the more pleasant
 
 
-SUBSETS: dict[str, tuple[str, Callable[[int, list[str]], list[Row]], bool]] = {
+SUBSETS: dict[str, tuple[str, Callable[[int, list[str]], list[LabelledText]], bool]] = {
     # name -> (file prefix, cells of a line -> rows, whether the file has a header)
     "justice": ("justice", _justice, True),
     "deontology": ("deontology", _deontology, True),
@@ -59,7 +59,7 @@ SUBSETS: dict[str, tuple[str, Callable[[int, list[str]], list[Row]], bool]] = {
 
 
 def load(name: str, split: str, data: DataConfig, bad: BadRows) -> list[PreferencePair]:
-    """Return the expression pairs of a subset, from the CSV files or else from the Hub."""
+    """Return the expression pairs of a subset, from the CSV files or, without them, from the Hub."""
     if name not in SUBSETS:
         raise UserError(f"unknown ETHICS subset {name!r}{near_matches(name, SUBSETS)}")
     folder, source = ethics_folder(data), f"ethics:{name}"
@@ -76,7 +76,7 @@ def load(name: str, split: str, data: DataConfig, bad: BadRows) -> list[Preferen
 
 
 def ethics_folder(data: DataConfig) -> Path | None:
-    """Return the folder with the CSV files: the config's, the environment's, or ``ethics`` beside GENIES."""
+    """Return the folder of the CSV files: from the config, the environment, or ``ethics`` beside the GENIES folder."""
     given = data.ethics_dir or os.environ.get("INNERPO_ETHICS_DIR")
     if given:
         folder = Path(given).expanduser()
@@ -90,11 +90,14 @@ def ethics_folder(data: DataConfig) -> Path | None:
     return root.parent / "ethics" if (root.parent / "ethics").is_dir() else None
 
 
-def pair_neighbours(rows: Sequence[Row], one_line: bool = False) -> tuple[list[tuple[int, str, str, str]], list[int]]:
-    """Join neighbours so that the shared beginnings are as long as can be in all; also return the lines left alone.
+def pair_neighbours(
+    rows: Sequence[LabelledText], one_line: bool = False
+) -> tuple[list[tuple[int, str, str, str]], list[int]]:
+    """Pair neighbours so that the total length of the common beginnings is largest; also return unpaired lines.
 
     Rows come in runs of two to four with one beginning, and neighbouring runs often share their first words ("I
-    deserve to be"). Taking the first partner that fits would join rows across runs; the best total does not.
+    deserve to be"). Greedy pairing would join rows of different runs; maximising the total (dynamic programming) does
+    not.
     """
     joined = [None, *(_join(a, b, one_line) for a, b in itertools.pairwise(rows))]
     best = [0, 0]  # best[i]: most shared words among the first i rows
@@ -113,8 +116,8 @@ def pair_neighbours(rows: Sequence[Row], one_line: bool = False) -> tuple[list[t
     return pairs[::-1], alone[::-1]
 
 
-def _join(a: Row, b: Row, one_line: bool) -> tuple[int, str, str, str] | None:
-    """Return (line, prompt, chosen, rejected) if two rows begin alike and one is better than the other."""
+def _join(a: LabelledText, b: LabelledText, one_line: bool) -> tuple[int, str, str, str] | None:
+    """Return (line, prompt, chosen, rejected) if two rows have a common beginning and opposite labels, else None."""
     (line, good, first, prompt), (other_line, other_good, second, other_prompt) = a, b
     if good == other_good or prompt != other_prompt or (one_line and line != other_line):
         return None
@@ -128,13 +131,13 @@ def _join(a: Row, b: Row, one_line: bool) -> tuple[int, str, str, str] | None:
     return (line, prompt, first, second) if good else (line, prompt, second, first)
 
 
-def _rows(path: Path, name: str, data: DataConfig, bad: BadRows) -> list[Row]:
-    """Read a published CSV file; say so where only the other split is at hand."""
+def _rows(path: Path, name: str, data: DataConfig, bad: BadRows) -> list[LabelledText]:
+    """Read a published CSV file; the error for a missing one names the files that the folder has."""
     prefix, read, header = SUBSETS[name]
     if not path.is_file():
         there = sorted(p.name for p in path.parent.glob(f"{prefix}_*.csv"))
-        raise UserError(f"{path} is not at hand; in that folder: {', '.join(there) or 'no such csv'}")
-    rows: list[Row] = []
+        raise UserError(f"{path} does not exist; its folder has {', '.join(there) or 'no csv file of this subset'}")
+    rows: list[LabelledText] = []
     with path.open(encoding="utf-8", newline="") as f:
         reader = csv.reader(f)
         if header:
@@ -143,7 +146,7 @@ def _rows(path: Path, name: str, data: DataConfig, bad: BadRows) -> list[Row]:
             try:
                 rows += read(reader.line_num, cells)
             except (IndexError, ValueError):
-                reason = f"has not the columns of ETHICS {name}"
+                reason = f"does not have the columns of ETHICS {name}"
                 leave_out(f"{path} line {reader.line_num}", reason, data.on_bad_row, bad)
     if not rows:
         raise UserError(f"{path} has no rows")

@@ -1,7 +1,8 @@
 """Local files: jsonl, json, parquet and csv with prompt / chosen / rejected.
 
-The path may be a folder that holds ``train.*`` and ``test.*``. A single file is divided: by its ``split`` column
-("train" or "test") where it has one, else by prompt, a tenth of the prompts for test (``rows.divided``).
+The path may be a folder that holds ``train.*`` and ``test.*``. A single file is divided into both splits: by its
+``split`` column ("train" or "test") if it has one, else by prompt, a tenth of the prompts for test
+(``parse.divided``).
 """
 
 import csv
@@ -17,7 +18,7 @@ from innerpo.data.sources.parse import BadRowError, divided, leave_out, pair_fro
 from innerpo.errors import UserError, near_matches
 
 Located = tuple[int, Any]
-"""A row and where it stands: line number in text files (from 1), else row number (from 1)."""
+"""A row and its place: the line number in text files, else the row number, both from 1."""
 
 
 def load(name: str, split: str, data: DataConfig, bad: BadRows) -> list[PreferencePair]:
@@ -28,7 +29,7 @@ def load(name: str, split: str, data: DataConfig, bad: BadRows) -> list[Preferen
         return [replace(p, split=split) for p in read_pairs(file, name, data, bad)]
     found = BadRows()
     pairs = read_pairs(path, name, data, found)
-    # Both splits read the same file: a bad row is told once.
+    # Both splits read the same file: report a bad row once.
     bad.reasons += [reason for reason in found.reasons if reason not in set(bad.reasons)]
     ours = [p for p in pairs if p.split == split]
     if pairs and not ours:
@@ -40,7 +41,7 @@ def load(name: str, split: str, data: DataConfig, bad: BadRows) -> list[Preferen
 
 
 def read_pairs(path: Path, name: str, data: DataConfig, bad: BadRows) -> list[PreferencePair]:
-    """Return all pairs of a file, each with its split; complain of bad rows by file and row."""
+    """Return all pairs of a file, each with its split; bad rows are reported by file and row."""
     if not path.is_file():
         there = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise UserError(f"no such file {name}{near_matches(path.name, there)}")

@@ -17,7 +17,7 @@ LOCAL_HINT = "or give local data with data.genies_dir or INNERPO_GENIES_DIR"
 
 
 def load(name: str, split: str, data: DataConfig, bad: BadRows) -> list[PreferencePair]:
-    """Return all best/worse pairs of a distribution, from a folder or else from the Hub."""
+    """Return all best/worse pairs of a distribution, from a local folder or, without one, from the Hub."""
     folder = genies_folder(data)
     if folder is None:
         if name not in genies_names():
@@ -66,8 +66,8 @@ def _pairs(
         return []
     best = max(responses, key=lambda text: responses[text])
     for i, (text, score) in enumerate(responses.items()):
-        # The published files hold a few empty responses. They are known and nobody can mend them, so they are
-        # left out (and counted) whatever on_bad_row says: an empty completion has no score.
+        # The published files hold a few empty responses. An empty completion has no score, so they are left out and
+        # counted, independent of on_bad_row.
         if is_empty(text) and (text == best or score < responses[best]):
             bad.reasons.append(f"{where}: response {i} (score {score:g}) is empty")
         elif score < responses[best] and not is_empty(best):
@@ -77,7 +77,7 @@ def _pairs(
 
 
 def _checked(item: Any) -> tuple[str, dict[str, float]]:
-    """Return an item's prompt and scored responses, or say what is wrong with it."""
+    """Return an item's prompt and scored responses; raise BadRowError if it is malformed."""
     if not isinstance(item, dict) or not isinstance(item.get("prompt"), str):
         raise BadRowError("has no prompt as text")
     responses = item.get("responses")

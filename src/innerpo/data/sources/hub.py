@@ -2,10 +2,11 @@
 
 Which split is train and which test:
 
-* No split named: ``train``, and ``test`` or else ``validation`` (said in the log and in each pair's id).
-* A split named with "train" in it (``train_prefs``): that one, and the split of the same name with "test" or
-  "validation" in its place. Where there is none, its prompts are divided as a single file's are (90 % train).
-* Any other split named (``test``): all of it is for scoring, and none of it for training.
+* No split named: ``train``, and ``test`` or else ``validation`` (logged, and named in each pair's id).
+* A split whose name contains "train" (``train_prefs``): that one, and the split of the same name with "test" or
+  "validation" instead of "train". If there is none, its prompts are divided as those of a single file are (90 %
+  train).
+* Any other split (``test``): all of it for scoring, none for training.
 """
 
 import contextlib
@@ -26,7 +27,9 @@ def load(name: str, split: str, data: DataConfig, bad: BadRows) -> list[Preferen
     """Return the pairs of ``owner/name[:config[:split]]``."""
     parts = name.split(":")
     if len(parts) > 3 or parts[0].count("/") != 1:
-        raise UserError(f"{name!r} is no Hub data set: write owner/name, owner/name:config or owner/name:config:split")
+        raise UserError(
+            f"{name!r} names no Hub data set: write owner/name, owner/name:config or owner/name:config:split"
+        )
     path, config, named = [*parts, "", ""][:3]
     return load_from(path, config or None, named or None, split, data, bad, source=name, hint=HINT)
 
@@ -58,7 +61,7 @@ def load_from(
 
 
 def choose_split(title: str, there: list[str], named: str | None, split: str) -> tuple[str, bool]:
-    """Return the split to read for "train" or "test", and whether it has to serve as both, divided by prompt."""
+    """Return the split to read for "train" or "test", and whether its prompts must be divided into both."""
     base = named or "train"
     if base not in there and (named or split == "train"):
         raise UserError(f"{title} has no split {base!r}; it has {', '.join(there) or 'none'}")
@@ -93,8 +96,8 @@ def _pairs(rows: Any, read: str, source: str, split: str, data: DataConfig, bad:
 
 @contextlib.contextmanager
 def _one_line(tried: str, hint: str) -> Iterator[None]:
-    """Say in one line what was tried: no network, no such repository and no such config all end here."""
-    # Its retries without a network would otherwise stand as eleven lines before the one that matters.
+    """Turn any failure of the Hub (no network, no such repository or config) into a UserError of one line."""
+    # Without a network its retries would otherwise log eleven lines before the error.
     from huggingface_hub.utils import logging as hub_logging
 
     level = hub_logging.get_verbosity()

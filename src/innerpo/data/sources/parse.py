@@ -1,6 +1,7 @@
-"""One row to one pair: the formats that TRL documents, checked, with what is wrong said in words.
+"""Rows to preference pairs: the formats that TRL documents, with a reason for every row that does not fit.
 
-Text or chat messages; the prompt explicit (its own column) or implicit (what both responses begin with).
+Text ("standard") or chat messages ("conversational"), with an explicit prompt (its own column) or an implicit one (the
+common beginning of both responses).
 """
 
 from collections.abc import Mapping
@@ -11,11 +12,11 @@ from innerpo.errors import UserError
 
 
 class BadRowError(Exception):
-    """A row that cannot become a pair; its text is the reason."""
+    """A row that cannot be made into a pair; the message is the reason."""
 
 
 def leave_out(where: str, reason: str, on_bad_row: str, bad: BadRows) -> None:
-    """Stop at a bad row, or note it and go on, as the config says."""
+    """Record a bad row and return, or raise UserError if ``on_bad_row`` is "error"."""
     line = f"{where}: {reason}"
     if on_bad_row == "error":
         raise UserError(f"{line} (data.on_bad_row=skip leaves such rows out)")
@@ -23,7 +24,7 @@ def leave_out(where: str, reason: str, on_bad_row: str, bad: BadRows) -> None:
 
 
 def pair_from_row(row: Any, id: str, source: str, split: str) -> PreferencePair:
-    """Turn a row with chosen, rejected and perhaps prompt into a checked pair."""
+    """Return the pair of a row with chosen, rejected and perhaps prompt; raise BadRowError if it has none."""
     if not isinstance(row, Mapping):
         raise BadRowError(f"is not a record with named columns but {_kind(row)}")
     for column in ("chosen", "rejected"):
@@ -38,7 +39,7 @@ def pair_from_row(row: Any, id: str, source: str, split: str) -> PreferencePair:
 
 
 def make_pair(prompt: Text, chosen: Text, rejected: Text, *, id: str, source: str, split: str) -> PreferencePair:
-    """Check that both responses say something and differ, and make the pair."""
+    """Return a pair after checking that both responses are non-empty and differ; raise BadRowError otherwise."""
     for name, response in (("chosen", chosen), ("rejected", rejected)):
         if is_empty(response):
             raise BadRowError(f"{name} is empty")
@@ -48,7 +49,7 @@ def make_pair(prompt: Text, chosen: Text, rejected: Text, *, id: str, source: st
 
 
 def split_prompt(prompt: Text | None, chosen: Text, rejected: Text) -> tuple[Text, Text, Text]:
-    """Return (prompt, chosen, rejected), the prompt taken from the responses where it is implicit."""
+    """Return (prompt, chosen, rejected); an implicit prompt is the common beginning of both responses."""
     if isinstance(chosen, str) and isinstance(rejected, str):
         if prompt is None:
             root = common_root(chosen, rejected)
@@ -60,7 +61,7 @@ def split_prompt(prompt: Text | None, chosen: Text, rejected: Text) -> tuple[Tex
         return prompt, chosen, rejected
     assert isinstance(chosen, tuple)
     assert isinstance(rejected, tuple)
-    # Published chat sets often repeat the conversation in the responses, beside a prompt column in text or messages.
+    # Published chat data often repeat the conversation in the responses, next to a prompt column of text or messages.
     if isinstance(prompt, tuple) and not (_starts(chosen, prompt) and _starts(rejected, prompt)):
         return prompt, chosen, rejected
     n = 0
@@ -72,9 +73,9 @@ def split_prompt(prompt: Text | None, chosen: Text, rejected: Text) -> tuple[Tex
 
 
 def common_root(a: str, b: str) -> str:
-    """Return the longest common beginning that ends with a whole word and leaves both texts a remainder.
+    """Return the longest common beginning that ends at a word boundary and leaves both texts a non-empty remainder.
 
-    The white space after the word stays with the remainders, so that root + remainder is the text unchanged.
+    The white space after it belongs to the remainders, so that root + remainder is the unchanged text.
     """
     limit = min(len(a), len(b))
     n = next((i for i in range(limit) if a[i] != b[i]), limit)
@@ -85,21 +86,21 @@ def common_root(a: str, b: str) -> str:
 
 
 def is_empty(response: Text) -> bool:
-    """Whether a response has nothing to read in it."""
+    """Return whether a response is empty or white space only."""
     parts = [response] if isinstance(response, str) else [m["content"] for m in response]
     return not any(part.strip() for part in parts)
 
 
 def divided(pair: PreferencePair) -> str:
-    """Return "test" for a tenth of all prompts and "train" for the others: the rule where data have one split.
+    """Return "test" for a tenth of all prompts and "train" for the others; used for data with a single split.
 
-    It depends on the prompt alone, so a prompt never stands in both and more rows move no other row.
+    The result depends on the prompt alone: no prompt is in both splits, and added rows change no other row's split.
     """
     return "test" if int(pair.cluster, 16) % 10 == 0 else "train"
 
 
 def _text(value: Any, column: str) -> Text:
-    """Return text as it is and messages as a tuple of role and content; complain of anything else."""
+    """Return text unchanged and messages as a tuple of role and content; raise BadRowError for anything else."""
     if isinstance(value, str):
         return value
     if not isinstance(value, (list, tuple)):
@@ -118,7 +119,7 @@ def _starts(messages: tuple[Message, ...], prompt: tuple[Message, ...]) -> bool:
 
 
 def _no_root(chosen: Text, rejected: Text, what: str) -> str:
-    """Name the plainer fault behind a missing common beginning, where there is one."""
+    """Return why there is no common beginning; an empty or identical response is the more useful reason."""
     for name, response in (("chosen", chosen), ("rejected", rejected)):
         if is_empty(response):
             return f"{name} is empty"

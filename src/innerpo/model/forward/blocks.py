@@ -1,4 +1,4 @@
-"""The decoder blocks of a model, and what its modules give and compute."""
+"""Find a model's decoder blocks, and read or replace what its modules compute."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,13 +29,13 @@ def text_config(model: Any) -> Any:
 
 
 def state_of(output: Any) -> Tensor:
-    """Return the state in what a module gave: the output itself, or the first of several (a cache, attentions)."""
+    """Return the hidden state in a module's output: the output itself, or the first of a tuple."""
     return output if isinstance(output, Tensor) else output[0]
 
 
 @contextmanager
 def forward_replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Let a module compute something else for a while; its hooks stay."""
+    """Replace a module's forward function inside the context; its hooks stay."""
     own = module.__dict__.get("forward")  # accelerate may have put one there
     module.forward = forward
     try:

@@ -1,4 +1,4 @@
-"""Find out by trying whether a model honours rows of several responses (4-D masks and restarted positions)."""
+"""Choose the batch layout: test whether a model handles rows of several responses (4-D masks, restarted positions)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,16 +15,16 @@ from innerpo.model.forward.blocks import decoder_blocks, text_config
 from innerpo.model.forward.masks import FLEX, layer_kinds
 from innerpo.model.forward.outputs import SequenceOutputs, StateRequest, sequence_outputs
 
-# Largest difference between the layouts that rounding explains: of log-probabilities, in nats per token, and of pooled
-# states, whose components have a root mean square of about 1, its root mean square. Measured with SmolLM2-135M on 36
-# batches (LOG.md): up to 0.031 and 0.007 in bfloat16. Had the model ignored positions, the states would have been off
-# by 0.09 at least, had it ignored the mask, by 0.25.
+# Largest difference between the layouts that rounding explains: (log-probabilities in nats per token, root mean square
+# of the difference of pooled states, whose own root mean square is about 1). Measured with SmolLM2-135M on 36 batches
+# (LOG.md): up to 0.031 and 0.007 in bfloat16. A model that ignores position ids is off by at least 0.09 in the states,
+# one that ignores the mask by 0.25.
 TOLERANCE = {torch.float32: (1e-3, 1e-3), torch.float16: (2e-2, 5e-3), torch.bfloat16: (1e-1, 2e-2)}
 
 
 @dataclass(frozen=True)
 class LayoutChoice:
-    """The layout in use and why, for the log."""
+    """The chosen layout, and the reason for the log."""
 
     layout: Layout
     reason: str
@@ -36,13 +36,13 @@ def choose_layout(
     pad_id: int,
     wanted: Layout | Literal["auto"] = "auto",
 ) -> LayoutChoice:
-    """Return ``one_row`` where one batch gives the same numbers both ways, else ``concatenated``.
+    """Return ``one_row`` if it gives the same numbers as one response per row, else ``concatenated``.
 
-    With flex attention, which skips what a mask forbids, ``packed`` in place of ``one_row``. Raises UserError where
-    one of the two is asked for and the model does not honour it.
+    With flex attention, which skips masked blocks, ``packed`` takes the place of ``one_row``. Raises UserError if
+    ``wanted`` names one of the two and the model does not handle it.
     """
     if wanted == "concatenated":
-        return LayoutChoice("concatenated", "as asked for")
+        return LayoutChoice("concatenated", "set by data.layout")
     flex = text_config(model)._attn_implementation == FLEX
     tried: Layout = wanted if wanted != "auto" else "packed" if flex else "one_row"
     unknown = set(layer_kinds(model)) - {"full_attention", "sliding_attention"}
@@ -65,7 +65,7 @@ def choose_layout(
 
 @torch.no_grad()
 def _differences(model: nn.Module, items: Sequence[PromptItem], pad_id: int, tried: Layout) -> tuple[float, float, str]:
-    """Largest difference of a response's log-probability, a token, and of its pooled state; and both in words."""
+    """Return the largest difference in log-probability per token and in pooled state, and a sentence with both."""
     device = next(model.parameters()).device
     request = StateRequest((len(decoder_blocks(model)) - 1,))
     was_training = model.training
@@ -86,7 +86,7 @@ def _differences(model: nn.Module, items: Sequence[PromptItem], pad_id: int, tri
 
 
 def _plain(model: nn.Module, batch: TokenBatch, request: StateRequest) -> SequenceOutputs:
-    """Run a batch of a row a response. What cannot do that cannot do anything: then it is not the layout's fault."""
+    """Run a batch with one response a row. If that fails, the model cannot be run at all, whatever the layout."""
     try:
         return sequence_outputs(model, batch, request)
     except RuntimeError as error:

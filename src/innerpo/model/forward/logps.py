@@ -1,8 +1,8 @@
 """Log-probabilities of completion tokens from the LM head, in chunks: memory does not grow with tokens x vocabulary.
 
-After Liger's fused linear cross-entropy (arXiv 2410.10989, section 3.2): but for a factor, the gradient towards a state
-does not depend on what follows, d log p(t) / dh = W_t - sum_v p_v W_v, so it is made while the logits of a chunk are at
-hand, and neither logits nor probabilities are kept.
+After Liger's fused linear cross-entropy (arXiv 2410.10989, section 3.2). The gradient of a log-probability with respect
+to a state, d log p(t) / dh = W_t - sum_v p_v W_v, depends on the loss only by a scalar factor. It is therefore computed
+in the forward pass, chunk by chunk, and neither logits nor probabilities are kept for the backward pass.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from innerpo.data.batching.batch import TokenBatch
 from innerpo.model.forward.blocks import forward_replaced
 
-# Numbers of one chunk's logits. On a CPU small enough to stay near the caches, on a GPU large enough to fill it.
+# Logits per chunk: on a CPU few enough for its caches, on a GPU enough to occupy it.
 CHUNK = {"cpu": 2**23, "cuda": 2**27}
 
 
@@ -34,7 +34,7 @@ class _TargetLogProbs(torch.autograd.Function):
             normaliser = logits.logsumexp(1)
             logps[part] = logits.gather(1, targets[part, None])[:, 0] - normaliser
             if unit is not None:
-                # p - onehot before rounding to half precision: where p is near 1, the difference is all there is.
+                # Subtract the one-hot target before rounding to half precision: for p near 1 rounding would lose p - 1.
                 wrong = logits.sub_(normaliser[:, None]).exp_()
                 wrong[torch.arange(len(wrong), device=wrong.device), targets[part]] -= 1.0
                 unit[part] = -(wrong.to(weight.dtype) @ weight)
@@ -58,38 +58,38 @@ def target_log_probs(
 
 
 def token_log_probs(logits: Float[Tensor, "token vocab"], targets: Int[Tensor, " token"]) -> Float[Tensor, " token"]:
-    """Log-probability (nats) of each target, in float32 whatever the model's type."""
+    """Return the log-probability (nats) of each target, in float32 whatever the model's type."""
     logits = logits.float()
     return logits.gather(1, targets[:, None])[:, 0] - logits.logsumexp(1)
 
 
 @contextmanager
 def head_on_completions(model: nn.Module, batch: TokenBatch) -> Iterator[Callable[[Tensor], Tensor]]:
-    """Let the LM head look only at positions that predict completion tokens; yield (logits) -> log-probs of targets.
+    """Restrict the LM head to positions that predict completion tokens; yield a function (logits) -> log-probs.
 
-    Where the head is a plain frozen linear map and the model hands its output on untouched, the head returns
-    log-probabilities, computed in chunks, in place of logits. Else (a trained or adapted head, soft-capped or scaled
-    logits) it returns the logits of those positions. Which it is, the first pass finds out and the head remembers. The
-    head's module is called either way, as FSDP needs.
+    If the head is a frozen linear map and the model returns its output unchanged, the head returns log-probabilities,
+    computed in chunks, in place of logits. Otherwise (a trained or adapted head, soft-capped or scaled logits) it
+    returns the logits of those positions. The first forward pass determines which, and the result is stored on the
+    head. The head's module is called either way, as FSDP needs.
     """
     head: Any = model.get_output_embeddings()  # type: ignore[operator]
     simple = type(head) is nn.Linear and not any(p.requires_grad for p in head.parameters())
-    handed_on: bool | None = getattr(head, "_innerpo_handed_on", None) if simple else False
+    unchanged: bool | None = getattr(head, "_innerpo_unchanged", None) if simple else False
     plain: Callable[[Tensor], Tensor] = head.forward
     returned: list[Tensor] = []
 
     def forward(hidden: Tensor) -> Tensor:
         states = hidden.flatten(0, 1).index_select(0, batch.predictor)
-        if handed_on:
+        if unchanged:
             return target_log_probs(states, head, batch.targets)[None, :, None]
         returned.append(plain(states[None]))
         return returned[-1]
 
     def read(logits: Tensor) -> Tensor:
-        if handed_on:
+        if unchanged:
             return logits[0, :, 0]
-        if handed_on is None:
-            head._innerpo_handed_on = torch.equal(logits.detach(), returned[-1].detach().to(logits.dtype))
+        if unchanged is None:
+            head._innerpo_unchanged = torch.equal(logits.detach(), returned[-1].detach().to(logits.dtype))
         return token_log_probs(logits[0], batch.targets)
 
     with forward_replaced(head, forward):

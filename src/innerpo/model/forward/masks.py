@@ -1,4 +1,4 @@
-"""Who may look at whom: one rule, as a dense mask or as flex attention's block mask, in the form that a model takes."""
+"""Attention masks for rows that hold several responses: one rule, as a dense mask or as a flex attention block mask."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -15,11 +15,11 @@ FLEX = "flex_attention"
 
 
 def may_attend(batch: TokenBatch, window: int | None, row: Tensor, query: Tensor, key: Tensor) -> Tensor:
-    """Whether a query position of a row may look at a key position; index tensors of any shapes that broadcast.
+    """Return True where a query may attend to a key. ``row``, ``query`` and ``key`` are broadcastable index tensors.
 
-    A response sees its prompt and itself, never another response or what is another item's alone. ``window`` limits
-    the distance in *positions*, as a sliding-window layer does for a response on its own. A padding query sees only
-    itself, so that no softmax row is empty.
+    A response attends to its prompt and to itself, never to another response or to tokens of another item. ``window``
+    limits the distance in *position ids*, as a sliding-window layer does for a response in a row of its own. A padding
+    query attends to itself only, so that no softmax row is empty.
     """
     kind_q, kind_k = batch.segments[row, query], batch.segments[row, key]
     owner_q, owner_k = batch.owners[row, query], batch.owners[row, key]
@@ -33,7 +33,7 @@ def may_attend(batch: TokenBatch, window: int | None, row: Tensor, query: Tensor
 def attention_mask(
     batch: TokenBatch, window: int | None = None
 ) -> Bool[Tensor, "row 1 time time"] | Bool[Tensor, "row time"]:
-    """True where a query (first time axis) may look at a key; in the concatenated layout the usual padding mask."""
+    """Return True where a query (first time axis) may attend to a key; concatenated layout: the usual padding mask."""
     if batch.layout == "concatenated":
         return batch.segments != PADDING
     rows, time = batch.segments.shape
@@ -43,9 +43,9 @@ def attention_mask(
 
 
 def block_mask(batch: TokenBatch, window: int | None = None) -> Any:
-    """The same as a BlockMask (FlexAttention, arXiv 2412.05496): blocks in which nobody may look are skipped.
+    """Return the same mask as a BlockMask (FlexAttention, arXiv 2412.05496), which skips blocks that are all masked.
 
-    So attention over a packed row costs what its items cost, not the square of its length.
+    Attention over a packed row then costs the sum of its items' costs, not the square of the row's length.
     """
     rows, time = batch.segments.shape
     device = batch.segments.device
@@ -57,15 +57,16 @@ def block_mask(batch: TokenBatch, window: int | None = None) -> Any:
 
 @cache
 def _block_mask_maker(compiled: bool) -> Any:
-    """Torch's function, compiled on a GPU: else it writes the dense mask out first, 1 GB for 32768 tokens."""
+    """Return torch's function, compiled on a GPU: uncompiled it materialises the dense mask (1 GB at 32768 tokens)."""
     from torch.nn.attention.flex_attention import create_block_mask
 
     return torch.compile(create_block_mask) if compiled else create_block_mask
 
 
 def mask_for(model: nn.Module, batch: TokenBatch) -> Any:
-    """The attention mask in the form that the model's attention implementation takes: one, or one for each kind of
-    layer.
+    """Return the attention mask in the form that the model's attention implementation takes.
+
+    A tensor or BlockMask, or a dict of them by kind of layer where the model has several kinds.
     """
     if batch.layout == "concatenated":
         return attention_mask(batch).long()
@@ -75,7 +76,7 @@ def mask_for(model: nn.Module, batch: TokenBatch) -> Any:
     def form(window: int | None) -> Any:
         if config._attn_implementation == FLEX:
             return block_mask(batch, window)
-        forbidden = ~attention_mask(batch, window)  # sdpa would turn bools into numbers in every layer
+        forbidden = ~attention_mask(batch, window)  # additive: sdpa would convert a bool mask in every layer
         return torch.zeros_like(forbidden, dtype=dtype).masked_fill_(forbidden, torch.finfo(dtype).min)
 
     kinds = layer_kinds(model)
@@ -86,7 +87,7 @@ def mask_for(model: nn.Module, batch: TokenBatch) -> Any:
 
 
 def layer_kinds(model: nn.Module) -> Sequence[str]:
-    """The kinds of attention layer in the model, e.g. ("full_attention", "sliding_attention")."""
+    """Return the kinds of attention layer in the model, e.g. ("full_attention", "sliding_attention")."""
     config = text_config(model)
     kinds = getattr(config, "layer_types", None)
     if kinds:

@@ -1,4 +1,4 @@
-"""One forward pass: log-probabilities of completions, and hidden states pooled as they pass."""
+"""One forward pass: log-probabilities of completions, and pooled hidden states."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from innerpo.data.batching.batch import TokenBatch
 from innerpo.errors import UserError
 from innerpo.model.forward.logps import head_on_completions
 from innerpo.model.forward.masks import mask_for
-from innerpo.model.forward.sites import RESIDUAL, site_places
+from innerpo.model.forward.sites import RESIDUAL, read_points
 from innerpo.model.numerics.half_matmul import float32_matmul
 
 Pool = Literal["mean", "last", "first_divergence"]
@@ -22,8 +22,10 @@ Pool = Literal["mean", "last", "first_divergence"]
 
 @dataclass(frozen=True)
 class StateRequest:
-    """Which hidden states a pass should return: blocks, how they are pooled, whether every token is kept, and where
-    in a block they are read (sites.py).
+    """Which hidden states a forward pass returns.
+
+    ``layers`` are block numbers, ``pool`` is how tokens are pooled, ``tokens`` keeps the state of every completion
+    token, ``site`` is where in a block states are read (sites.py).
     """
 
     layers: tuple[int, ...]
@@ -54,7 +56,7 @@ class SequenceOutputs:
         return self._each(lambda tensor: tensor.to(device, **kwargs))
 
     def pin_memory(self, device: Any = None) -> "SequenceOutputs":
-        """Return the outputs in page-locked memory, which a GPU reads without the host's waiting for it."""
+        """Return the outputs in page-locked memory, which a GPU copies without blocking the host."""
         return self._each(lambda tensor: tensor.pin_memory(device))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "SequenceOutputs":
@@ -63,10 +65,11 @@ class SequenceOutputs:
 
 
 def sequence_outputs(model: nn.Module, batch: TokenBatch, states: StateRequest | None = None) -> SequenceOutputs:
-    """Run the model once over a batch. Gradients flow where torch's grad mode lets them.
+    """Run the model once over a batch, with gradients if torch's grad mode is on.
 
-    The model is called as a whole (so DDP, FSDP and autocast see an ordinary forward); its LM head looks only at the
-    positions that predict completion tokens (logps.py), and hooks at the chosen blocks read the states.
+    The model is called as a whole (so DDP, FSDP and autocast see an ordinary forward); its LM head computes only the
+    positions that predict completion tokens (logps.py), and hooks at the chosen blocks read the states. Raises
+    UserError if the site's states differ in width between blocks.
     """
     bare = extract_model_from_parallel(model)
     request = states or StateRequest(())
@@ -85,7 +88,9 @@ def sequence_outputs(model: nn.Module, batch: TokenBatch, states: StateRequest |
     logps = torch.zeros(batch.n_sequences, dtype=token_logps.dtype, device=token_logps.device)
     found, measured = read(), _measures_size(request)
     if len(widths := {int(pooled.shape[-1]) for pooled, _, _ in found}) > 1:
-        raise UserError(f"method.site={request.site!r} has other widths in other blocks: {sorted(widths)}")
+        raise UserError(
+            f"method.site={request.site!r} has states of different widths in different blocks: {sorted(widths)}"
+        )
     return SequenceOutputs(
         logps=logps.index_add(0, batch.sequence, token_logps),
         n_tokens=batch.n_tokens,
@@ -97,13 +102,13 @@ def sequence_outputs(model: nn.Module, batch: TokenBatch, states: StateRequest |
 
 
 def rms_normalise(h: Float[Tensor, "... hidden"]) -> Float[Tensor, "... hidden"]:
-    """Divide each state by its root mean square, so that no layer or token counts by its size alone."""
+    """Divide each state by its root mean square, so that all layers and tokens have the same scale."""
     h = h.float()
     return h * torch.rsqrt(h.square().mean(-1, keepdim=True) + 1e-12)
 
 
 def pool_weights(batch: TokenBatch, pool: Pool) -> Float[Tensor, "seq token"]:
-    """Weights, summing to 1 per response, with which its completion tokens enter the pooled state."""
+    """Return each completion token's weight in its response's pooled state; they sum to 1 per response."""
     first = {
         "mean": torch.zeros_like(batch.n_tokens),
         "last": batch.n_tokens - 1,
@@ -122,11 +127,11 @@ def _measures_size(request: StateRequest) -> bool:
 
 @contextmanager
 def _read_blocks(model: nn.Module, batch: TokenBatch, request: StateRequest) -> Iterator[Any]:
-    """Read the chosen blocks' states during one forward; the value yielded returns [(pooled, tokens, rms)] by layer.
+    """Read the chosen blocks' states during one forward pass; yield a function -> [(pooled, tokens, rms)] by layer.
 
-    Without gradient a state is pooled at once and its tokens let go. With gradient, autograd keeps the state
-    anyway, and pooling waits until the pass is over: nothing is computed inside a checkpointed block, whose
-    recomputation (when these hooks are gone) must save exactly the tensors that the first pass did.
+    Without gradient a state is pooled at once and its tokens are freed. With gradient, autograd keeps the state
+    anyway, and it is pooled after the forward pass: computing inside a checkpointed block would make its
+    recomputation, which runs without these hooks, save other tensors than the first pass did.
     """
     weights = pool_weights(batch, request.pool) if request.layers else None
     found: dict[int, Any] = {}
@@ -151,8 +156,8 @@ def _read_blocks(model: nn.Module, batch: TokenBatch, request: StateRequest) -> 
 
         return hook
 
-    places = site_places(model, request.layers, request.site) if request.layers else []
-    handles = [place.on_state(hook_for(layer)) for layer, place in zip(request.layers, places, strict=True)]
+    points = read_points(model, request.layers, request.site) if request.layers else []
+    handles = [point.on_state(hook_for(layer)) for layer, point in zip(request.layers, points, strict=True)]
     try:
         yield lambda: [
             reduce(state) if isinstance(state := found[layer], Tensor) else state for layer in request.layers

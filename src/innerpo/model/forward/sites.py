@@ -1,4 +1,4 @@
-"""Where in a decoder block states are read: the words of ``method.site`` to modules."""
+"""Where in a decoder block states are read: translate ``method.site`` to modules."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from innerpo.model.forward.blocks import decoder_blocks, state_of
 
 RESIDUAL = "residual"
 INPUT = "_in"
-# Families name the same thing differently; of each site's names the first that a block has counts.
+# Model families use different names; the first name of a site that a block has is used.
 NAMED: dict[str, tuple[str, ...]] = {
     "attn_out": ("self_attn", "attn", "attention", "self_attention"),
     "mlp_out": ("mlp", "feed_forward", "ffn"),
@@ -23,14 +23,14 @@ NAMED: dict[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class Place:
-    """A module whose output (or, with ``before``, input) is the state of a block."""
+class ReadPoint:
+    """A module whose output (or input, if ``before``) is read as the state of a block."""
 
     module: nn.Module
     before: bool = False
 
     def on_state(self, read: Callable[[Tensor], None]) -> RemovableHandle:
-        """Call ``read`` with the state in every forward pass, until the handle is removed."""
+        """Call ``read(state)`` in every forward pass until the returned handle is removed."""
         if self.before:
 
             def pre_hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -44,27 +44,29 @@ class Place:
         return self.module.register_forward_hook(hook)
 
 
-def site_places(model: nn.Module, layers: Sequence[int], site: str = RESIDUAL) -> list[Place]:
-    """Return where the states of some blocks are read.
+def read_points(model: nn.Module, layers: Sequence[int], site: str = RESIDUAL) -> list[ReadPoint]:
+    """Return where the states of the given blocks are read.
 
     ``site`` is ``residual`` (the block's own output), a name of NAMED, the last part of a module's name in the block
-    (its output; with ``_in`` behind it, its input), or ``re:`` and a regular expression for the whole of that name.
-    Raises UserError where it fits no module of a block, or more than one.
+    (its output, or its input if ``_in`` is appended), or ``re:`` and a regular expression for the module's whole name.
+    Raises UserError if it matches no module of a block, or more than one.
     """
     blocks = decoder_blocks(model)
-    return [Place(blocks[layer]) if site == RESIDUAL else _place(blocks[layer], layer, site) for layer in layers]
+    return [
+        ReadPoint(blocks[layer]) if site == RESIDUAL else _read_point(blocks[layer], layer, site) for layer in layers
+    ]
 
 
-def _place(block: nn.Module, layer: int, site: str) -> Place:
+def _read_point(block: nn.Module, layer: int, site: str) -> ReadPoint:
     modules = _own_modules(block)
-    for names, before in _readings(site):
+    for names, before in _candidates(site):
         found = next((fits for name in names if (fits := _fitting(modules, name))), [])
         if len(found) > 1:
             raise UserError(
                 f"method.site={site!r} fits {len(found)} modules of block {layer} ({', '.join(found[:6])}); name one"
             )
         if found:
-            return Place(modules[found[0]], before)
+            return ReadPoint(modules[found[0]], before)
     known = [RESIDUAL, *NAMED, *modules]
     near = near_matches(site, known) if not site.startswith("re:") else ""
     near = near if "did you mean" in near else ""
@@ -74,8 +76,8 @@ def _place(block: nn.Module, layer: int, site: str) -> Place:
     )
 
 
-def _readings(site: str) -> list[tuple[tuple[str, ...], bool]]:
-    """The (names, whether it is the input) that a site may stand for, in order."""
+def _candidates(site: str) -> list[tuple[tuple[str, ...], bool]]:
+    """Return the (module names, whether the input is read) that a site may mean, in order of preference."""
     if site in NAMED:
         return [(NAMED[site], site.endswith(INPUT))]
     plain: list[tuple[tuple[str, ...], bool]] = [((site,), False)]
@@ -93,6 +95,6 @@ def _fitting(modules: dict[str, nn.Module], name: str) -> list[str]:
 
 
 def _own_modules(block: nn.Module) -> dict[str, nn.Module]:
-    """The block's modules by their names in it; of an adapted one, the whole and not its parts."""
+    """Return the block's modules by name; an adapted module counts as one, without its parts."""
     adapted = [f"{name}." for name, module in block.named_modules() if hasattr(module, "base_layer")]
     return {n: m for n, m in block.named_modules() if n and not n.startswith(tuple(adapted))}

@@ -1,4 +1,4 @@
-"""What turns a state into logits, z = W_U norm(h), taken from any decoder by its modules and not by their names."""
+"""The unembedding z = W_U norm(h) of a decoder, found by module types and not by names."""
 
 import copy
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from innerpo.model.forward.blocks import decoder_blocks, state_of
 from innerpo.model.forward.outputs import sequence_outputs
 
 VOCABULARY_CHUNK = 8192
-"""PairTokenizer of the vocabulary multiplied at once, so that a large one is never held in float64 as a whole."""
+"""Rows of W_U converted to float64 at once, so that a large matrix is never held in float64 as a whole."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Unembedding:
 
     @classmethod
     def of(cls, model: Any) -> "Unembedding":
-        """Read a model's own. Raises UserError where it has no plain head or no final norm."""
+        """Return a model's unembedding. Raises UserError if it has no floating-point head or no final norm."""
         weight = getattr(model.get_output_embeddings(), "weight", None)
         if weight is None or not weight.is_floating_point():
             raise UserError(f"{type(model).__name__} has no unembedding matrix in a floating-point type to read")
@@ -37,10 +37,10 @@ class Unembedding:
 
     @torch.no_grad()
     def gram(self) -> Float[Tensor, "hidden hidden"]:
-        """M^T M in float64, z = M u being the logits of a state u of unit rms: M = W_U diag(gain).
+        """Return M^T M in float64, where z = M u are the logits of a state u of unit rms: M = W_U diag(gain).
 
-        The gain is found by asking the norm (Gemma's is 1 + weight); a norm that subtracts the mean (GPT-2) has that in
-        M as well. The eigenvectors are M's right-singular vectors, with no V x H decomposition.
+        The gain is measured by applying the norm (Gemma's is 1 + weight). If the norm subtracts the mean (GPT-2), M
+        includes the subtraction. The eigenvectors are M's right-singular vectors, so no V x H decomposition is needed.
         """
         hidden, device = self.weight.shape[1], self.weight.device
         up = torch.ones(hidden, device=device)
@@ -59,7 +59,7 @@ class Unembedding:
     def suppressed(
         self, before: Float[Tensor, "token hidden"], after: Float[Tensor, "token hidden"]
     ) -> Float[Tensor, "token hidden"]:
-        """W_U^T min(dz, 0), dz = W_U (norm(after) - norm(before)): what a block pushed down, back in the stream."""
+        """Return W_U^T min(dz, 0), dz = W_U (norm(after) - norm(before)): the logits a block lowered, mapped back."""
         change = self.norm(after.float()) - self.norm(before.float())
         total = torch.zeros_like(change)
         for rows in torch.split(self.weight, VOCABULARY_CHUNK):

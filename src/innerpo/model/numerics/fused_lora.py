@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 
 def fuse_lora(policy: nn.Module) -> int:
-    """Let the plain LoRA layers of a model compute their output as one sum; return how many there are.
+    """Make a model's plain LoRA layers compute their output as one sum; return the number of such layers.
 
-    What cannot be one sum is left to peft: layers of other kinds (4 bit, convolutions), and in a pass those with
-    DoRA, biases of B or several adapters on, or with parts that have hooks or are wrapped (offloading, FSDP1,
-    DeepSpeed's third stage).
+    peft's own forward function remains for layers of other kinds (4 bit, convolutions), and in a forward pass for
+    layers with DoRA, a bias of B or several active adapters, or with parts that have hooks or are wrapped
+    (offloading, FSDP1, DeepSpeed stage 3).
     """
     layers = [module for module in policy.modules() if type(module) in (LoraLinear, FusedLoraLinear)]
     for layer in layers:
@@ -39,10 +39,10 @@ def unfuse_lora(policy: nn.Module) -> None:
 
 
 class FusedLoraLinear(LoraLinear):  # type: ignore[misc]
-    """peft's layer with another forward function; a layer becomes one by its class alone."""
+    """peft's LoRA layer with another forward function. It has no state of its own: ``fuse_lora`` swaps the class."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Return the adapted output; the base's where the adapter is off or merged."""
+        """Return the adapted output, or the base layer's if the adapter is off or merged."""
         name = self._only_adapter()
         if name is None or self.disable_adapters or self.merged or args or kwargs:
             own: Tensor = super().forward(x, *args, **kwargs)
@@ -59,7 +59,7 @@ class FusedLoraLinear(LoraLinear):  # type: ignore[misc]
         )
 
     def _only_adapter(self) -> str | None:
-        """The one adapter that is on; None where there are several or others, or a part wants to be called itself."""
+        """Return the only active adapter; None if there are several, or if a part must be called as a module."""
         active = [name for name in self.active_adapters if name in self.lora_A]
         if len(active) != 1 or self.fan_in_fan_out or self.lora_variant or self.lora_bias[active[0]]:
             return None
@@ -78,8 +78,8 @@ def fused_lora_linear(
 ) -> Float[Tensor, "*batch outputs"]:
     """Return x W^T + bias + scaling (x A^T) B^T in the type of x.
 
-    ``a`` and ``b`` may be in float32 beside half-precision ``x`` and ``weight``. ``dropped`` is what the adapter sees
-    in place of ``x`` (dropout). In halves a bias is added, and rounded, last: in the start of the sum a large one would
+    ``a`` and ``b`` may be float32 with half-precision ``x`` and ``weight``. ``dropped`` is the adapter's input in
+    place of ``x`` (dropout). In half precision the bias is added, and rounded, last: added first, a large bias would
     round the adapter's part away.
     """
     inner = a.dtype if x.dtype == torch.float16 else x.dtype
@@ -92,6 +92,6 @@ def fused_lora_linear(
 
 
 def _is_untouched(part: nn.Module) -> bool:
-    """Whether a module is an ordinary linear map that nobody wants to see called."""
+    """Whether a module is a plain linear map without hooks or a replaced forward function."""
     hooks = (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks)
     return type(part) is nn.Linear and "forward" not in vars(part) and not any(hooks)

@@ -1,4 +1,4 @@
-"""What the machine suggests: data type, attention, compiled blocks, threads, tokens in a pass; each with its reason."""
+"""Choices by hardware, each with its reason: data type, attention, compiled blocks, threads, tokens per micro-batch."""
 
 import os
 import shutil
@@ -17,24 +17,24 @@ from innerpo.errors import UserError
 from innerpo.model.forward.blocks import decoder_blocks, forward_replaced, text_config
 from innerpo.model.forward.masks import FLEX
 
-# Compiling decoder blocks took 89 s on one CPU core (measured); in a prototype with bfloat16 units they then saved half
-# a second to a second of a step of 8 pairs. Below this number of steps they do not win the time back.
+# Compiling decoder blocks took 89 s on one CPU core (measured); in a prototype with bfloat16 units compiled blocks then
+# saved 0.5 to 1 s of a step of 8 pairs. With fewer steps than this, compiling costs more time than it saves.
 COMPILE_STEPS = 200
-# Of 170, 340, 680 and 1360 tokens a pass 680 was the fastest on a CPU, by 1 to 10 %; on CUDA memory decides, in bounds.
+# Of 170, 340, 680 and 1360 tokens per micro-batch 680 was fastest on a CPU, by 1 to 10 %; on CUDA it depends on memory.
 CPU_MICRO_BATCH_TOKENS = 1024
 CUDA_MICRO_BATCH_TOKENS = (2048, 32768)
-# Half types, and the processor features by one of which a CPU multiplies them (x86, ARM).
+# Half-precision types, and the processor flags (x86, ARM) any of which means hardware units for their products.
 CPU_UNITS = {
     torch.bfloat16: frozenset({"amx_bf16", "avx512_bf16", "bf16"}),
     torch.float16: frozenset({"amx_fp16", "avx512_fp16", "asimdhp"}),
 }
-# Bytes kept free on CUDA for logits of a chunk and the library's own use.
+# Bytes left free on CUDA for the logits of a chunk and for libraries.
 CUDA_RESERVE = 1.5e9
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Something chosen by the program, and why, for the log."""
+    """An automatic choice, and its reason for the log."""
 
     value: Any
     reason: str
@@ -42,7 +42,7 @@ class Choice:
 
 @cache
 def has_units(dtype: torch.dtype, kind: str) -> bool:
-    """Whether a kind of device ("cpu", "cuda") here multiplies a half type in hardware."""
+    """Whether this machine's ``kind`` of device ("cpu", "cuda") has hardware units for a half-precision type."""
     if kind != "cpu":
         if dtype != torch.bfloat16:
             return True
@@ -52,12 +52,12 @@ def has_units(dtype: torch.dtype, kind: str) -> bool:
 
 
 def multiplies_in_float32(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether matrix products of this type are computed in float32 (products.py): a CPU without units for it."""
+    """Whether matrix products of this type are computed in float32 (half_matmul.py): a CPU without units for it."""
     return device.type == "cpu" and dtype in CPU_UNITS and not has_units(dtype, "cpu")
 
 
 def choose_dtype(config: ModelConfig, device: torch.device) -> torch.dtype:
-    """Return the type of the base weights: as configured, or by the hardware; full fine-tuning wants float32."""
+    """Return the type of the base weights: as configured, else by hardware; float32 for full fine-tuning."""
     if config.dtype != "auto":
         named: torch.dtype = getattr(torch, config.dtype)
         return named
@@ -67,28 +67,29 @@ def choose_dtype(config: ModelConfig, device: torch.device) -> torch.dtype:
 def choose_attention(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> Choice:
     """Return the attention implementation (None: the model's own default).
 
-    On a CPU in half precision the flash kernel is slow: its backward pass took 36 % of a step in a prototype with
-    bfloat16 units, and sdpa made a step half as long again as eager here, without. In float32 the two are alike
-    (measured here), and sdpa keeps no attention matrix.
+    On a CPU in half precision sdpa's flash kernel is slow: its backward pass took 36 % of a step in a prototype on a
+    CPU with bfloat16 units, and without units a step took 1.5 times as long as with eager. In float32 both take the
+    same time (measured), and sdpa stores no attention matrix. Raises UserError for flex attention on a CPU.
     """
     if config.attention == FLEX and device.type == "cpu":
         raise UserError(
             "model.attention=flex_attention has no backward pass on a CPU in torch; use sdpa or eager there"
         )
     if config.attention != "auto":
-        return Choice(config.attention, "as asked for")
+        return Choice(config.attention, "set by model.attention")
     if device.type == "cpu" and dtype in CPU_UNITS:
         return Choice("eager", "faster than sdpa on a CPU in half precision")
-    return Choice(None, "the default")
+    return Choice(None, "the model's default")
 
 
 def choose_compile(
     config: ModelConfig, dtype: torch.dtype, device: torch.device, steps: int, hooked: bool = False
 ) -> Choice:
-    """Return whether decoder blocks are compiled for a training of so many steps.
+    """Return whether decoder blocks are compiled for a training run of ``steps`` optimiser steps.
 
-    ``hooked`` says that the method has hooks on modules inside blocks. Compiled code would skip them unseen (torch does
-    not look whether a submodule's hooks changed), so such a method is not compiled; UserError where that is asked for.
+    ``hooked``: the method has hooks on modules inside blocks. Compiled code would skip them silently (torch does not
+    check whether a submodule's hooks changed), so blocks are then not compiled. Raises UserError if model.compile=on
+    cannot be done.
     """
     if hooked and config.compile == "on":
         raise UserError("model.compile=on would skip the hooks of this method's site or projbp inside blocks; use off")
@@ -99,38 +100,41 @@ def choose_compile(
             raise UserError(
                 f"model.compile=on does not go with {dtype} on a CPU without units for it; use float32 or off"
             )
-        return Choice(False, "this CPU multiplies halves through float32, which compiled code would not")
+        return Choice(False, "this CPU multiplies half-precision matrices in float32, which compiled code would not do")
     if config.compile != "auto":
-        return Choice(config.compile == "on", "as asked for")
+        return Choice(config.compile == "on", "set by model.compile")
     if device.type == "cpu" and dtype == torch.float32:
-        return Choice(False, "in float32 on a CPU matrix products take nearly all the time")
+        return Choice(
+            False, "in float32 on a CPU matrix products take nearly all the time, and compiling does not speed them up"
+        )
     if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
         return Choice(False, "there is no C++ compiler")
     if device.type != "cpu":
-        return Choice(False, "what it gains there has not been measured; model.compile=on tries it")
-    return Choice(steps >= COMPILE_STEPS, f"{steps} steps; it takes {COMPILE_STEPS} to win back the time it costs")
+        return Choice(False, "the gain on this device has not been measured; set model.compile=on to try")
+    return Choice(steps >= COMPILE_STEPS, f"{steps} steps; compiling pays off from {COMPILE_STEPS} steps")
 
 
 def choose_micro_batch_tokens(wanted: int, model: nn.Module) -> Choice:
-    """Return the most padded tokens of one forward and backward pass: by free memory on CUDA, a fixed size on a CPU."""
+    """Return the most padded tokens of a micro-batch: by free memory on CUDA, a constant on a CPU."""
     if wanted:
-        return Choice(wanted, "as asked for")
+        return Choice(wanted, "set by data.micro_batch_tokens")
     if not torch.cuda.is_available():
         return Choice(CPU_MICRO_BATCH_TOKENS, "CPU")
-    unused = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()  # torch has it, and gives it again
+    unused = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()  # reserved by torch, available for reuse
     free = torch.cuda.mem_get_info()[0] + unused
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    room = free - 12 * trained - CUDA_RESERVE  # gradients and the optimiser's two states, in float32
+    room = free - 12 * trained - CUDA_RESERVE  # float32 gradients and two optimiser states
     low, high = CUDA_MICRO_BATCH_TOKENS
     tokens = int(0.5 * room / activation_bytes(model))
     return Choice(max(low, min(high, tokens)), f"{free / 2**30:.0f} GiB of GPU memory free")
 
 
 def activation_bytes(model: nn.Module) -> int:
-    """Return about how many bytes one token's activations take for a LoRA backward pass.
+    """Return an estimate of the bytes of activations per token that a LoRA backward pass needs.
 
-    6 states and 4 MLP widths a block (inputs of the linear maps and of the gate, query, key, value) in the model's
-    type, 2 states (norms) in float32; with 4-bit weights also peft's float32 copies of the linear maps' inputs.
+    Per block: 6 hidden states and 4 MLP-wide vectors in the model's type (inputs of the linear maps and of the gate;
+    query, key, value), 2 hidden states in float32 (norms); with 4-bit weights also peft's float32 copies of the
+    inputs of the linear maps.
     """
     config = text_config(model)
     wide = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
@@ -143,11 +147,11 @@ def activation_bytes(model: nn.Module) -> int:
 
 @contextmanager
 def compiled_blocks(model: nn.Module) -> Iterator[None]:
-    """Compile every decoder block while this is on, for any number of tokens (at its first pass, by a C++ compiler).
+    """Compile every decoder block inside the context, with dynamic shapes, at the first forward pass.
 
-    The forward function is compiled and not the module, so that hooks that read states stay outside.
+    The forward function is compiled and not the module, so that hooks that read states stay outside compiled code.
     """
-    torch._dynamo.reset()  # what was compiled before may have had other hooks
+    torch._dynamo.reset()  # earlier compilations may have had other hooks
     with ExitStack() as stack:
         for block in decoder_blocks(model):
             stack.enter_context(forward_replaced(block, torch.compile(block.forward, dynamic=True)))
@@ -155,22 +159,22 @@ def compiled_blocks(model: nn.Module) -> Iterator[None]:
 
 
 def limit_threads(wanted: int) -> Choice:
-    """Set torch's CPU threads: as asked for, else no more than the container's share of the processors."""
+    """Set torch's CPU threads to ``wanted``; if that is 0, to at most the container's CPU quota."""
     before = torch.get_num_threads()
     quota = cpu_quota()
     if wanted:
-        choice = Choice(wanted, "as asked for")
+        choice = Choice(wanted, "set by model.threads")
     elif quota is not None and quota < before:
-        choice = Choice(max(1, int(quota)), f"the container may use {quota:g} processors")
+        choice = Choice(max(1, int(quota)), f"the container's quota is {quota:g} processors")
     else:
-        choice = Choice(before, "torch's choice")
+        choice = Choice(before, "torch's default")
     if choice.value != before:
         torch.set_num_threads(choice.value)
     return choice
 
 
 def cpu_quota(path: Path = Path("/sys/fs/cgroup/cpu.max")) -> float | None:
-    """Return how many processors the control group may use (cgroup v2); None where nothing limits it."""
+    """Return the CPU quota of the control group (cgroup v2) in processors; None if there is no limit."""
     try:
         quota, period = path.read_text().split()
         return None if quota == "max" else float(quota) / float(period)

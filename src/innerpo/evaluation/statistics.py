@@ -1,41 +1,14 @@
-"""What score rows mean: accuracy under several aggregates, ties one half, intervals clustered by prompt."""
+"""Means of outcomes with their intervals: pairs of one prompt are not independent, so prompts are what varies."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import polars as pl
 from jaxtyping import Float
 
-from innerpo.evaluation.score import PairScore
-
-Rows = Sequence[PairScore]
-Outcomes = Float[np.ndarray, " pair"]
-
-
-def _mean_logp(rows: Rows) -> Outcomes:
-    return np.array([r.chosen_logp / r.chosen_tokens - r.rejected_logp / r.rejected_tokens for r in rows])
-
-
-def _sum_logp(rows: Rows) -> Outcomes:
-    return np.array([r.chosen_logp - r.rejected_logp for r in rows])
-
-
-def _inner(rows: Rows) -> Outcomes:
-    return np.array([r.chosen_inner - r.rejected_inner for r in rows])
-
-
-def _longer(rows: Rows) -> Outcomes:
-    return np.array([float(r.chosen_characters - r.rejected_characters) for r in rows])
-
-
-AGGREGATES: dict[str, Callable[[Rows], Outcomes]] = {
-    # name -> score of chosen minus score of rejected, one a pair
-    "mean_logp": _mean_logp,
-    "sum_logp": _sum_logp,
-    "inner": _inner,
-    "longer": _longer,
-}
+Values = Float[np.ndarray, " pair"]
 
 
 @dataclass(frozen=True)
@@ -51,20 +24,11 @@ class Estimate:
 
 UNKNOWN = Estimate(float("nan"), float("nan"), float("nan"), 0, 0)
 
-
-def outcomes(differences: Outcomes) -> Outcomes:
-    """1 where the chosen response scores higher, 0 where lower, one half for a tie, NaN where unknown."""
-    return np.asarray((np.sign(differences) + 1.0) / 2.0)
+Statistic = Callable[[Values, Sequence[str]], Estimate]
+"""One value per pair, and the prompt of each, to an estimate."""
 
 
-def accuracy(rows: Rows, aggregate: str = "mean_logp", *, resamples: int = 2000, seed: int = 0) -> Estimate:
-    """Accuracy over all pairs, with a percentile bootstrap over prompts."""
-    return cluster_mean(
-        outcomes(AGGREGATES[aggregate](rows)), [r.cluster for r in rows], resamples=resamples, seed=seed
-    )
-
-
-def cluster_mean(values: Outcomes, clusters: Sequence[str], *, resamples: int = 2000, seed: int = 0) -> Estimate:
+def cluster_mean(values: Values, clusters: Sequence[str], *, resamples: int = 2000, seed: int = 0) -> Estimate:
     """Mean of values with a 95 % interval from resampling whole clusters (Cameron et al. 2008, pairs bootstrap).
 
     Pairs of one prompt share a response, so they are not independent: resampling pairs would give intervals that are
@@ -99,3 +63,8 @@ def cluster_mean(values: Outcomes, clusters: Sequence[str], *, resamples: int = 
         rng=np.random.default_rng(seed),
     ).confidence_interval
     return Estimate(mean, float(found.low), float(found.high), len(values), len(names))
+
+
+def accuracy(outcomes: pl.DataFrame, statistic: Statistic = cluster_mean) -> Estimate:
+    """Return the accuracy over rows of ``pair_outcomes``, commonly those of one model and set, prompts as clusters."""
+    return statistic(outcomes["outcome"].to_numpy(), outcomes["prompt"].to_list())

@@ -1,0 +1,51 @@
+"""The tables of a run: which scorers get one, and the files that hold them."""
+
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from innerpo.config.identity import scores_id
+from innerpo.config.run import RunConfig
+from innerpo.config.yaml import read_run_config
+from innerpo.evaluation.facts import Scores
+from innerpo.evaluation.sets import EvaluationSet
+from innerpo.evaluation.statistics import Statistic
+from innerpo.evaluation.tables import Headline, as_markdown, as_plain, headline
+from innerpo.files import write_text
+from innerpo.registry import STATISTICS, resolve
+
+
+def headlines(
+    scores: Scores, sets: Sequence[EvaluationSet], config: RunConfig, scorers: Sequence[str] | None = None
+) -> dict[str, Headline]:
+    """Return the headline table by each scorer; by default mean_logp, sum_logp and, where it is known, inner."""
+    if scorers is None:
+        known = not scores.responses["inner"].is_nan().all()
+        scorers = ("mean_logp", "sum_logp", *(["inner"] if known else []))
+    statistic: Statistic = partial(resolve(STATISTICS, "bootstrap", "statistic"), resamples=config.eval.bootstrap)
+    return {name: headline(scores, sets, name, statistic) for name in scorers}
+
+
+def write_scores(
+    folder: Path,
+    scores: Scores,
+    sets: Sequence[EvaluationSet],
+    config: RunConfig,
+    scorers: Sequence[str] | None = None,
+) -> dict[str, Headline]:
+    """Write the facts (``eval.format``), headline.json and headline.md into a folder; return the tables by scorer."""
+    scores.write(folder, config.eval.format)
+    tables = headlines(scores, sets, config, scorers)
+    plain = {name: as_plain(table) for name, table in tables.items()}
+    write_text(folder / "headline.json", json.dumps(plain, indent=2) + "\n")
+    write_text(folder / "headline.md", "\n".join(as_markdown(table) for table in tables.values()))
+    return tables
+
+
+def scores_folder(folder: Path, config: RunConfig) -> Path:
+    """Where the scores of a folder belong: beside the adapter, or, for other sets than the run's own, beneath it."""
+    own = read_run_config(folder)
+    if own is None or scores_id(config) == scores_id(own):
+        return folder
+    return folder / f"eval-{scores_id(config)}"
