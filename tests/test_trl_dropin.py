@@ -21,7 +21,7 @@ from innerpo.config.method import MethodConfig
 from innerpo.config.run import default_run
 from innerpo.config.yaml import overlay
 from innerpo.errors import UserError
-from innerpo.training.artifacts import load_directions
+from innerpo.training.directions_file import load_directions
 from innerpo.training.sampler import PairSampler
 from innerpo.trl import InnerPOConfig, InnerPOTrainer, arguments
 from innerpo.trl.config import NOT_FIELDS
@@ -271,18 +271,15 @@ def test_resumes_from_a_checkpoint_and_keeps_the_best(tmp_path):
     now = {n: p for n, p in whole.model.state_dict().items() if "lora_" in n}
     assert all(torch.equal(p, saved[n.replace(".default", "")]) for n, p in now.items())  # the best was loaded
 
-    shared |= {"load_best_model_at_end": False}
-    straight = trainer_on(tmp_path / "straight", **shared)
-    straight.train()
-    first = trainer_on(tmp_path / "parts", **shared, max_steps=4, lr_scheduler_type="constant")
-    first.train()
-    second = trainer_on(tmp_path / "parts", **shared, max_steps=8, lr_scheduler_type="constant")
+    shared |= {"load_best_model_at_end": False, "lr_scheduler_type": "constant"}
+    trainer_on(tmp_path / "parts", **shared, max_steps=4).train()
+    second = trainer_on(tmp_path / "parts", **shared, max_steps=6)
     second.train(resume_from_checkpoint=True)
-    constant = trainer_on(tmp_path / "constant", **shared, max_steps=8, lr_scheduler_type="constant")
-    constant.train()
-    again, expected = adapter_of(second), adapter_of(constant)
+    straight = trainer_on(tmp_path / "straight", **shared, max_steps=6)
+    straight.train()
+    again, expected = adapter_of(second), adapter_of(straight)
     assert all(torch.allclose(again[n], expected[n], atol=1e-6) for n in expected)
-    assert second.state.global_step == 8
+    assert second.state.global_step == 6
     with pytest.raises(UserError, match="no checkpoint in"):
         trainer_on(tmp_path / "empty").train(resume_from_checkpoint=True)
 

@@ -17,6 +17,11 @@ class CheckpointTrainer(Trainer):
 
     _staging: Path | None = None
 
+    @property
+    def n_steps(self) -> int:
+        """Optimiser steps of the whole training."""
+        raise NotImplementedError
+
     def check_losses(self) -> None:
         """Raise where a loss that is not finite has not been reported yet: such weights are not worth a checkpoint."""
 
@@ -30,7 +35,7 @@ class CheckpointTrainer(Trainer):
     def load_if_finished(self, checkpoint: str) -> bool:
         """Load a checkpoint of the last step, and tell whether it was one."""
         state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
-        if state.global_step < state.max_steps:
+        if state.global_step < self.n_steps:
             return False
         self._load_from_checkpoint(checkpoint, self.model)
         self.state = state

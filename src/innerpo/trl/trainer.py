@@ -197,4 +197,4 @@ def _argument_names() -> Iterator[None]:
             text = text.replace(name, OPTIONS.get(name, name.rsplit(".", 1)[-1]))
         if text == str(error):
             raise
-        raise type(error)(text) from error
+        raise type(error)(text, *error.fields) from error
