@@ -17,6 +17,11 @@ class CheckpointTrainer(Trainer):
 
     _staging: Path | None = None
 
+    @property
+    def n_steps(self) -> int:
+        """Optimiser steps of the whole training."""
+        raise NotImplementedError
+
     def check_losses(self) -> None:
         """Raise where a loss that is not finite has not been reported yet: such weights are not worth a checkpoint."""
 
@@ -30,7 +35,7 @@ class CheckpointTrainer(Trainer):
     def load_if_finished(self, checkpoint: str) -> bool:
         """Load a checkpoint of the last step, and tell whether it was one."""
         state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
-        if state.global_step < state.max_steps:
+        if state.global_step < self.n_steps:
             return False
         self._load_from_checkpoint(checkpoint, self.model)
         self.state = state
@@ -40,10 +45,7 @@ class CheckpointTrainer(Trainer):
         return str(self._staging or self.args.output_dir)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Write a checkpoint aside and rename it, then drop older ones: a kill leaves the last whole one.
-
-        ``save_total_limit`` of them are kept, and the best one besides.
-        """
+        """Write a checkpoint aside and rename it, then drop older ones: a kill leaves the last whole one."""
         self.check_losses()
         root = Path(str(self.args.output_dir))
         name = f"checkpoint-{self.state.global_step}"
@@ -69,10 +71,12 @@ class CheckpointTrainer(Trainer):
             super()._push_from_checkpoint(str(root / name))
 
     def _drop_older(self, root: Path) -> None:
+        """Keep as many checkpoints as ``save_total_limit`` says, the newest and the best one among them."""
         found = sorted(root.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
-        for older in found[: -(self.args.save_total_limit or len(found))]:
-            if str(older) != self.state.best_model_checkpoint:
-                shutil.rmtree(older, ignore_errors=True)
+        loose = [p for p in found[:-1] if str(p) != self.state.best_model_checkpoint]
+        n_kept = max(self.args.save_total_limit or len(found), len(found) - len(loose))
+        for older in loose[: len(found) - n_kept]:
+            shutil.rmtree(older, ignore_errors=True)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Do nothing while a checkpoint is being written; it is uploaded once it has its name."""

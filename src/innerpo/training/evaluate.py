@@ -51,7 +51,7 @@ def chosen_sets(own: Mapping[str, PairCollator], wanted: Sets | str) -> dict[str
     if isinstance(wanted, str):
         if wanted not in own:
             raise UserError(f"there is no evaluation set {wanted!r}{near_matches(wanted, own)}")
-        return {wanted: own[wanted]}
+        return {"": own[wanted]}
     found = sets_by_name(own if wanted is None else wanted)
     if not found:
         raise UserError("there is nothing to evaluate: the trainer was given no evaluation set")

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from accelerate import PartialState
 from torch import nn
 
@@ -87,7 +88,8 @@ def prepare_items(
     layout = choose_layout(base.model, items, base.pad_id, data.layout)
     log.info(f"layout: {layout.layout} ({layout.reason})")
     reference = _reference(config, base, items, layout.layout, method, cache)
-    method = fit_method(method, reference, base.model, config.training.seed, layout.layout, base.pad_id)
+    with torch.autocast(base.device.type, enabled=False):  # mixed precision is for passes of the model
+        method = fit_method(method, reference, base.model, config.training.seed, layout.layout, base.pad_id)
     _log_directions(method)
     return Prepared(base, items, layout, reference, method)
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -114,6 +115,14 @@ class PairTrainer(CheckpointTrainer):
         self._sums: dict[str, Tensor] = {}
         self._count = 0
 
+    @property
+    def n_steps(self) -> int:
+        """Optimiser steps of the whole training."""
+        steps_per_epoch = -(-len(self.pairs.items) // self.pairs_per_step)
+        return int(
+            self.args.max_steps if self.args.max_steps > 0 else math.ceil(self.args.num_train_epochs * steps_per_epoch)
+        )
+
     # -- training ----------------------------------------------------------------------------------------------------
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
@@ -151,10 +160,8 @@ class PairTrainer(CheckpointTrainer):
             tokens = choose_micro_batch_tokens(pairs.micro_batch_tokens, self.model)
         self.pairs = self.data_collator = replace(pairs, micro_batch_tokens=int(tokens.value))
         weights = next(p for p in self.model.parameters() if p.is_floating_point())
-        epochs = int(self.args.num_train_epochs * -(-len(pairs.items) // self.pairs_per_step))
-        steps = self.args.max_steps if self.args.max_steps > 0 else epochs
         config = ModelConfig(compile=self.compile)
-        compiled = choose_compile(config, weights.dtype, weights.device, steps, self.method.hooks_inside_blocks)
+        compiled = choose_compile(config, weights.dtype, weights.device, self.n_steps, self.method.hooks_inside_blocks)
         shown = f"at most {tokens.value} tokens" if tokens.value else "one a batch"
         log.info(f"micro-batches: {shown} ({tokens.reason})")
         log.info(f"blocks: {'compiled' if compiled.value else 'not compiled'} ({compiled.reason})")
@@ -200,9 +207,10 @@ class PairTrainer(CheckpointTrainer):
         request, transform = self.method.request, self.method.transform
         tokens, cached = pairs.tokens.to(device, non_blocking=True), pairs.reference.to(device, non_blocking=True)
         if request is not None and request.token_states and cached.token_states is None:
-            with reference_mode(self.accelerator.unwrap_model(model)):
+            with reference_mode(self.accelerator.unwrap_model(model)), self.accelerator.autocast():
                 cached = sequence_outputs(model, tokens, request)
-        policy = sequence_outputs(model, tokens, request)
+        with self.accelerator.autocast():
+            policy = sequence_outputs(model, tokens, request)
         return self.method.loss(PairOutputs.of(policy, tokens, transform), PairOutputs.of(cached, tokens, transform))
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
@@ -257,7 +265,7 @@ class PairTrainer(CheckpointTrainer):
         was_training = model.training
         model.eval()
         try:
-            with torch.no_grad(), self.accelerator.autocast():
+            with torch.no_grad():
                 means = mean_metrics(
                     lambda batch: self.loss_on(model, batch),
                     pairs,

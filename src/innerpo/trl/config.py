@@ -42,8 +42,6 @@ class InnerPOConfig(TrainingArguments):
 
     _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "model_init_kwargs", "subspace", "extra"]  # noqa: RUF012
 
-    __no_type_check__ = True  # scripts give ints for floats and text for lists, as with transformers' own arguments
-
     # Defaults of TRL's configurations that are not those of transformers.
     learning_rate: float = _option("Peak learning rate.", 1e-6)
     logging_steps: float = _option("Steps between log lines.", 10)

@@ -1,6 +1,5 @@
 """InnerPOTrainer: PairTrainer with the arguments of TRL's DPOTrainer."""
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -12,7 +11,7 @@ from transformers.trainer_utils import TrainOutput
 from innerpo.config.run import RunConfig
 from innerpo.data.pairs import shuffle_labels
 from innerpo.data.tokens import PromptItem
-from innerpo.errors import UserError
+from innerpo.errors import UserError, fields_in
 from innerpo.files import cache_root
 from innerpo.methods.gradients.fit import fit_gradients
 from innerpo.methods.inner_reward import InnerReward
@@ -193,7 +192,9 @@ def _argument_names() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        text = re.sub(r"\b(?:training|data|model|method)\.([a-z_]+)\b", lambda m: OPTIONS.get(m[0], m[1]), str(error))
+        text = str(error)
+        for name in fields_in(text):
+            text = text.replace(name, OPTIONS.get(name, name.rsplit(".", 1)[-1]))
         if text == str(error):
             raise
-        raise type(error)(text) from error
+        raise type(error)(text, *error.fields) from error

@@ -110,7 +110,8 @@ def mean_differences(
                 raise UserError(
                     f"block {key[0]}, {key[1] or 'output'}: not one output per token (a mixture of experts?)"
                 )
-            pooled = state["weights"] @ rms_normalise(found.flatten(0, 1)[batch.completion])
+            with torch.autocast(found.device.type, enabled=False):  # states are pooled in float32
+                pooled = state["weights"] @ rms_normalise(found.flatten(0, 1)[batch.completion])
             difference = (pooled[0::2] - pooled[1::2]).sum(0).double().cpu()
             sums[key] = sums[key] + difference if key in sums else difference
 
