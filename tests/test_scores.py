@@ -385,7 +385,8 @@ def trained(tmp_path_factory, toy_folder):
     words += ["--model.dtype=float32", "--data.batch-size=4", "--training.epochs=3", f"--output-dir={out}"]
     words += ["--eval.oos-dataset=embedded:longer", "--eval.rnd-dataset=embedded:control", "--eval.max-prompts=6"]
     assert main(["train", "innerpo", *words]) == 0
-    return out / "innerpo-none_numbers_seed1", data, folder
+    (run,) = out.iterdir()
+    return run, data, folder
 
 
 def logp_of(scores, model):
