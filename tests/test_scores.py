@@ -11,7 +11,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from conftest import build_model, make_pairs
+from conftest import build_model, make_pairs, run_in
 from innerpo.cli.verbs import main
 from innerpo.config.run import default_run
 from innerpo.data.pairs import PreferencePair, cluster_of
@@ -385,8 +385,7 @@ def trained(tmp_path_factory, toy_folder):
     words += ["--model.dtype=float32", "--data.batch-size=4", "--training.epochs=3", f"--output-dir={out}"]
     words += ["--eval.oos-dataset=embedded:longer", "--eval.rnd-dataset=embedded:control", "--eval.max-prompts=6"]
     assert main(["train", "innerpo", *words]) == 0
-    (run,) = out.iterdir()
-    return run, data, folder
+    return run_in(out, "innerpo-none_numbers_seed1"), data, folder
 
 
 def logp_of(scores, model):
