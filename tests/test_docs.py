@@ -12,16 +12,21 @@ import subprocess
 import sys
 import typing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+import innerpo.cli.render_data
+import innerpo.cli.render_doctor
+import innerpo.cli.render_scores
 import innerpo.data.describe
 import innerpo.demo
 import innerpo.doctor.checks
 import innerpo.evaluation.export
-import innerpo.evaluation.inspect
+import innerpo.evaluation.inspect.run
 import innerpo.run
 from innerpo import registry
+from innerpo.cli import verbs as cli
 from innerpo.cli.commands import EXAMPLES
 from innerpo.config.method import MethodConfig
 from innerpo.config.run import RunConfig, default_run
@@ -29,8 +34,8 @@ from innerpo.config.yaml import overlay, preset_dir, read_yaml
 from innerpo.data import sources
 from innerpo.data.shifts import suites
 from innerpo.data.sources import embedded, ethics, files
-from innerpo.evaluation.score import PairScore
-from innerpo.evaluation.scorers import AGGREGATES
+from innerpo.evaluation.facts import PAIRS, RESPONSES
+from innerpo.training.directions_file import DIRECTIONS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -111,8 +116,9 @@ class Recorder:
             (innerpo.cli.render_data, "as_rich"),
             (innerpo.demo, "run_demo"),
             (innerpo.doctor.checks, "run_checks"),
-            (innerpo.evaluation.inspect, "inspect_run"),
-            (innerpo.evaluation.inspect, "as_rich"),
+            (innerpo.cli.render_doctor, "as_rich"),
+            (innerpo.evaluation.inspect.run, "inspect_run"),
+            (innerpo.cli.render_scores, "inspection_table"),
             (innerpo.evaluation.export, "export_run"),
         ):
             monkeypatch.setattr(module, function, self._instead_of(function))
@@ -123,7 +129,7 @@ class Recorder:
     def _instead_of(self, function):
         def record(*args):
             self.calls.append((function, args))
-            return ""
+            return SimpleNamespace(failures=())
 
         return record
 
@@ -150,7 +156,8 @@ def check_innerpo(args, recorder, capfd):
     code = recorder.parse(args)
     said = capfd.readouterr().err
     assert code == 0, said
-    assert "examples" in args or "--help" in args or recorder.calls, f"{args} reached nothing"
+    answered = {"examples", "--help", "--help-all", "--version", "--tyro-write-completion"} & set(args)
+    assert answered or recorder.calls, f"{args} reached nothing"
 
 
 def check_just(words, recorder, capfd):
@@ -318,7 +325,7 @@ def test_nothing_that_can_be_named_is_left_out():
             *(f"ethics:{name}" for name in ethics.SUBSETS),
             *suites(),
         ],
-        "docs/evaluation.md": [*(f.name for f in dataclasses.fields(PairScore)), *AGGREGATES],
+        "docs/evaluation.md": [*RESPONSES, *PAIRS, *registry.SCORERS],
         "docs/configuration.md": [*(p.stem for p in preset_dir().glob("*.yaml")), *environment],
     }
     for page, names in wanted.items():

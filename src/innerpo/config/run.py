@@ -1,4 +1,4 @@
-"""What a run is: typed, frozen records. The docstring under a field is its help on the command line."""
+"""The configuration of a run as typed, frozen records. The text below a field is its help on the command line."""
 
 import dataclasses
 from dataclasses import dataclass, field, replace
@@ -24,7 +24,7 @@ class ModelConfig:
     lora_alpha: float = 32.0
     """LoRA scale: updates are multiplied by lora_alpha / lora_r."""
     lora_dropout: float = 0.0
-    """Dropout on the adapter's input. All other dropout is switched off."""
+    """Dropout on the adapter's input; all other dropout is off."""
     target_modules: str = "all-linear"
     """Modules that get an adapter: all-linear, or names separated by commas (q_proj,v_proj)."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(default="auto", metadata=BOTH)
@@ -38,7 +38,7 @@ class ModelConfig:
     load_in_4bit: bool = field(default=False, metadata=BOTH)
     """Load the base weights in 4 bits (needs bitsandbytes and a CUDA device)."""
     trust_remote_code: bool = field(default=False, metadata=BOTH)
-    """Run code that comes with the model. Off unless you have read that code."""
+    """Run the code that comes with the model. Leave it off unless you have read that code."""
 
     def __post_init__(self) -> None:
         check_finite(self, "model")
@@ -63,7 +63,7 @@ class DataConfig:
     max_prompt_tokens: int = field(default=512, metadata=BOTH)
     """Longer prompts are cut on the left."""
     max_response_tokens: int = field(default=512, metadata=BOTH)
-    """Longer responses are cut on the right and keep no EOS; never to nothing."""
+    """Longer responses are cut on the right and then have no EOS; at least one token is kept."""
     negatives: Literal["one", "all"] = "one"
     """Rejected responses per prompt in training: one (seeded choice) or all. Scoring always uses all."""
     max_train_prompts: int = field(default=0, metadata=BOTH)
@@ -121,7 +121,7 @@ class TrainingConfig:
     seed: int = 1
     """Seed of the adapter's initial weights, the order of pairs and random directions."""
     resume: bool = field(default=False, metadata=NOTHING)
-    """Go on from the run's last checkpoint, if it has one."""
+    """Continue from the run's last checkpoint, if it has one."""
     overwrite: bool = field(default=False, metadata=NOTHING)
     """Delete what the run's folder holds and start again."""
     save_steps: int = field(default=50, metadata=NOTHING)
@@ -186,7 +186,7 @@ class EvalConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One training run and its scores: a pure function of this record."""
+    """One training run and its scores, which depend on nothing but this record and the data."""
 
     method: MethodConfig = field(default_factory=MethodConfig, metadata=RUN)
     model: ModelConfig = field(default_factory=ModelConfig, metadata=RUN)
