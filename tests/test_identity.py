@@ -1,162 +1,163 @@
-"""Cache keys: whatever changes a model's numbers changes its identity or the environment's key."""
+"""Which config fields change a run, its scores, both or nothing; the names of runs that follow from it."""
 
-import importlib.util
-import os
-import shutil
-import sys
+import dataclasses
+import typing
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from torch import nn
 
-from conftest import build_model
-from innerpo.model import identity
-from innerpo.model.cache import content_key
-from innerpo.model.forward.outputs import StateRequest
-from innerpo.model.identity import environment_key, hash_of_source, hash_of_weights
-from innerpo.model.reference import compute_reference
+from innerpo.config.identity import run_id, scores_id, settings
+from innerpo.config.method import MethodConfig
+from innerpo.config.run import RunConfig, default_run
+from innerpo.config.yaml import nested, overlay
+from innerpo.registry import METHODS
 
+OTHER = {
+    "data.dataset": "code",
+    "method.extra": {"inner": 1.0},
+    "method.gradient": "projgrad",
+    "method.layers": "2",
+    "method.name": "mine",
+    "method.remove": ["length"],
+    "method.transform": "svd",
+    "training.report_to": ["tensorboard"],
+}
+"""Second values of fields whose type does not tell them, or for which only some are valid."""
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """A saved model whose weights are many enough for the hash of their file to be kept."""
-    monkeypatch.setattr(identity, "SMALL_FILE", 1000)
-    monkeypatch.setattr(identity, "SETTLED_SECONDS", -1.0)
-    build_model().save_pretrained(tmp_path / "model")
-    return tmp_path / "model"
+NOTHING = {
+    *("model.attention", "model.compile", "model.threads"),
+    *("data.genies_dir", "data.ethics_dir", "data.cache_dir", "data.token_cache_gb"),
+    *("data.layout", "data.micro_batch_tokens"),
+    *("training.gradient_checkpointing", "training.resume", "training.overwrite", "training.save_steps"),
+    *("training.log_steps", "training.grad_share_steps", "training.report_to", "training.fsdp"),
+    *("eval.batch_size", "eval.bootstrap", "eval.format", "eval.skip", "output_dir"),
+}
+SCORES_ONLY = {
+    "eval.train_dataset",
+    "eval.oos_dataset",
+    "eval.rnd_dataset",
+    "eval.ref_model",
+    "eval.max_prompts",
+    "eval.steer",
+}
+BOTH = {
+    *("model.base_model", "model.revision", "model.dtype", "model.load_in_4bit", "model.trust_remote_code"),
+    *("data.dataset", "data.max_prompt_tokens", "data.max_response_tokens", "data.max_train_prompts"),
+    *("data.on_bad_row", "data.seed"),
+}
 
-
-def of(folder):
-    return hash_of_source(build_model(), str(folder), folder.parent / "cache")
-
-
-def test_the_content_counts_not_the_path(folder):
-    copied = folder.parent / "copied"
-    shutil.copytree(folder, copied)
-    assert of(folder) == of(copied)
-    model = build_model()
-    model.lm_head.weight.data[0, 0] += 1e-3
-    model.save_pretrained(copied)
-    assert of(folder) != of(copied)
-
-
-def test_the_hash_of_a_large_file_is_kept(folder, monkeypatch):
-    first = of(folder)
-    assert list((folder.parent / "cache" / "hashes").iterdir())
-    monkeypatch.setattr(identity.hashlib, "file_digest", None)
-    assert of(folder) == first
-
-
-@pytest.mark.parametrize("how", ["in place", "by rename"])
-def test_replaced_weights_of_equal_size_and_time(how, folder):
-    """As `rsync -t` or `cp -p` replaces them: the modification time is that of the old file."""
-    first, path = of(folder), folder / "model.safetensors"
-    before = path.stat()
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    target = path if how == "in place" else path.with_suffix(".new")
-    target.write_bytes(bytes(content))
-    os.utime(target, ns=(before.st_atime_ns, before.st_mtime_ns))
-    target.replace(path)
-    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
-    assert of(folder) != first
+DEFAULT = default_run("innerpo")
+NAMES = [s.name for s in settings(DEFAULT)]
 
 
-def test_a_file_changed_just_now_is_hashed_again(folder, monkeypatch):
-    """Its times may be as coarse as a tick of the clock, in which it can change twice."""
-    monkeypatch.setattr(identity, "SETTLED_SECONDS", 3600.0)
-    of(folder)
-    assert not (folder.parent / "cache" / "hashes").exists()
+def hint_of(name):
+    record = RunConfig
+    for part in name.split("."):
+        record = typing.get_type_hints(record)[part]
+    return record
 
 
-def test_code_in_the_folder_counts(folder):
-    first = of(folder)
-    (folder / "parts").mkdir()
-    code = folder / "parts" / "modeling_own.py"
-    code.write_text("SCALE = 1\n")
-    second = of(folder)
-    code.write_text("SCALE = 2\n")
-    assert len({first, second, of(folder)}) == 3
+def second_value(name, value):
+    """Another valid value of a field: from the table, or by its type."""
+    if name in OTHER:
+        return OTHER[name]
+    hint = hint_of(name)
+    if typing.get_origin(hint) is typing.Literal:
+        return next(choice for choice in typing.get_args(hint) if choice != value)
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return value / 2 or 1.0 if isinstance(value, float) else value + 1
+    return "other"
 
 
-def test_code_from_the_hub_counts(folder, tmp_path):
-    """The model's class is in a repository that transformers fetched, whose commit the weights' does not name."""
-    path = tmp_path / "fetched" / "modeling_own.py"
-    path.parent.mkdir()
-    found = []
-    for scale in (1, 2):
-        path.write_text(f"from torch import nn\nclass Own(nn.Module):\n    scale = {scale}\n")
-        spec = importlib.util.spec_from_file_location("transformers_modules.own", path)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module
-        spec.loader.exec_module(module)
-        model = module.Own()
-        model.config = build_model().config
-        model.config._commit_hash = "0123"
-        found.append(hash_of_source(model, "someone/own", tmp_path / "cache"))
-    del sys.modules[spec.name]
-    assert all(f.startswith("someone/own@0123+") for f in found)
-    assert found[0] != found[1]
+def changed(name):
+    """The default config with another value in one field."""
+    value = {s.name: s.value for s in settings(DEFAULT)}[name]
+    return overlay(DEFAULT, nested({name: second_value(name, value)}), "test")
 
 
-class Scaled(nn.Module):
-    def forward(self, x):
-        return x
+@pytest.mark.parametrize("name", NAMES)
+def test_every_field_changes_what_it_says(name):
+    config = changed(name)
+    assert config != DEFAULT
+    changes_run = name not in NOTHING | SCORES_ONLY
+    assert (run_id(config) != run_id(DEFAULT)) == changes_run
+    assert (config.run_name != DEFAULT.run_name) == changes_run
+    assert (config.run_dir.name != DEFAULT.run_dir.name) == changes_run
+    assert (scores_id(config) != scores_id(DEFAULT)) == (name in SCORES_ONLY | BOTH)
 
 
-def test_a_model_in_memory_is_known_by_weights_config_and_code(monkeypatch):
-    plain = hash_of_weights(build_model())
-    assert plain == hash_of_weights(build_model())
-    theta = {"rope_type": "default", "rope_theta": 500.0}
-    own = build_model()
-    own.model.layers[0].mlp.act_fn = Scaled()
-    first = hash_of_weights(own)
-    monkeypatch.setattr(identity.inspect, "getsource", lambda kind: "other code")
-    assert len({plain, hash_of_weights(build_model(rope_parameters=theta)), first, hash_of_weights(own)}) == 4
+def test_the_tables_name_fields_that_exist():
+    assert NOTHING | SCORES_ONLY | BOTH | set(OTHER) <= set(NAMES)
+    assert not NOTHING & SCORES_ONLY
+    assert not (NOTHING | SCORES_ONLY) & BOTH
 
 
-def changed_environments(monkeypatch):
-    """Yield (name of a part, a model) with just that part changed."""
-    yield "attention", build_model(attn_implementation="eager")
-    model = build_model()
-    model.config._experts_implementation = "batched_mm"
-    yield "experts", model
-    with monkeypatch.context() as patch:
-        patch.setattr(identity, "multiplies_in_float32", lambda *_: True)
-        yield "products", build_model()
-    with monkeypatch.context() as patch:
-        patch.setattr(identity.torch, "__version__", "9.9")
-        yield "torch", build_model()
-    with monkeypatch.context() as patch:
-        patch.setattr(identity.metadata, "version", lambda name: "9.9")
-        yield "transformers", build_model()
-    with monkeypatch.context() as patch:
-        patch.setattr(identity, "VERSION", 9)
-        yield "numerics", build_model()
+def test_ids_and_names_are_unlike_one_another():
+    configs = [changed(name) for name in NAMES if name not in NOTHING | SCORES_ONLY]
+    assert len({run_id(c) for c in configs}) == len({c.run_name for c in configs}) == len(configs)
 
 
-def test_each_part_of_the_environment_changes_the_key(monkeypatch):
-    plain = environment_key(build_model())
-    keys = [content_key(**plain)]
-    for part, model in changed_environments(monkeypatch):
-        found = environment_key(model)
-        assert {name for name in plain if found[name] != plain[name]} == {part}
-        keys.append(content_key(**found))
-    found = environment_key(build_model().to("meta"))
-    assert found["device"] == "meta"
-    keys.append(content_key(**found))
-    assert len(set(keys)) == len(plain) + 1 == len(keys)
+# -- names -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("part", environment_key(build_model()))
-def test_reference_outputs_of_another_environment_are_computed_anew(part, toy, items, tmp_path, monkeypatch):
-    from innerpo.model import reference
+@pytest.mark.parametrize("method", [*METHODS, "innerpo-supr", "projgrad"])
+def test_a_run_with_its_methods_defaults_has_a_plain_name(method):
+    config = default_run(method)
+    label = method if not config.method.reads_states or "-supr" in method else f"{method}-{config.method.transform}"
+    assert config.run_name == f"{label}_math_seed1"
+    assert config.run_dir == Path("outputs") / config.run_name
+    config = replace(config, data=replace(config.data, dataset="embedded:compare"))
+    config = replace(config, training=replace(config.training, seed=3))
+    assert config.run_name == f"{label}_embedded-compare_seed3"
 
-    def run():
-        request = StateRequest((1,))
-        return compute_reference(toy, items, "one_row", request, batch_size=4, cache_dir=tmp_path, what="toy")
 
-    assert run().computed
-    assert not run().computed
-    found = environment_key(toy.model) | {part: "another"}
-    monkeypatch.setattr(reference, "environment_key", lambda model: found)
-    assert run().computed
+def test_any_other_has_the_beginning_of_its_id_behind_it():
+    slow, fast = (replace(DEFAULT, training=replace(DEFAULT.training, lr=lr)) for lr in (1e-5, 1e-4))
+    assert slow.run_name == f"innerpo-none_math_seed1+{run_id(slow)[:8]}"
+    assert fast.run_name == f"innerpo-none_math_seed1+{run_id(fast)[:8]}"
+    assert slow.run_name != fast.run_name
+    mine = RunConfig(method=MethodConfig(name="mine"))
+    assert mine.run_name == f"mine-none_math_seed1+{run_id(mine)[:8]}"
+
+
+@pytest.mark.parametrize(
+    ("dataset", "shown"),
+    [
+        ("some/my pairs.jsonl", "my-pairs"),
+        ("other/my pairs.jsonl", "my-pairs"),
+        ("me/math", "math"),
+        ("math.csv", "math"),
+    ],
+)
+def test_a_data_set_that_its_short_name_does_not_tell_has_the_id(dataset, shown):
+    config = replace(DEFAULT, data=replace(DEFAULT.data, dataset=dataset))
+    assert config.run_name == f"innerpo-none_{shown}_seed1+{run_id(config)[:8]}"
+
+
+def test_the_name_says_the_method_even_with_every_inner_weight_at_zero():
+    zero = replace(DEFAULT, method=replace(DEFAULT.method, alpha=0.0, gamma=0.0))
+    assert zero.run_name.startswith("innerpo-none_math_seed1+")
+
+
+# -- new fields --------------------------------------------------------------------------------------------------------
+
+
+def test_a_new_field_changes_what_its_section_changes():
+    @dataclasses.dataclass(frozen=True)
+    class Section:
+        new: int = 0
+
+    @dataclasses.dataclass(frozen=True)
+    class Config:
+        training: Section = dataclasses.field(default_factory=Section)
+        eval: Section = dataclasses.field(
+            default_factory=Section, metadata=RunConfig.__dataclass_fields__["eval"].metadata
+        )
+
+    before = Config()
+    trained, scored = Config(training=Section(1)), Config(eval=Section(1))
+    assert run_id(trained) != run_id(before) == run_id(scored)
+    assert scores_id(scored) != scores_id(before) == scores_id(trained)
