@@ -1,11 +1,33 @@
-"""Tiny random models of many families of transformers, from their configs, for the table of docs/models.md."""
+"""Tiny random models of many families of transformers, and what InnerPO can do with each: the table of docs/models.md.
 
-from dataclasses import dataclass, field
+``python tests/families.py`` measures all families and writes the page anew (about two minutes).
+"""
+
+import json
+import math
+import re
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+PAGE = Path(__file__).parents[1] / "docs" / "models.md"
+STEPS = 3
+# Share of a tiny model's parameters from which a weight without adapter stands in the table.
+SHARE = 0.03
+# Reasons as the program gives them, to words without numbers.
+REASONS = {
+    r"compared .* both ways: log-probs differ by .*": "numbers differ: positions are counted in the row (ALiBi)",
+    r"compared .* the model refuses such a batch: .*": "it takes no mask for each query",
+    r".* is random in training mode .*modules: [\w.]*?(\w+)\).*": r"random in training mode (`\1`)",
+    r"^the model has ": "",
+    r" \(window_size=\d+\), which may count positions in the row": "",
+}
 SMALL = {
     "vocab_size": 320,
     "hidden_size": 32,
@@ -152,3 +174,159 @@ SLOW = (
     Family("arcee"),
     Family("hunyuan_v1_dense"),
 )
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a family can do, and the numbers that a test judges.
+
+    ``one_row`` and ``concatenated`` are the largest differences (nats) of a response's summed log-probability from the
+    model's own forward pass on that response alone; ``outputs`` are the mean DPO losses of the optimiser steps. A
+    family that is refused has its ``reason`` alone.
+    """
+
+    family: Family
+    layout: str
+    reason: str
+    site: str = ""
+    frozen: tuple[str, ...] = ()
+    one_row: float = math.nan
+    concatenated: float = math.nan
+    outputs: tuple[float, ...] = ()
+    drift: float = math.nan
+    gradient_norms: tuple[float, ...] = ()
+
+    def row(self) -> str:
+        """Return the family's line of the table."""
+        why = "" if self.layout == "one_row" else self.reason
+        for pattern, words in REASONS.items():
+            why = re.sub(pattern, words, why)
+        states = {"residual": "yes", "": ""}.get(self.site, f"no; `{self.site}` and other sites inside blocks")
+        frozen = ", ".join(f"`{name}`" for name in self.frozen)
+        return f"| `{self.family.name}` | {self.layout} | {why} | {states} | {frozen} |"
+
+
+def measure(family: Family, folder: Path) -> Measured:
+    """Choose a layout, compare log-probabilities with the plain model's, and train an adapter on all linear maps."""
+    from conftest import build_tokenizer, make_pairs
+    from innerpo.data.batching.batch import make_batch
+    from innerpo.data.tokens import PairTokenizer
+    from innerpo.errors import UserError
+    from innerpo.model.base import Base
+    from innerpo.model.forward.layout import choose_layout
+    from innerpo.model.forward.outputs import StateRequest, StateShapeError, sequence_outputs
+
+    try:
+        base = Base(family.build(), build_tokenizer(), family.name, family.name)
+    except UserError as error:
+        return Measured(family, "refused", str(error))
+    items = PairTokenizer(base.tokenizer, 64, 64).training_items(make_pairs(8))
+    choice = choose_layout(base.model, items, 0)
+    alone, differences = one_at_a_time(base.model, items), {}
+    with torch.no_grad():
+        for layout in {"concatenated", choice.layout}:
+            found = sequence_outputs(base.model, make_batch(items, layout, 0)).logps
+            differences[layout] = float((found - alone).abs().max())
+        try:
+            sequence_outputs(base.model, make_batch(items[:2], "concatenated", 0), StateRequest((1,)))
+            site = "residual"
+        except StateShapeError:
+            site = "mlp_out"
+    return replace(train(base, items, site, folder, Measured(family, choice.layout, choice.reason)), **differences)
+
+
+def train(base: Any, items: Sequence[Any], site: str, folder: Path, measured: Measured) -> Measured:
+    """Add what a short training with states shows."""
+    from innerpo.config.run import default_run
+    from innerpo.model.coverage import weights_without_adapter
+    from innerpo.training.prepare import adapted, prepare_items
+    from innerpo.training.train import train_policy
+
+    config = default_run("innerpo")
+    config = replace(
+        config,
+        method=replace(config.method, layers="1,2", site=site),
+        model=replace(config.model, lora_r=4),
+        data=replace(config.data, batch_size=len(items), cache_dir=folder / "cache"),
+        training=replace(config.training, lr=5e-3, warmup=0.0, max_steps=STEPS, save_steps=0, log_steps=1),
+        output_dir=folder,
+    )
+    config.run_dir.mkdir(parents=True)
+    prepared = prepare_items(config, base, items)
+    with adapted(prepared, config) as (policy, method):
+        shares = weights_without_adapter(policy)
+        train_policy(policy, method, prepared.pairs, config)
+    lines = [json.loads(line) for line in (config.run_dir / "metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "loss/output" in line]
+    frozen: dict[str, float] = {}
+    for name, share in shares.items():
+        module = re.sub(r"^.*\.\*\.|\.(gate|up|down|gate_up)_proj(\.weight|_bias)?$|\.weight$", "", name)
+        frozen[module] = frozen.get(module, 0.0) + share
+    return replace(
+        measured,
+        site=site,
+        frozen=tuple(sorted(name for name, share in frozen.items() if share > SHARE)),
+        outputs=tuple(line["loss/output"] for line in steps),
+        drift=steps[0]["loss/drift"],
+        gradient_norms=tuple(line["grad_norm"] for line in steps),
+    )
+
+
+@torch.no_grad()
+def one_at_a_time(model: nn.Module, items: Sequence[Any]) -> torch.Tensor:
+    """Return the summed log-probability of each response by the model's own forward pass on it alone, unpadded."""
+    found = []
+    for ids, n in ((torch.tensor([[*i.prompt, *r]]), len(r)) for i in items for r in i.responses):
+        logps = model(input_ids=ids, use_cache=False).logits.log_softmax(-1)[0, :-1].gather(1, ids[0, 1:, None])
+        found.append(logps[-n:].sum())
+    return torch.stack(found)
+
+
+HEAD = """# Model families
+
+Which families of transformers InnerPO trains and scores, and how. `python tests/families.py` writes this page from tiny
+random models, and a test fails when it is out of date. For each family that is not refused tests check, in float32:
+
+* log-probabilities of responses are those of the model's own forward pass on each response alone (1e-4 nats);
+* with a new LoRA adapter on all linear modules and in training mode, the first step's DPO loss is log 2 and drift is 0;
+* the loss then falls, and gradients are finite.
+
+The columns:
+
+* **layout**: what `data.layout=auto` chooses. `one_row` runs a prompt once with all its responses, `concatenated` runs
+  one response per row. The numbers are the same; `concatenated` computes each prompt once per response.
+* **residual stream**: whether a block's output is one vector per token, as methods that read hidden states need.
+* **no adapter**: large weights that peft leaves frozen with `model.target_modules=all-linear`. A run logs them.
+
+Other families are tested when they are loaded: InnerPO compares the layouts on the run's own data, and refuses a model
+that is random in training mode. Vision-language models (Gemma 3, Llava, Qwen2.5-VL, Mistral 3, Llama 4, SmolVLM) are
+trained and scored on text, with adapters in the language model only.
+
+"""
+COLUMNS = ("family (`model_type`)", "layout", "why not one row", "residual stream", "no adapter")
+
+
+def page(rows: Sequence[str]) -> str:
+    """Return the text of docs/models.md."""
+    lines = [
+        f"| {' | '.join(COLUMNS)} |",
+        f"|{' --- |' * len(COLUMNS)}",
+        *sorted(rows, key=lambda row: row.split("`")[1]),
+    ]
+    return HEAD + "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Write the page."""
+    rows = []
+    for family in (*FAST, *SLOW):
+        with tempfile.TemporaryDirectory() as folder:
+            found = measure(family, Path(folder))
+        print(found, file=sys.stderr, flush=True)
+        rows.append(found.row())
+    PAGE.write_text(page(rows))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

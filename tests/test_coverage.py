@@ -9,6 +9,7 @@ from conftest import build_model
 from families import FAST, SMALL
 from innerpo.config.run import ModelConfig
 from innerpo.data.batching.batch import make_batch
+from innerpo.errors import UserError
 from innerpo.model.adapters import add_adapter
 from innerpo.model.base import Base
 from innerpo.model.coverage import excluded_from_all_linear
@@ -84,3 +85,14 @@ def test_large_weights_without_adapter_are_logged(model_type, found, tokenizer, 
     lines = [r.getMessage() for r in caplog.records if r.getMessage().startswith("adapter:")]
     assert len(lines) == bool(found)
     assert all(found in line for line in lines)
+
+
+def test_the_base_is_restored_where_peft_gives_up_half_way(tokenizer):
+    """peft refuses Mamba's out_proj after it has wrapped the modules before it."""
+    base = Base(toy("mamba"), tokenizer, "toy", "toy")
+    names = [name for name, _ in base.model.named_modules()]
+    with pytest.raises(UserError, match=r"'in_proj,out_proj' cannot be adapted in 'toy': .*'out_proj' is incompatible"):
+        add_adapter(base, ModelConfig(lora_r=2, target_modules="in_proj,out_proj"), seed=1)
+    assert [name for name, _ in base.model.named_modules()] == names
+    policy = add_adapter(base, ModelConfig(lora_r=2), seed=1)
+    assert {name.split(".")[-1] for name in adapted_names(policy)} == {"in_proj", "x_proj", "dt_proj"}

@@ -1,7 +1,6 @@
 """Adapters on a base model: a fresh one, a saved one, and their removal, after which the base is what it was."""
 
 import copy
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,8 @@ from torch import nn
 from innerpo.config.run import ModelConfig
 from innerpo.errors import UserError
 from innerpo.model.base import Base
-from innerpo.model.coverage import excluded_from_all_linear, weights_without_adapter
+from innerpo.model.coverage import excluded_from_all_linear, log_weights_without_adapter
 from innerpo.model.numerics.fused_lora import fuse_lora
-
-log = logging.getLogger(__name__)
 
 # Adapters that need task ids, or run the model more than once.
 UNSUPPORTED = ("POLY", "XLORA", "SHADOW")
@@ -42,14 +39,17 @@ def add_adapter(base: Base, config: ModelConfig, seed: int) -> nn.Module:
     try:
         policy: nn.Module = get_peft_model(base.model, lora)
     except ValueError as error:
+        _take_off_parts(base.model)
+        if "not found in the base model" not in str(error):
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"model.target_modules={names!r} cannot be adapted in {base.name!r}: {reason}") from error
         linear = sorted({n.split(".")[-1] for n, m in base.model.named_modules() if isinstance(m, nn.Linear)})
         raise UserError(
             f"model.target_modules={names!r} fits no module of {base.name!r}; it has {', '.join(linear)}"
         ) from error
     fuse_lora(policy)
-    frozen = weights_without_adapter(policy) if names == "all-linear" else ""
-    if frozen:
-        log.info(f"adapter: {frozen}")
+    if names == "all-linear":
+        log_weights_without_adapter(policy)
     return policy
 
 
@@ -87,6 +87,17 @@ def remove_adapter(base: Base, policy: Any) -> None:
         base.model.config.use_cache = base.use_cache
     base.model.requires_grad_(False)
     base.model.eval()
+
+
+def _take_off_parts(model: nn.Module) -> None:
+    """Restore the modules that peft had wrapped before it raised an error."""
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if hasattr(child, "base_layer") and not hasattr(parent, "base_layer"):
+                setattr(parent, name, child.base_layer)
+    model.requires_grad_(False)
+    if "peft_config" in vars(model):
+        del model.peft_config
 
 
 def _check_changes_weights(folder: Path) -> None:
