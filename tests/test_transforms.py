@@ -210,11 +210,10 @@ def run_config(toy_folder, tmp_path, name, **options):
 
 @pytest.mark.parametrize(("name", "options"), CASES[: len(TRANSFORMS) + 1])
 def test_training_moves_no_row_and_a_saved_run_scores_the_same(
-    toy_folder, tmp_path, monkeypatch, capsys, name, options
+    toy_folder, tmp_path, monkeypatch, caplog, name, options
 ):
     """The rows that training used, those it left behind and those on disk are one; so are the scores."""
-    import innerpo.run
-
+    caplog.set_level("INFO")
     seen = []
 
     def fit_and_keep(*args):
@@ -237,7 +236,7 @@ def test_training_moves_no_row_and_a_saved_run_scores_the_same(
     assert set(facts_of(result, column="model")) == {"base", f"innerpo-{name}"}
     assert not result.scores.responses["inner"].is_nan().any()
     if name in LEARNED:
-        assert f"transform {name}: rank 8 of 32; held-back subspace fit loss at blocks 0 (" in capsys.readouterr().err
+        assert f"transform {name}: rank 8 of 32; held-back subspace fit loss at blocks 0 (" in caplog.text
 
 
 def test_gradient_reaches_states_and_no_row(fit_on):
@@ -554,7 +553,7 @@ def test_an_option_that_does_not_fit_the_model(fit_on, name, options, says):
 
 def test_suppressed_needs_tokens_enough(fit_on):
     with pytest.raises(
-        UserError, match=r"supr_k=32 directions cannot be told from the \d+ completion tokens of 1 pairs"
+        UserError, match=r"supr_k=32 directions cannot be estimated from the \d+ completion tokens of 1 pairs"
     ):
         fit_on("supr", n_pairs=1, supr_mode="suppressed", supr_k=32.0)
 
