@@ -10,6 +10,7 @@ from torch import Tensor
 from innerpo.config.method import MethodConfig
 from innerpo.data.batching.row_plan import Layout
 from innerpo.errors import UserError
+from innerpo.methods.directions.clusters import cluster_numbers
 from innerpo.methods.directions.estimate import estimate_directions
 from innerpo.methods.directions.nuisance import nuisance_of
 from innerpo.methods.gradients.edit import GradientEdit
@@ -140,5 +141,6 @@ def fit_method(
     removed = method.config.remove
     nuisance = nuisance_of(removed, reference.logps, reference.n_tokens) if removed else None
     d = states[:, 0::2] - states[:, 1::2]
-    directions = estimate_directions(d, reference.token_spread, method.config, seed, nuisance)
+    clusters = cluster_numbers(reference.items)
+    directions = estimate_directions(d, reference.token_spread, method.config, seed, nuisance, clusters)
     return replace(method, transform=transform, directions=replace(directions, token_rms=reference.token_rms))

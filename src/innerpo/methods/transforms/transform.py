@@ -5,12 +5,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from innerpo.data.batching.row_plan import Layout
 from innerpo.data.tokens import PromptItem
 from innerpo.errors import UserError
+from innerpo.methods.directions.clusters import cluster_numbers
 from innerpo.methods.generators import generator_for
 
 
@@ -64,6 +65,11 @@ class FitInputs:
         """d_l (chosen minus rejected) of every training pair, in float64."""
         pooled = self.pooled.detach().double()
         return pooled[:, 0::2] - pooled[:, 1::2]
+
+    @property
+    def clusters(self) -> Int[Tensor, " pair"]:
+        """The prompt of every training pair as a number; without ``items``, a prompt of its own for each."""
+        return cluster_numbers(self.items) if self.items else torch.arange(self.pooled.shape[1] // 2)
 
     @property
     def hidden(self) -> int:
