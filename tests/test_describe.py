@@ -3,8 +3,9 @@
 import pytest
 from rich.console import Console
 
+from innerpo.cli.render_data import as_rich
 from innerpo.config.run import DataConfig
-from innerpo.data.describe import describe, render, summarise
+from innerpo.data.describe import describe, summarise
 from innerpo.data.pairs import BadRows
 from source_helpers import BLUE, GOOD, GREEN, USER, one_line_error, pair, write_jsonl
 
@@ -24,7 +25,7 @@ def test_summary_by_hand():
 def test_describe_shows_both_splits_shifts_and_rows_as_stored(tmp_path):
     console = Console(width=200, record=True, file=(tmp_path / "out").open("w"))
     summaries = describe("embedded:compare", DataConfig())
-    console.print(render("embedded:compare", summaries))
+    console.print(as_rich("embedded:compare", summaries))
     console.file.close()
     shown = console.export_text()
     for part in (
@@ -45,7 +46,7 @@ def test_describe_goes_on_where_one_split_is_missing(tmp_path):
     assert train.pairs == 1
     assert "none of test" in test.missing
     console = Console(width=200, record=True, file=(tmp_path / "out").open("w"))
-    console.print(render("x", [train, test]))
+    console.print(as_rich("x", [train, test]))
     console.file.close()
     assert "[red]?" in console.export_text()
     one_line_error(lambda: describe("embedded:none", DataConfig()), "unknown embedded")

@@ -17,7 +17,7 @@ import pytest
 
 import innerpo.data.describe
 import innerpo.demo
-import innerpo.doctor.table
+import innerpo.doctor.checks
 import innerpo.evaluation.export
 import innerpo.evaluation.inspect
 import innerpo.run
@@ -108,9 +108,9 @@ class Recorder:
             (innerpo.run, "train"),
             (innerpo.run, "evaluate"),
             (innerpo.data.describe, "describe"),
-            (innerpo.data.describe, "render"),
+            (innerpo.cli.render_data, "as_rich"),
             (innerpo.demo, "run_demo"),
-            (innerpo.doctor.table, "consult"),
+            (innerpo.doctor.checks, "run_checks"),
             (innerpo.evaluation.inspect, "inspect_run"),
             (innerpo.evaluation.inspect, "as_rich"),
             (innerpo.evaluation.export, "export_run"),
@@ -338,10 +338,9 @@ def test_every_module_has_its_line_on_the_map():
 
 
 def test_readme_names_what_a_run_writes():
-    from innerpo.training import artifacts
     from innerpo.training import run_folder as folder
 
     text = prose(ROOT / "README.md")
-    written = (folder.CONFIG, folder.RECORD, artifacts.DIRECTIONS, folder.METRICS)
+    written = (folder.CONFIG, folder.RECORD, DIRECTIONS, folder.METRICS)
     assert all(f"`{name}`" in text for name in written)
     assert f"`{folder.CHECKPOINTS}/`" in text

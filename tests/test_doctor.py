@@ -8,7 +8,7 @@ import torch
 from innerpo.cli.verbs import main
 from innerpo.config.method import MethodConfig
 from innerpo.config.run import default_run
-from innerpo.doctor.checks import examine
+from innerpo.doctor.checks import run_checks
 from innerpo.methods.records import Term
 from innerpo.methods.terms.output import log_ratio_margin
 from innerpo.registry import METHODS, TERMS
@@ -18,7 +18,7 @@ from innerpo.registry import METHODS, TERMS
 def diagnose(toy_folder, tmp_path):
     def run(name="innerpo", data=None, lora_r=4, **method):
         config = default_run(name)
-        return examine(
+        return run_checks(
             replace(
                 config,
                 method=replace(config.method, **method),

@@ -59,7 +59,7 @@ def test_term_transform_and_source_of_ones_own(extended, toy_folder, tmp_path):
     log = (result.folder / "metrics.jsonl").read_text()
     assert "loss/shrink" in log
     assert "grad_share/shrink" in log
-    from innerpo.training.artifacts import load_directions
+    from innerpo.training.directions_file import load_directions
 
     inner = load_directions(result.folder)
     assert inner.transform.basis.shape == (1, 16, 32)

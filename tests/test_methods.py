@@ -15,7 +15,7 @@ from innerpo.config.yaml import read_run_config as load_config
 from innerpo.errors import UserError
 from innerpo.registry import METHODS, TRANSFORMS
 from innerpo.run import evaluate, train
-from innerpo.training.artifacts import load_directions
+from innerpo.training.directions_file import load_directions
 
 STATELESS = {"dpo", "ipo", "simpo", "sft", "projgrad", "projbp"}
 

@@ -17,7 +17,7 @@ from innerpo.model.forward.outputs import StateRequest, sequence_outputs
 from innerpo.model.forward.sites import NAMED, read_points
 from innerpo.model.reference import compute_reference
 from innerpo.run import evaluate, train
-from innerpo.training.artifacts import load_directions
+from innerpo.training.directions_file import load_directions
 
 LAYERS = (0, 2, 3)
 # Each site written out: path in the block, and whether the input is read.

@@ -25,7 +25,7 @@ from innerpo.model.forward.blocks import decoder_blocks
 from innerpo.model.forward.outputs import StateRequest, rms_normalise, sequence_outputs
 from innerpo.model.steering import SteeringVector, steered
 from innerpo.run import train
-from innerpo.training.artifacts import load_directions
+from innerpo.training.directions_file import load_directions
 
 
 def directions(w, scale, weights, rms):

@@ -186,7 +186,7 @@ def test_run_folder(tmp_path, toy_folder):
     from innerpo.config.yaml import read_run_config as load_config
     from innerpo.model.forward.blocks import decoder_blocks
     from innerpo.run import train
-    from innerpo.training.artifacts import load_directions
+    from innerpo.training.directions_file import load_directions
 
     config = default_run("innerpo")
     config = replace(

@@ -26,7 +26,7 @@ from innerpo.model.forward.unembedding import Unembedding, block_states, final_n
 from innerpo.model.reference import compute_reference
 from innerpo.registry import TRANSFORMS, resolve
 from innerpo.run import evaluate, train
-from innerpo.training.artifacts import load_directions
+from innerpo.training.directions_file import load_directions
 
 H, RANK, LAYERS = 32, 8, (0, 2)
 FITTED = [name for name in TRANSFORMS if name != "none"]

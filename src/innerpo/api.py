@@ -9,7 +9,7 @@ from typing import Any
 
 from innerpo import run
 from innerpo.config.run import ModelConfig, RunConfig, default_run
-from innerpo.config.yaml import nested, overlay
+from innerpo.config.yaml import config_of_folder, nested, overlay
 from innerpo.errors import UserError
 from innerpo.files import cache_root
 from innerpo.methods.inner_reward import InnerReward
@@ -17,7 +17,7 @@ from innerpo.model import loading
 from innerpo.model.base import Base
 from innerpo.run import Run
 from innerpo.training import artifacts
-from innerpo.training.run_folder import config_of_folder
+from innerpo.training.directions_file import load_directions
 
 
 def load_base(name: str = "smollm2-135m", *, cache_dir: Path | None = None, **options: Any) -> Base:
@@ -85,7 +85,7 @@ def load(folder: str | Path, base: Base | None = None) -> Loaded:
     config = config_of_folder(path)
     artifacts.check_adapter(path)
     base = base or loading.load_base(config.model, cache_root(config.data.cache_dir))
-    return Loaded(artifacts.load_policy(base, path), base, artifacts.load_directions(path), config)
+    return Loaded(artifacts.load_policy(base, path), base, load_directions(path), config)
 
 
 def existing_folder(folder: str | Path) -> Path:

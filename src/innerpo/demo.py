@@ -1,4 +1,4 @@
-"""`innerpo demo`: base, DPO and InnerPO on an embedded shift, side by side, in a few minutes on two CPU cores."""
+"""The demo: base, DPO and InnerPO on an embedded shift, side by side, in a few minutes on two CPU cores."""
 
 import logging
 from dataclasses import replace

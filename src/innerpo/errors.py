@@ -1,19 +1,44 @@
 """Errors that a person can act on: one line that names what was wrong, where, and what would be right."""
 
 import difflib
+import re
 from collections.abc import Iterable
+
+FIELDS: set[str] = set()
+"""Dotted names of all config fields (``training.resume``); ``innerpo.config.run`` fills it in."""
+
+_WORD = re.compile(r"(?<![\w./-])[a-z]\w*(?:\.[a-z]\w*)*(?![\w/-]|\.\w)")
 
 
 class UserError(Exception):
-    """A fault in what was asked for (a name, a file, a value). The command line prints one line, exit code 2."""
+    """A fault in what was requested (a name, a file, a value). The command line prints one line, exit code 2.
+
+    ``fields``: the dotted names of the config fields that the error is about, so that a caller can offer them in its
+    own form (the command line: as flags). Where none are given, they are those that stand in the message.
+    """
 
     exit_code = 2
+
+    def __init__(self, message: str, *fields: str) -> None:
+        """Make an error of one line."""
+        super().__init__(message)
+        self.fields = fields or fields_in(message)
 
 
 class MachineError(UserError):
     """A fault of the machine (disk full, path not writable, no memory). One line, exit code 3."""
 
     exit_code = 3
+
+
+def fields_in(text: str) -> tuple[str, ...]:
+    """Return the config fields that a text names, each once, in their order; ``model.safetensors`` is none."""
+    return tuple(dict.fromkeys(word for word in _WORD.findall(text) if word in FIELDS))
+
+
+def mark_fields(text: str, before: str) -> str:
+    """Return the text with something put before every config field that it names (``--`` makes a flag)."""
+    return _WORD.sub(lambda found: before + found[0] if found[0] in FIELDS else found[0], text)
 
 
 def near_matches(word: str, known: Iterable[str], n: int = 3) -> str:

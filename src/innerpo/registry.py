@@ -1,6 +1,6 @@
 """Every name that a command line can say, and where the code behind it lives: grep here first.
 
-The values are ``module:attribute`` strings, so that reading this table (for ``--help``, say) imports neither torch
+The values are ``module:attribute`` strings, so that reading this table (for a help page, say) imports neither torch
 nor transformers. A program that adds its own puts the object itself in the table: ``TERMS["mine"] = my_term``.
 """
 

@@ -1,4 +1,4 @@
-"""What `innerpo train` and `innerpo eval` do, top to bottom. READ THIS FIRST.
+"""What the verbs train and eval do, top to bottom. READ THIS FIRST.
 
 pairs -> tokens -> reference (cached) -> directions -> training -> scores -> table
 """
@@ -15,7 +15,7 @@ from innerpo.config.run import RunConfig
 from innerpo.config.yaml import read_run_config
 from innerpo.data.training_pairs import training_pairs
 from innerpo.evaluation.facts import Scores
-from innerpo.evaluation.report import write_scores
+from innerpo.evaluation.report import scores_folder, write_scores
 from innerpo.evaluation.scoring_run import layout_for, prepare_scoring, score_run
 from innerpo.evaluation.sets import EvaluationSet, load_sets
 from innerpo.evaluation.tables import Headline
@@ -25,7 +25,9 @@ from innerpo.model.loading import load_base
 from innerpo.training import artifacts
 from innerpo.training.arguments import check_processes, training_arguments
 from innerpo.training.card import model_card
+from innerpo.training.directions_file import load_directions
 from innerpo.training.prepare import Prepared, adapted, prepare
+from innerpo.training.record import hash_of_tokens, inputs_hash, run_record
 from innerpo.training.run_folder import check_run_dir, is_finished, run_folder
 from innerpo.training.train import train_policy
 
@@ -72,11 +74,11 @@ def evaluate(folder: Path, config: RunConfig, base: Base | None = None) -> Run:
     artifacts.check_adapter(folder)
     sets = load_sets(config)
     base = base or load_base(config.model, cache_root(config.data.cache_dir))
-    scoring = prepare_scoring(sets, base, config, layout_for(sets, base, config), artifacts.load_directions(folder))
+    scoring = prepare_scoring(sets, base, config, layout_for(sets, base, config), load_directions(folder))
     label = folder.resolve().name if read_run_config(folder) is None else config.method_label
     with artifacts.loaded_policy(base, folder) as policy:
         scores = score_run(scoring, policy, label, config.method.frozen)
-    target = artifacts.scores_folder(folder, config)
+    target = scores_folder(folder, config)
     return Run(target, config, tuple(sets), scores, write_scores(target, scores, sets, config))
 
 
@@ -92,14 +94,14 @@ def _check_before_loading(config: RunConfig) -> None:
 
 def _train_and_save(prepared: Prepared, policy: Any, config: RunConfig, started: float) -> bool:
     """Train the policy and write the run's folder; return False where the weights are sharded over devices."""
-    data_hash = artifacts.hash_of_tokens(prepared.items)
-    with run_folder(config, artifacts.inputs_hash(data_hash, prepared.base)) as checkpoint:
+    data_hash = hash_of_tokens(prepared.items)
+    with run_folder(config, inputs_hash(data_hash, prepared.base)) as checkpoint:
         if config.method.frozen:
             summary: dict[str, Any] = {"steps": 0, "train_seconds": 0.0}
         else:
             summary = train_policy(policy, prepared.method, prepared.pairs, config, checkpoint)
         weights = summary.pop("gathered", None)
-        record = artifacts.run_record(config, len(prepared.items), data_hash, prepared.method, prepared.layout)
+        record = run_record(config, len(prepared.items), data_hash, prepared.method, prepared.layout)
         record |= summary | {"seconds": time.time() - started}
         if PartialState().is_main_process:
             card = model_card(config, record)

@@ -1,4 +1,4 @@
-"""What can be said to each verb: its flags as a typed record; and commands to copy."""
+"""The options of each verb as a typed record; which of them a newcomer needs first; commands to copy."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,14 +19,14 @@ class TrainCommand:
     config: Path | None = None
     """YAML file with any of these options, as sections (training: {lr: 1e-5})."""
     preset: str | None = None
-    """Named YAML of the package's configs folder; a --config file overrides it."""
+    """Named YAML of the package (demo, dev, gpu); a --config file overrides it."""
 
 
 @dataclass(frozen=True)
 class EvalCommand:
     """Score a run's adapter (or any peft adapter) beside its base model."""
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, tyro.conf.Positional, arg(metavar="RUN")]
     """Folder of a run or of a peft adapter."""
     eval: EvalConfig = field(default_factory=EvalConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -45,7 +45,7 @@ class InspectCommand(EvalCommand):
 class ExportCommand:
     """Write a run's directions as a steering vector, for llama.cpp and repeng (gguf) or any other program."""
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, tyro.conf.Positional, arg(metavar="RUN")]
     """Folder of a run whose method reads states."""
     format: Literal["safetensors", "gguf"] = "safetensors"
     """File format."""
@@ -57,7 +57,7 @@ class ExportCommand:
 class DataCommand:
     """Show a data set: sizes, lengths, three rows; and the shifts that lead from it."""
 
-    name: Annotated[str, tyro.conf.Positional]
+    name: Annotated[str, tyro.conf.Positional, arg(metavar="NAME")]
     """GENIES name, ethics:justice, embedded:NAME, owner/name or a file."""
     data: DataConfig = field(default_factory=DataConfig)
 
@@ -87,6 +87,23 @@ class DoctorCommand:
 class ExamplesCommand:
     """Print commands to copy, each of which works as written."""
 
+
+FIRST: dict[type, tuple[str, ...]] = {
+    TrainCommand: (
+        *("data.dataset", "model.base_model"),
+        *("method.alpha", "method.gamma", "method.layers", "method.transform"),
+        *("training.lr", "training.epochs", "training.max_steps", "data.batch_size", "training.seed"),
+        *("output_dir", "training.resume", "training.overwrite", "eval.skip", "preset", "config"),
+    ),
+    EvalCommand: ("run", "eval.oos_dataset", "eval.max_prompts", "eval.batch_size", "eval.steer", "data.genies_dir"),
+    InspectCommand: ("run", "prompts", "eval.train_dataset", "eval.batch_size", "data.genies_dir"),
+    DataCommand: ("name", "data.genies_dir", "data.ethics_dir", "data.on_bad_row"),
+    DoctorCommand: ("data.dataset", "model.base_model", "method.layers", "method.transform", "seed"),
+}
+"""Options that ``--help`` shows; ``--help-all`` shows the rest. Verbs with few options always show them all.
+
+Those of ``method`` are left out for methods that read no hidden states, where they have no effect.
+"""
 
 EXAMPLES = {
     "innerpo demo": "base, DPO and InnerPO on an embedded shift: a few minutes on a CPU, nothing to download",

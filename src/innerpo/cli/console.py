@@ -1,4 +1,4 @@
-"""What a person sees while work goes on: lines on stderr, progress bars, one error line. Results go to stdout."""
+"""What a person sees while a command runs: log lines, progress bars and errors on stderr, results on stdout."""
 
 import logging
 import os
@@ -17,6 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from innerpo.errors import mark_fields
 from innerpo.progress import Update, reporting
 
 stderr = Console(stderr=True, highlight=False)
@@ -25,14 +26,19 @@ stdout = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
 
 def say(message: str) -> None:
-    """Tell what the program chose or did, on stderr; of several processes only the first speaks."""
-    if os.environ.get("RANK", "0") == "0":
-        stderr.print(escape(message), soft_wrap=True)
+    """Print a line on stderr, config fields as flags; of several processes only the first prints."""
+    if _is_first():
+        stderr.print(escape(mark_fields(message, "--")), soft_wrap=True)
 
 
 def error_line(message: str) -> None:
-    """Print an error as one line, whatever line breaks its parts had."""
-    stderr.print(f"[bold red]error:[/] {escape(' '.join(message.split()))}", soft_wrap=True)
+    """Print an error as one line, whatever line breaks its parts had, config fields as flags."""
+    text = mark_fields(" ".join(message.split()), "--")
+    stderr.print(f"[bold red]error:[/] {escape(text)}", soft_wrap=True)
+
+
+def _is_first() -> bool:
+    return os.environ.get("RANK", "0") == "0"
 
 
 class Bars:
@@ -48,7 +54,8 @@ class Bars:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as display:
+        hidden = not (stderr.is_terminal and _is_first())
+        with Progress(*columns, console=stderr, transient=True, disable=hidden) as display:
             bar = display.add_task(what, total=total)
 
             def update(done: int, note: str = "") -> None:
@@ -58,12 +65,11 @@ class Bars:
 
 
 class LogToStderr(logging.Handler):
-    """Shows the library's log as plain lines; of several processes only the first speaks."""
+    """Shows the library's log as plain lines."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one record."""
-        if os.environ.get("RANK", "0") == "0":
-            say(record.getMessage())
+        say(record.getMessage())
 
 
 @contextmanager

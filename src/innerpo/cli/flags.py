@@ -1,19 +1,21 @@
-"""How words become a command's record: the parser, its errors in one line, defaults that a run's folder holds."""
+"""How words become a command's record: one sentence for a wrong word, help, defaults that a run's folder holds."""
 
 import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import tyro
 
+from innerpo.cli import help as help_pages
 from innerpo.cli.commands import EvalCommand
+from innerpo.cli.options import check_words, unknown
 from innerpo.config.method import method_names
 from innerpo.config.run import RunConfig, default_run
-from innerpo.config.yaml import read_run_config, read_yaml
+from innerpo.config.yaml import config_of_folder, read_run_config
 from innerpo.errors import UserError
 from innerpo.registry import METHODS
 
@@ -21,49 +23,68 @@ C = TypeVar("C")
 E = TypeVar("E", bound=EvalCommand)
 
 
-def parse(kind: type[C], args: list[str], prog: str, default: C | None = None) -> C:
-    """Read the flags of a command; a fault among them is a UserError of one line."""
-    with _usage_in_one_line():
+def parse(record: type[C], words: Sequence[str], prog: str, default: C | None = None, about: str = "") -> C:
+    """Read the options of a command. A fault among the words is a UserError of one sentence; help leaves the program.
+
+    ``about`` stands at the top of the help in place of the record's docstring.
+    """
+    if help_pages.wanted(words):
+        help_pages.show(record, words, prog, default, about)
+    checked = check_words(record, words, prog)
+    with _faults_in_one_line():
         if default is None:
-            return tyro.cli(kind, args=args, prog=prog)
-        return tyro.cli(kind, args=args, prog=prog, default=default)
+            return tyro.cli(record, args=checked, prog=prog, use_underscores=True)
+        return tyro.cli(record, args=checked, prog=prog, default=default, use_underscores=True)
 
 
-def peek(args: list[str], flag: str) -> str | None:
+def peek(words: Sequence[str], flag: str) -> str | None:
     """Return the value of a flag before the parser runs, since it sets the parser's defaults."""
-    for i, word in enumerate(args):
-        if word == f"--{flag}" and i + 1 < len(args):
-            return args[i + 1]
+    for i, word in enumerate(words):
+        if word == f"--{flag}" and i + 1 < len(words):
+            return words[i + 1]
         if word.startswith(f"--{flag}="):
             return word.split("=", 1)[1]
     return None
 
 
-def known_method(args: list[str], prog: str, does: str, description: str | None) -> None:
-    """Show the methods (--help), or refuse a word that is none of them, before the method's own flags are read."""
-    if not args or args[0] not in method_names():
-        show_choices(
-            {name: f"{does} {name}; its options: {prog} {name} --help" for name in METHODS}, prog, description, args
-        )
+def read_method(words: Sequence[str], prog: str, about: str | None) -> str:
+    """Return the method that the words begin with. Shows them all on request; UserError for a word that is none."""
+    if words and words[0] in method_names():
+        return words[0]
+    if help_pages.wanted(words):
+        more = "NAME-TRANSFORM is a method too, for each that reads hidden states: innerpo-supr, say."
+        show_choices({name: about_method(name) for name in METHODS}, prog, f"{about}\n\n{more}")
+    if words and not words[0].startswith("-"):
+        raise unknown("method", words[0], method_names(), f"{prog} --help lists them")
+    raise UserError(f"{prog} needs a method as its first word: {', '.join(METHODS)}")
 
 
-def show_choices(helps: dict[str, str], prog: str, description: str | None, args: list[str]) -> None:
-    """Show the words that may come first, each with its help (--help), or refuse the one that does."""
-    with _usage_in_one_line():
-        tyro.extras.subcommand_cli_from_dict(
-            {word: _nothing(text) for word, text in helps.items()}, prog=prog, description=description, args=args
-        )
+def about_method(name: str) -> str:
+    """Return the line that says what a method is; of NAME-TRANSFORM, that of NAME with the transform."""
+    if name in METHODS:
+        return str(METHODS[name].get("about", ""))
+    method = default_run(name).method
+    return f"{about_method(method.name)} Transform: {method.transform}."
 
 
-def command_on_folder(kind: type[E], args: list[str], prog: str) -> tuple[E, RunConfig]:
-    """Read the flags of a verb on a run's folder, whose own config holds the defaults."""
-    folder = existing(parse(kind, args, prog).run)
+def show_choices(helps: dict[str, str], prog: str, about: str) -> NoReturn:
+    """Show the words that may come first, each with its help, and leave the program."""
+    verbs = {word: _nothing(text) for word, text in helps.items()}
+    tyro.extras.subcommand_cli_from_dict(verbs, prog=prog, description=about, args=["--help"])
+    raise AssertionError("help leaves the program")
+
+
+def command_on_folder(record: type[E], words: Sequence[str], prog: str) -> tuple[E, RunConfig]:
+    """Read the options of a verb on a run's folder, whose own config holds the defaults."""
+    folder = existing(parse(record, words, prog).run)
     config = config_of_folder(folder)
-    default = kind(run=folder, eval=config.eval, data=config.data, model=config.model)
-    command = parse(kind, args, prog, default)
+    default = record(run=folder, eval=config.eval, data=config.data, model=config.model)
+    command = parse(record, words, prog, default)
     foreign = read_run_config(folder) is None and (folder / "adapter_config.json").is_file()
     if foreign and command.eval.train_dataset is None:
-        raise UserError(f"{folder} was not trained by innerpo, so what on is unknown; say it with --eval.train_dataset")
+        raise UserError(
+            f"{folder} was not trained by innerpo, so its training set is unknown; name it by eval.train_dataset"
+        )
     model = replace(command.model, base_model=command.eval.ref_model or command.model.base_model)
     return command, replace(config, eval=command.eval, data=command.data, model=model)
 
@@ -75,32 +96,17 @@ def existing(folder: Path) -> Path:
     return folder
 
 
-def config_of_folder(folder: Path) -> RunConfig:
-    """Return a run's own config; for a foreign peft adapter, the defaults with the base model that it names."""
-    own = read_run_config(folder)
-    if own is not None:
-        return own
-    adapter = folder / "adapter_config.json"
-    if not adapter.is_file():
-        return RunConfig()
-    named = read_yaml(adapter).get("base_model_name_or_path")  # JSON is YAML
-    config = default_run("dpo")
-    return replace(config, model=replace(config.model, base_model=named)) if named else config
-
-
 @contextmanager
-def _usage_in_one_line() -> Iterator[None]:
-    """Turn the box that the parser draws around a wrong flag into an error of one line."""
+def _faults_in_one_line() -> Iterator[None]:
+    """Turn what the parser itself refuses, after the check of the words, into an error of one line."""
     box = io.StringIO()
     try:
         with redirect_stderr(box):
             yield
-    except SystemExit as stop:
-        if not stop.code:
-            raise  # --help
+    except SystemExit:
         lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip("│ ") for line in box.getvalue().splitlines()]
-        said = [line for line in lines if line and line[0] not in "╭╰─"]
-        raise UserError(" ".join(said) or "the flags could not be read") from None
+        found = [line for line in lines if line and line[0] not in "╭╰─"]
+        raise UserError(f"the options cannot be read: {'; '.join(found)}") from None
 
 
 def _nothing(help_text: str) -> Callable[[], None]:

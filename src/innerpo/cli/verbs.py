@@ -1,4 +1,4 @@
-"""The command line: verbs only. Nothing heavy is imported before the flags have been read."""
+"""The verbs of the command line. Nothing heavy is imported before the options have been read."""
 
 import os
 import sys
@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from innerpo import __version__
 from innerpo.cli.commands import (
     EXAMPLES,
     DataCommand,
@@ -20,23 +21,32 @@ from innerpo.cli.commands import (
     TrainCommand,
 )
 from innerpo.cli.console import error_line, listening, say, stdout
-from innerpo.cli.flags import command_on_folder, config_of_folder, existing, known_method, parse, peek, show_choices
+from innerpo.cli.flags import (
+    about_method,
+    command_on_folder,
+    existing,
+    parse,
+    peek,
+    read_method,
+    show_choices,
+)
+from innerpo.cli.options import unknown
 from innerpo.config.run import default_run
-from innerpo.config.yaml import overlay, preset_path, read_yaml, without_identity
+from innerpo.config.yaml import config_of_folder, overlay, preset_path, read_yaml, without_identity
 from innerpo.errors import MachineError, UserError
 
 
 def train(args: list[str]) -> None:
     """Train a method and score it: train dpo, train innerpo --method.transform=none (or: train innerpo-none)."""
-    known_method(args, "innerpo train", "Train", train.__doc__)
-    config, rest = default_run(args[0]), args[1:]
+    label = read_method(args, "innerpo train", train.__doc__)
+    config, rest = default_run(label), args[1:]
     name = config.method.name
     for flag, path_of in (("preset", preset_path), ("config", Path)):
         value = peek(rest, flag)
         if value is not None:
             path = path_of(value)
             config = overlay(config, without_identity(read_yaml(path)), str(path))
-    command = parse(TrainCommand, rest, f"innerpo train {name}", TrainCommand(run=config))
+    command = parse(TrainCommand, rest, f"innerpo train {label}", TrainCommand(run=config), about_method(label))
     if command.run.method.name != name:
         raise UserError(f"the config is of the method {command.run.method.name!r}, the command is train {name}")
     from innerpo.run import train as run_training
@@ -75,9 +85,10 @@ def export(args: list[str]) -> None:
 def data(args: list[str]) -> None:
     """Show a data set: sizes, lengths, three rows: data math."""
     command = parse(DataCommand, args, "innerpo data")
-    from innerpo.data.describe import describe, render
+    from innerpo.cli.render_data import as_rich
+    from innerpo.data.describe import describe
 
-    stdout.print(render(command.name, describe(command.name, command.data)))
+    stdout.print(as_rich(command.name, describe(command.name, command.data)))
 
 
 def demo(args: list[str]) -> None:
@@ -90,14 +101,20 @@ def demo(args: list[str]) -> None:
 
 def doctor(args: list[str]) -> None:
     """Check a loss before training on it: doctor innerpo, doctor innerpo --method.extra my_term 0.5."""
-    known_method(args, "innerpo doctor", "Check", doctor.__doc__)
-    config = default_run(args[0])
+    label = read_method(args, "innerpo doctor", doctor.__doc__)
+    config = default_run(label)
     few = replace(config.data, dataset="embedded:longer", max_train_prompts=16)
     default = DoctorCommand(config.method, few, config.model)
-    command = parse(DoctorCommand, args[1:], f"innerpo doctor {config.method.name}", default)
-    from innerpo.doctor.table import consult
+    about = f"{doctor.__doc__}\n\n{about_method(label)}"
+    command = parse(DoctorCommand, args[1:], f"innerpo doctor {label}", default, about)
+    from innerpo.cli.render_doctor import as_rich
+    from innerpo.doctor.checks import run_checks
 
-    consult(replace(config, method=command.method, data=command.data, model=command.model), command.seed)
+    config = replace(config, method=command.method, data=command.data, model=command.model)
+    report = run_checks(config, command.seed)
+    stdout.print(as_rich(report))
+    if report.failures:
+        raise UserError(f"{report.method} fails {len(report.failures)} checks: {'; '.join(report.failures)}")
 
 
 def examples(args: list[str]) -> None:
@@ -121,28 +138,45 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; return the exit code: 0, 2 for a fault in what was asked, 3 for a fault of the machine."""
+    """Run a command; return the exit code: 0, 2 for a fault in what was requested, 3 for a fault of the machine."""
     args = list(sys.argv[1:] if argv is None else argv)
     try:
         if args and args[0] in VERBS:
             with listening():
                 VERBS[args[0]](args[1:])
         else:
-            helps = {verb: function.__doc__ or "" for verb, function in VERBS.items()}
-            about = "Preference optimisation on hidden states, and a measure of whether it generalises."
-            show_choices(helps, "innerpo", about, args)
+            _without_verb(args)
     except UserError as error:
         error_line(str(error))
         return error.exit_code
     except Exception as error:
         if not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError":  # torch's, unimported
             raise
-        error_line("out of memory; a smaller --data.batch-size needs less")
+        error_line("out of memory; a smaller data.batch_size needs less")
         return MachineError.exit_code
     except KeyboardInterrupt:
-        error_line("interrupted; the same command with --training.resume goes on from the last checkpoint")
+        error_line("interrupted; the same command with training.resume goes on from the last checkpoint")
         return 130
     return 0
+
+
+def _without_verb(args: list[str]) -> None:
+    """Answer what is given in the place of a verb: an option of the program itself, or a word that is none."""
+    if not args:
+        raise UserError(f"innerpo needs a verb: {', '.join(VERBS)}; innerpo --help says what each does")
+    if args[0] == "--version":
+        stdout.print(f"innerpo {__version__}")
+    elif args[0].replace("_", "-") in ("--tyro-print-completion", "--tyro-write-completion"):
+        from innerpo.cli.completion import write_completion
+
+        write_completion(args)
+    elif args[0] in ("--help", "-h", "--help-all"):
+        helps = {verb: function.__doc__ or "" for verb, function in VERBS.items()}
+        show_choices(helps, "innerpo", "Preference optimisation on hidden states, and a measure of how it generalises.")
+    elif args[0].startswith("-"):
+        raise unknown("option", args[0], ("--version", "--help"), "innerpo --help lists the verbs")
+    else:
+        raise unknown("verb", args[0], VERBS, f"the verbs are {', '.join(VERBS)}")
 
 
 def _show(result: Any) -> None:

@@ -1,14 +1,13 @@
 """What a run is: typed, frozen records. The docstring under a field is its help on the command line."""
 
 import dataclasses
-import hashlib
-import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from innerpo.config.identity import BOTH, NOTHING, RUN, SCORES, run_id, settings
 from innerpo.config.method import MethodConfig, check_finite, default_method
-from innerpo.errors import UserError
+from innerpo.errors import FIELDS, UserError
 from innerpo.registry import METHODS
 
 
@@ -16,9 +15,9 @@ from innerpo.registry import METHODS
 class ModelConfig:
     """The base model and its adapter."""
 
-    base_model: str = "smollm2-135m"
+    base_model: str = field(default="smollm2-135m", metadata=BOTH)
     """A Hub name, a local folder, or smollm2-135m (the embedded SmolLM2-135M-Instruct)."""
-    revision: str | None = None
+    revision: str | None = field(default=None, metadata=BOTH)
     """Hub revision of the base model."""
     lora_r: int = 16
     """Rank of the LoRA adapter; 0 = full fine-tuning."""
@@ -28,17 +27,17 @@ class ModelConfig:
     """Dropout on the adapter's input. All other dropout is switched off."""
     target_modules: str = "all-linear"
     """Modules that get an adapter: all-linear, or names separated by commas (q_proj,v_proj)."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(default="auto", metadata=BOTH)
     """Type of the base weights; auto = bfloat16 where the hardware multiplies it natively, else float32."""
-    attention: Literal["auto", "sdpa", "eager", "flex_attention"] = "auto"
-    """Attention implementation; auto = by hardware and type, said at start. flex_attention (CUDA) packs rows."""
-    compile: Literal["auto", "on", "off"] = "auto"
-    """Compile decoder blocks for training (torch.compile); auto = where the run is long enough to win the time back."""
-    threads: int = 0
+    attention: Literal["auto", "sdpa", "eager", "flex_attention"] = field(default="auto", metadata=NOTHING)
+    """Attention implementation; auto = by hardware and type (logged). flex_attention (CUDA) packs rows."""
+    compile: Literal["auto", "on", "off"] = field(default="auto", metadata=NOTHING)
+    """Compile decoder blocks for training (torch.compile); auto = where the run is long enough to be worth it."""
+    threads: int = field(default=0, metadata=NOTHING)
     """CPU threads; 0 = torch's choice, but no more than the container may use."""
-    load_in_4bit: bool = False
+    load_in_4bit: bool = field(default=False, metadata=BOTH)
     """Load the base weights in 4 bits (needs bitsandbytes and a CUDA device)."""
-    trust_remote_code: bool = False
+    trust_remote_code: bool = field(default=False, metadata=BOTH)
     """Run code that comes with the model. Off unless you have read that code."""
 
     def __post_init__(self) -> None:
@@ -53,35 +52,35 @@ class ModelConfig:
 class DataConfig:
     """Which pairs, and how they become tokens and batches."""
 
-    dataset: str = "math"
+    dataset: str = field(default="math", metadata=BOTH)
     """GENIES name (math), ethics:justice, embedded:NAME, a Hub data set (owner/name), or a local file."""
-    genies_dir: Path | None = None
+    genies_dir: Path | None = field(default=None, metadata=NOTHING)
     """Folder with GENIES data; else INNERPO_GENIES_DIR; else the Hub's wassname/genies_preferences."""
-    ethics_dir: Path | None = None
+    ethics_dir: Path | None = field(default=None, metadata=NOTHING)
     """Folder with ETHICS CSVs; else INNERPO_ETHICS_DIR; else `ethics` beside the GENIES folder; else the Hub."""
     batch_size: int = 8
     """Pairs per step on each device (before accumulation)."""
-    max_prompt_tokens: int = 512
+    max_prompt_tokens: int = field(default=512, metadata=BOTH)
     """Longer prompts are cut on the left."""
-    max_response_tokens: int = 512
+    max_response_tokens: int = field(default=512, metadata=BOTH)
     """Longer responses are cut on the right and keep no EOS; never to nothing."""
     negatives: Literal["one", "all"] = "one"
     """Rejected responses per prompt in training: one (seeded choice) or all. Scoring always uses all."""
-    max_train_prompts: int = 0
+    max_train_prompts: int = field(default=0, metadata=BOTH)
     """Train on this many randomly chosen prompts; 0 = all."""
     shuffled_labels: float = 0.0
     """Swap chosen and rejected in training with this probability (control: 0.5 leaves no signal)."""
-    on_bad_row: Literal["error", "skip"] = "error"
-    """A row that cannot be used: stop, or leave it out, count it and say so."""
-    layout: Literal["auto", "one_row", "packed", "concatenated"] = "auto"
-    """A row a prompt (its responses behind it), one row for all, or a row a response; auto = compare one batch."""
-    micro_batch_tokens: int = 0
-    """Most padded tokens run forward and back at once; larger batches take several passes, same gradients. 0 = auto."""
-    seed: int = 0
+    on_bad_row: Literal["error", "skip"] = field(default="error", metadata=BOTH)
+    """A row that cannot be used: stop, or leave it out and log how many were."""
+    layout: Literal["auto", "one_row", "packed", "concatenated"] = field(default="auto", metadata=NOTHING)
+    """One row per prompt (with its responses), one row for all, or one row per response; auto = checks one batch."""
+    micro_batch_tokens: int = field(default=0, metadata=NOTHING)
+    """Most padded tokens in a micro-batch; a larger batch is split into several, with the same gradients. 0 = auto."""
+    seed: int = field(default=0, metadata=BOTH)
     """Seed of the choice of negatives and prompts. Not the training seed: seeds share their pairs and cache."""
-    token_cache_gb: float = 4.0
-    """Largest file of reference token states (drift reads it); above, the reference is run at each step."""
-    cache_dir: Path | None = None
+    token_cache_gb: float = field(default=4.0, metadata=NOTHING)
+    """Largest file of reference token states (for drift); above it the reference is computed at every step."""
+    cache_dir: Path | None = field(default=None, metadata=NOTHING)
     """Where reference outputs and converted models are kept; else INNERPO_CACHE; else ~/.cache/innerpo."""
 
     def __post_init__(self) -> None:
@@ -117,23 +116,23 @@ class TrainingConfig:
     """Decoupled weight decay."""
     max_grad_norm: float = 1.0
     """Gradients are clipped to this norm."""
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool = field(default=False, metadata=NOTHING)
     """Recompute activations in the backward pass: less memory, about a third more time."""
     seed: int = 1
     """Seed of the adapter's initial weights, the order of pairs and random directions."""
-    resume: bool = False
+    resume: bool = field(default=False, metadata=NOTHING)
     """Go on from the run's last checkpoint, if it has one."""
-    overwrite: bool = False
+    overwrite: bool = field(default=False, metadata=NOTHING)
     """Delete what the run's folder holds and start again."""
-    save_steps: int = 50
+    save_steps: int = field(default=50, metadata=NOTHING)
     """Steps between checkpoints; 0 = none."""
-    log_steps: int = 5
+    log_steps: int = field(default=5, metadata=NOTHING)
     """Steps between log lines."""
-    grad_share_steps: int = 25
+    grad_share_steps: int = field(default=25, metadata=NOTHING)
     """Steps between measurements of each term's share of the gradient norm; 0 = never."""
-    report_to: tuple[str, ...] = ()
+    report_to: tuple[str, ...] = field(default=(), metadata=NOTHING)
     """Trackers besides the run's own metrics.jsonl: tensorboard, wandb, trackio."""
-    fsdp: str = ""
+    fsdp: str = field(default="", metadata=NOTHING)
     """FSDP options as transformers takes them, e.g. "full_shard auto_wrap"; else as accelerate is configured."""
     deepspeed: str | None = None
     """DeepSpeed configuration file."""
@@ -157,22 +156,22 @@ class EvalConfig:
     train_dataset: str | None = None
     """Data set of the train and test columns; else the one the run was trained on."""
     oos_dataset: str | None = None
-    """Out-of-distribution column; else the training set's first listed shift (innerpo data NAME shows it)."""
+    """Out-of-distribution column; else the first shift listed for the training set (the verb data shows them)."""
     rnd_dataset: str | None = None
     """Unrelated control column; else ethics:justice (embedded:control for embedded data)."""
     ref_model: str | None = None
     """Base model to score beside the adapter; else the one the adapter names."""
     max_prompts: int = 250
     """Prompts scored per column, a seeded choice; 0 = all."""
-    batch_size: int = 16
+    batch_size: int = field(default=16, metadata=NOTHING)
     """Prompts per forward pass, each with all its responses."""
-    bootstrap: int = 2000
+    bootstrap: int = field(default=2000, metadata=NOTHING)
     """Bootstrap resamples (of prompts) behind each 95 % interval."""
-    format: Literal["parquet", "jsonl"] = "parquet"
+    format: Literal["parquet", "jsonl"] = field(default="parquet", metadata=NOTHING)
     """File format of the score rows."""
     steer: float = 0.0
     """Also score the base steered along the run's directions by this many standard deviations, in a row of its own."""
-    skip: bool = False
+    skip: bool = field(default=False, metadata=NOTHING)
     """Train only: do not score afterwards."""
 
     def __post_init__(self) -> None:
@@ -188,13 +187,13 @@ class EvalConfig:
 class RunConfig:
     """One training run and its scores: a pure function of this record."""
 
-    method: MethodConfig = field(default_factory=MethodConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    training: TrainingConfig = field(default_factory=TrainingConfig)
-    eval: EvalConfig = field(default_factory=EvalConfig)
-    output_dir: Path = Path("outputs")
-    """Folder of runs; this one lands in <method>-<transform>_<dataset>_seed<seed> beneath it."""
+    method: MethodConfig = field(default_factory=MethodConfig, metadata=RUN)
+    model: ModelConfig = field(default_factory=ModelConfig, metadata=RUN)
+    data: DataConfig = field(default_factory=DataConfig, metadata=RUN)
+    training: TrainingConfig = field(default_factory=TrainingConfig, metadata=RUN)
+    eval: EvalConfig = field(default_factory=EvalConfig, metadata=SCORES)
+    output_dir: Path = field(default=Path("outputs"), metadata=NOTHING)
+    """Folder of runs; this one lands in <method>-<transform>_<dataset>_seed<seed> beneath it (+<id> off defaults)."""
 
     def __post_init__(self) -> None:
         if self.eval.steer and not (self.method.reads_states and self.method.site == "residual"):
@@ -210,31 +209,38 @@ class RunConfig:
 
     @property
     def run_name(self) -> str:
-        """``innerpo-none_math_seed1``."""
-        path = Path(self.data.dataset)
-        name = path.stem if path.suffix in (".jsonl", ".json", ".parquet", ".csv") else path.name
-        dataset = "".join(c if c.isalnum() or c in "._-" else "-" for c in name)
-        return f"{self.method_label}_{dataset}_seed{self.training.seed}"
+        """``innerpo-none_math_seed1`` with the method's defaults, else ``innerpo-none_math_seed1+3fa9c1d2``.
+
+        Behind the plus stands the beginning of the run's id. A data set whose name is longer than what the plain name
+        shows of it (a file, ``owner/name``) has it always, so that no two runs that differ share a folder.
+        """
+        dataset = _short(self.data.dataset)
+        plain = f"{self.method_label}_{dataset}_seed{self.training.seed}"
+        whole = dataset == self.data.dataset.replace(":", "-")
+        return plain if whole and run_id(self) == self._default_id() else f"{plain}+{run_id(self)[:8]}"
 
     @property
     def run_dir(self) -> Path:
         """Folder in which the run lands."""
         return self.output_dir / self.run_name
 
-    def run_id(self) -> str:
-        """Hash of all that determines the result (not where it lands, nor how it is logged or resumed)."""
-        plain = to_dict(self)
-        plain.pop("output_dir")
-        plain.pop("eval")
-        if self.method.site == "residual":  # as runs were named before there was a choice
-            plain["method"].pop("site")
-        for key in ("resume", "overwrite", "report_to", "log_steps", "save_steps"):
-            plain["training"].pop(key)
-        for key in ("compile", "threads"):  # how it is computed, not what
-            plain["model"].pop(key)
-        for key in ("genies_dir", "ethics_dir", "cache_dir", "micro_batch_tokens"):
-            plain["data"].pop(key)
-        return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
+    def _default_id(self) -> str:
+        """Id of the run of this method, data set and seed with every other field at the method's default."""
+        if self.method.name not in METHODS:
+            return ""
+        default = default_run(self.method_label)
+        data, training = (
+            replace(default.data, dataset=self.data.dataset),
+            replace(default.training, seed=self.training.seed),
+        )
+        return run_id(replace(default, data=data, training=training))
+
+
+def _short(dataset: str) -> str:
+    """Return a data set's name as a part of a folder's name: without its folders or owner and its suffix."""
+    path = Path(dataset)
+    name = path.stem if path.suffix in (".jsonl", ".json", ".parquet", ".csv") else path.name
+    return "".join(c if c.isalnum() or c in "._-" else "-" for c in name)
 
 
 def default_run(method: str) -> RunConfig:
@@ -255,3 +261,6 @@ def to_dict(config: Any) -> dict[str, Any]:
 
     result: dict[str, Any] = plain(config)
     return result
+
+
+FIELDS.update(setting.name for setting in settings(RunConfig()))

@@ -1,4 +1,4 @@
-"""Configs from YAML: presets, files and saved runs. Command line > --config file > --preset > default."""
+"""Configs from YAML: presets, files and saved runs. Command line > file > preset > default."""
 
 import dataclasses
 import re
@@ -35,7 +35,7 @@ for _kind in (_Loader, _Dumper):
 def preset_dir() -> Path:
     """Folder of the presets: inside an installed wheel, or ``configs/`` of a checkout."""
     inside = Path(str(resources.files("innerpo"))) / "configs"
-    return inside if inside.is_dir() else Path(__file__).parents[2] / "configs"
+    return inside if inside.is_dir() else Path(__file__).parents[3] / "configs"
 
 
 def preset_path(name: str) -> Path:
@@ -74,6 +74,19 @@ def read_run_config(folder: Path) -> RunConfig | None:
     values = without_identity(read_yaml(path))
     name = values.get("method", {}).get("name", "innerpo")
     return overlay(default_run(name), values, str(path))
+
+
+def config_of_folder(folder: Path) -> RunConfig:
+    """Return a run's own config; for a peft adapter made elsewhere, the defaults with the base model that it names."""
+    own = read_run_config(folder)
+    if own is not None:
+        return own
+    adapter = folder / "adapter_config.json"
+    if not adapter.is_file():
+        return RunConfig()
+    named = read_yaml(adapter).get("base_model_name_or_path")  # JSON is YAML
+    config = default_run("dpo")
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, base_model=named)) if named else config
 
 
 def without_identity(values: dict[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,5 @@
-"""`innerpo doctor METHOD`: does each term of a loss teach, in the right direction, and see what it should see?
+"""Sanity checks of a loss before training: does each term send gradient, with the right sign, and see the labels?
 
-A few pairs, one batch, no training. The adapter is moved a small seeded step away from the reference first, because
-several terms (drift, retain, coherence) are flat exactly there.
+They use a few pairs in one batch and train nothing. The adapter is first moved a small seeded step away from the
+reference, because several terms (drift, retain, coherence) have no gradient exactly there.
 """

@@ -1,18 +1,17 @@
-"""The checks of each term and of the method as a whole, and the record of what they found."""
+"""The sanity checks of each term and of the method as a whole, and the record of their results."""
 
 import math
-import tempfile
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from innerpo.config.run import RunConfig
-from innerpo.doctor.setup import Patient, admit
+from innerpo.doctor.setup import Setup, set_up
 from innerpo.doctor.steps import gradient_shares, length_of, move, step_away, step_lowers, term_gradients
 from innerpo.methods.records import PairOutputs
+from innerpo.model.base import Base
 
 TRIES = 8
 """Perturbations tried before a term counts as flat: coherence and the hinge are flat on one side of a bend."""
@@ -22,7 +21,7 @@ CHANGED = 1e-4
 
 @dataclass(frozen=True)
 class TermCheck:
-    """What was found of one term. ``share`` is of the sum of weighted gradient norms; no ``faults``: all is well."""
+    """Results for one term. ``share``: its part of the sum of weighted gradient norms; no ``faults``: all is well."""
 
     name: str
     weight: float
@@ -35,8 +34,8 @@ class TermCheck:
 
 
 @dataclass(frozen=True)
-class Diagnosis:
-    """The terms, and checks of the method as a whole: (what, what was found, whether it is right)."""
+class SanityReport:
+    """Results for the terms, and for the whole method as (check, result, whether it passed)."""
 
     method: str
     terms: tuple[TermCheck, ...]
@@ -44,45 +43,49 @@ class Diagnosis:
 
     @property
     def failures(self) -> list[str]:
-        """Every check that failed, named."""
+        """Every check that failed, by name, with its result."""
         of_terms = [f"{term.name}: {fault}" for term in self.terms for fault in term.faults]
         return of_terms + [f"{what}: {found}" for what, found, right in self.whole if not right]
 
 
-def examine(config: RunConfig, seed: int = 0) -> Diagnosis:
-    """Check a method on the first batch of its training pairs. Nothing is written, but the model cache."""
-    with tempfile.TemporaryDirectory() as scratch:
-        patient = admit(config, Path(scratch))
-    whole = _at_the_reference(patient)
-    start = [p.detach().clone() for p in patient.parameters]
-    noise = step_away(patient, start, seed)
-    found = patient.loss()
-    gradients = term_gradients(found, list(found.terms), patient.parameters)
-    shares = gradient_shares(patient.method.term_weights, gradients)
+def run_checks(config: RunConfig, seed: int = 0, base: Base | None = None) -> SanityReport:
+    """Check a method on the first batch of its training pairs. Nothing is written but the model cache."""
+    with set_up(config, base) as setup:
+        terms, whole = _all_checks(setup, seed)
+    return SanityReport(config.method_label, tuple(terms), tuple(whole))
+
+
+def _all_checks(setup: Setup, seed: int) -> tuple[list[TermCheck], list[tuple[str, str, bool]]]:
+    """Check the method at the reference, and each term a small step away from it."""
+    whole = _at_the_reference(setup)
+    start = [p.detach().clone() for p in setup.parameters]
+    noise = step_away(setup, start, seed)
+    found = setup.loss()
+    gradients = term_gradients(found, list(found.terms), setup.parameters)
+    shares = gradient_shares(setup.method.term_weights, gradients)
     values = {name: float(value.detach().mean()) for name, value in found.terms.items()}
-    checks = {name: _check_term(patient, name, found.terms[name], gradient) for name, gradient in gradients.items()}
-    whole += _edited(patient)
+    checks = {name: _check_term(setup, name, found.terms[name], gradient) for name, gradient in gradients.items()}
+    whole += _edited(setup)
     for attempt in range(1, TRIES):
         flat = [name for name, check in checks.items() if check[0] == "none"]
         if not flat:
             break
         if attempt % 2:  # each step forwards and backwards: where one is on the flat side of a bend, the other is not
-            move(patient.parameters, start, [-n for n in noise])
+            move(setup.parameters, start, [-n for n in noise])
         else:
-            noise = step_away(patient, start, seed + attempt)
-        found = patient.loss()
-        for name, gradient in term_gradients(found, flat, patient.parameters).items():
-            checks[name] = _check_term(patient, name, found.terms[name], gradient)
-    terms = [_term_check(patient, name, values[name], shares[name], *check) for name, check in checks.items()]
-    return Diagnosis(config.method_label, tuple(terms), tuple(whole))
+            noise = step_away(setup, start, seed + attempt)
+        found = setup.loss()
+        for name, gradient in term_gradients(found, flat, setup.parameters).items():
+            checks[name] = _check_term(setup, name, found.terms[name], gradient)
+    return [_term_check(setup, name, values[name], shares[name], *check) for name, check in checks.items()], whole
 
 
 # -- the whole method ------------------------------------------------------------------------------------------------
 
 
-def _at_the_reference(patient: Patient) -> list[tuple[str, str, bool]]:
+def _at_the_reference(setup: Setup) -> list[tuple[str, str, bool]]:
     """Policy = reference: margin 0, drift exactly 0, DPO's loss log 2, no gradient that is not a number."""
-    found = patient.loss()
+    found = setup.loss()
     checks = []
     if "inner_margin" in found.metrics:
         margin = float(found.metrics["inner_margin"].abs().max())
@@ -90,13 +93,13 @@ def _at_the_reference(patient: Patient) -> list[tuple[str, str, bool]]:
     if "drift" in found.terms:
         drift = float(found.terms["drift"].detach().abs().max())
         checks.append(("drift at the reference", f"{drift:.1e}, should be 0", drift == 0.0))
-    if "output" in found.terms and patient.method.config.output == "dpo":
+    if "output" in found.terms and setup.method.config.output == "dpo":
         off = float((found.terms["output"].detach() - math.log(2.0)).abs().max())
         checks.append(("dpo at the reference", f"{off:.1e} from log 2", off < 1e-6))
-    gradients = term_gradients(found, list(found.terms), patient.parameters)
+    gradients = term_gradients(found, list(found.terms), setup.parameters)
     wrong = [name for name, g in gradients.items() if not math.isfinite(length_of(g))]
     checks.append(("gradients at the reference", f"not finite: {', '.join(wrong)}" if wrong else "finite", not wrong))
-    directions, rows = patient.method.directions, patient.method.transform.basis
+    directions, rows = setup.method.directions, setup.method.transform.basis
     if directions is not None:
         frozen = {"transform": rows, "directions": directions.w, "scale": directions.scale}
         learns = [name for name, t in frozen.items() if t is not None and t.requires_grad]
@@ -104,49 +107,47 @@ def _at_the_reference(patient: Patient) -> list[tuple[str, str, bool]]:
     return checks
 
 
-def _edited(patient: Patient) -> list[tuple[str, str, bool]]:
+def _edited(setup: Setup) -> list[tuple[str, str, bool]]:
     """A step down the gradient that the method's gradient edit leaves must lower the loss."""
-    edit = patient.method.gradient_edit
+    edit = setup.method.gradient_edit
     if edit is None:
         return []
-    for p in patient.parameters:
+    for p in setup.parameters:
         p.grad = None
-    with edit.installed(patient.policy):
-        before = patient.loss().per_pair.mean()
+    with edit.installed(setup.policy):
+        before = setup.loss().per_pair.mean()
         before.backward()  # type: ignore[no-untyped-call]
-        edit.after_backward(patient.policy)
-    gradient = [torch.zeros_like(p) if p.grad is None else p.grad for p in patient.parameters]
-    name = f"{patient.method.config.gradient} gradient"
+        edit.after_backward(setup.policy)
+    gradient = [torch.zeros_like(p) if p.grad is None else p.grad for p in setup.parameters]
+    name = f"{setup.method.config.gradient} gradient"
     length = length_of(gradient)
     if not 0.0 < length < math.inf:
         return [(name, "none" if length == 0.0 else "not finite", False)]
-    falls = step_lowers(patient, gradient, float(before.detach()), lambda out: out.per_pair)
+    falls = step_lowers(setup, gradient, float(before.detach()), lambda out: out.per_pair)
     return [(name, "a step down it lowers the loss" if falls else "a step down it does not lower the loss", falls)]
 
 
 # -- one term --------------------------------------------------------------------------------------------------------
 
 
-def _check_term(
-    patient: Patient, name: str, value: Float[Tensor, " pair"], gradient: list[Tensor]
-) -> tuple[str, str, str]:
+def _check_term(setup: Setup, name: str, value: Float[Tensor, " pair"], gradient: list[Tensor]) -> tuple[str, str, str]:
     """(gradient, sign, labels) where the parameters are: each "ok" or the fault; the parameters stay where they are."""
-    labels = _label_check(patient, name)
+    labels = _label_check(setup, name)
     length = length_of(gradient)
     if not math.isfinite(length) or not bool(torch.isfinite(value).all()):
         return "not finite", "-", labels
     if length == 0.0:
         return "none", "-", labels
-    falls = step_lowers(patient, gradient, float(value.detach().mean()), lambda out: out.terms[name])
+    falls = step_lowers(setup, gradient, float(value.detach().mean()), lambda out: out.terms[name])
     return "ok", "ok" if falls else "wrong", labels
 
 
-def _label_check(patient: Patient, name: str) -> str:
+def _label_check(setup: Setup, name: str) -> str:
     """What a swap of chosen and rejected, in policy and reference alike, does to a term: changes it, or not."""
     with torch.no_grad():
-        policy = patient.outputs()
-        plain = patient.method.loss(policy, patient.reference).terms[name]
-        swapped = patient.method.loss(_swap(policy), _swap(patient.reference)).terms[name]
+        policy = setup.outputs()
+        plain = setup.method.loss(policy, setup.reference).terms[name]
+        swapped = setup.method.loss(_swap(policy), _swap(setup.reference)).terms[name]
     change = float((swapped - plain).abs().max())
     return "change" if change > CHANGED * max(float(plain.abs().max()), 1e-3) else "same"
 
@@ -166,9 +167,9 @@ def _swap(outputs: PairOutputs) -> PairOutputs:
 
 
 def _term_check(
-    patient: Patient, name: str, value: float, share: float, gradient: str, sign: str, labels: str
+    setup: Setup, name: str, value: float, share: float, gradient: str, sign: str, labels: str
 ) -> TermCheck:
-    expected = patient.method.terms[name].label_expectation(patient.method.config)
+    expected = setup.method.terms[name].label_expectation(setup.method.config)
     faults = []
     if gradient != "ok":
         faults.append("no gradient reaches the adapter" if gradient == "none" else "its gradient is not finite")
@@ -177,5 +178,5 @@ def _term_check(
     if expected is not None and (labels == "change") != expected:
         faults.append("does not see the labels, and should" if expected else "sees the labels, and should not")
     shown = "not declared" if expected is None else "expected" if (labels == "change") == expected else "unexpected"
-    weight = patient.method.term_weights[name]
+    weight = setup.method.term_weights[name]
     return TermCheck(name, weight, value, share, gradient, sign, f"{labels} ({shown})", tuple(faults))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from innerpo.doctor.setup import Parameters, Patient
+from innerpo.doctor.setup import Parameters, Setup
 from innerpo.methods.method import LossOutput
 
 SIZES = 8
@@ -35,7 +35,7 @@ def gradient_shares(weights: dict[str, float], gradients: dict[str, list[Tensor]
     return {name: length / total if total else 0.0 for name, length in lengths.items()}
 
 
-def step_away(patient: Patient, start: Sequence[Tensor], seed: int) -> list[Tensor]:
+def step_away(setup: Setup, start: Sequence[Tensor], seed: int) -> list[Tensor]:
     """Make a seeded step away from the reference that moves some response's log-probability by .02 to .2 nats a token.
 
     It moves what is zero at the reference (LoRA's second matrices), or, with full fine-tuning, every weight. The
@@ -47,12 +47,12 @@ def step_away(patient: Patient, start: Sequence[Tensor], seed: int) -> list[Tens
     sizes = [
         float(z) if any(zero) else float(p.float().square().mean().sqrt()) for z, p in zip(zero, start, strict=True)
     ]
-    factor, reference = 0.02, patient.reference
+    factor, reference = 0.02, setup.reference
     for _ in range(24):
         noise = [factor * size * n for size, n in zip(sizes, drawn, strict=True)]
-        move(patient.parameters, start, noise)
+        move(setup.parameters, start, noise)
         with torch.no_grad():
-            policy = patient.outputs()
+            policy = setup.outputs()
         chosen = (policy.chosen_logps - reference.chosen_logps) / policy.chosen_n_tokens
         rejected = (policy.rejected_logps - reference.rejected_logps) / policy.rejected_n_tokens
         moved = float(torch.cat([chosen, rejected]).abs().max())
@@ -62,27 +62,25 @@ def step_away(patient: Patient, start: Sequence[Tensor], seed: int) -> list[Tens
     return noise
 
 
-def step_lowers(
-    patient: Patient, gradient: Sequence[Tensor], before: float, value: Callable[[LossOutput], Tensor]
-) -> bool:
+def step_lowers(setup: Setup, gradient: Sequence[Tensor], before: float, value: Callable[[LossOutput], Tensor]) -> bool:
     """Whether a small step down a gradient lowers a value: the smaller the step, the more surely.
 
     Steps forwards and backwards, ever smaller, until two sizes agree on the slope: then it is a slope, and not how the
     loss bends further away. 1 is the slope that the gradient promises.
     """
-    start = [p.detach().clone() for p in patient.parameters]
+    start = [p.detach().clone() for p in setup.parameters]
     length, promised, slopes = length_of(gradient), 0.05 * max(abs(before), 0.01), [math.nan]
     for _ in range(SIZES):
         ends = []
         for sign in (1.0, -1.0):
-            move(patient.parameters, start, [sign * promised / length**2 * g for g in gradient])
+            move(setup.parameters, start, [sign * promised / length**2 * g for g in gradient])
             with torch.no_grad():
-                ends.append(float(value(patient.loss()).mean()))
+                ends.append(float(value(setup.loss()).mean()))
         slopes.append((ends[0] - ends[1]) / (2.0 * promised))
         if abs(slopes[-1] - slopes[-2]) <= 0.2 * abs(slopes[-1]):
             break
         promised /= 3.0
-    move(patient.parameters, start, [torch.zeros_like(p) for p in start])
+    move(setup.parameters, start, [torch.zeros_like(p) for p in start])
     return slopes[-1] >= LEAST_SLOPE
 
 

@@ -13,7 +13,7 @@ from innerpo.files import cache_root, write_atomically
 from innerpo.methods.steering import steering_vector
 from innerpo.model.loading import model_source
 from innerpo.model.steering import SteeringVector
-from innerpo.training import artifacts
+from innerpo.training.directions_file import DIRECTIONS, load_directions
 
 log = logging.getLogger(__name__)
 
@@ -22,9 +22,9 @@ ARCHITECTURE = "controlvector"
 
 def export_run(folder: Path, config: RunConfig, format: str, out: Path | None = None) -> Path:
     """Write the steering vector of a run as ``safetensors`` or ``gguf``; return where."""
-    found = artifacts.load_directions(folder)
+    found = load_directions(folder)
     if found is None:
-        raise UserError(f"{folder} has no {artifacts.DIRECTIONS}: its method read no states, so it has no direction")
+        raise UserError(f"{folder} has no {DIRECTIONS}: its method read no states, so it has no direction")
     vector = steering_vector(found)
     path = out or folder / f"steering.{format}"
     FORMATS[format](path, vector, _model_type(config))

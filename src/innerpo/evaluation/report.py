@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from innerpo.config.identity import scores_id
 from innerpo.config.run import RunConfig
+from innerpo.config.yaml import read_run_config
 from innerpo.evaluation.facts import Scores
 from innerpo.evaluation.sets import EvaluationSet
 from innerpo.evaluation.statistics import Statistic
@@ -39,3 +41,11 @@ def write_scores(
     write_text(folder / "headline.json", json.dumps(plain, indent=2) + "\n")
     write_text(folder / "headline.md", "\n".join(as_markdown(table) for table in tables.values()))
     return tables
+
+
+def scores_folder(folder: Path, config: RunConfig) -> Path:
+    """Where the scores of a folder belong: beside the adapter, or, for other sets than the run's own, beneath it."""
+    own = read_run_config(folder)
+    if own is None or scores_id(config) == scores_id(own):
+        return folder
+    return folder / f"eval-{scores_id(config)}"

@@ -109,7 +109,7 @@ class Term:
     """A named part of a loss: a pure function of TermInputs to one value per pair, and what it must be given.
 
     ``sees_labels`` declares whether a swap of chosen and rejected (directions held) should change the term, for any
-    method or by the method's config; ``innerpo doctor`` checks it. None: not declared, reported but not judged.
+    method or by the method's config; the doctor checks it. None: not declared, reported but not judged.
     """
 
     function: Callable[[TermInputs], Float[Tensor, " pair"]]

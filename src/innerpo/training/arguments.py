@@ -83,5 +83,5 @@ def check_processes(config: RunConfig) -> None:
     if _fsdp(config) and PartialState().distributed_type in (DistributedType.NO, DistributedType.MULTI_CPU):
         raise UserError(
             "FSDP needs processes with a GPU each; accelerate started this one without (accelerate launch --use_fsdp "
-            f"--num_processes 2 cli.py train {config.method.name} ...)"
+            "--num_processes 2 ...)"
         )

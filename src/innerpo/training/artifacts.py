@@ -1,35 +1,20 @@
-"""What a run's folder holds: the adapter, directions, config, provenance, metrics and a model card."""
+"""What a run's folder holds: its weights, directions, record and model card, saved together and loaded again."""
 
-import hashlib
 import json
-import platform
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-
-import innerpo
-from innerpo.config.run import RunConfig, to_dict
 from innerpo.config.yaml import read_run_config
-from innerpo.data.tokens import PromptItem
 from innerpo.errors import UserError
-from innerpo.files import machine_errors, staged_directory, write_atomically, write_text
-from innerpo.methods.inner_reward import InnerReward
+from innerpo.files import machine_errors, staged_directory, write_text
 from innerpo.methods.method import Method
-from innerpo.methods.records import Directions
-from innerpo.methods.transforms.transform import Transform
 from innerpo.model.adapters import load_adapter, remove_adapter
 from innerpo.model.base import Base
-from innerpo.model.forward.layout import LayoutChoice
+from innerpo.training.directions_file import DIRECTIONS, save_directions
 from innerpo.training.run_folder import CHECKPOINTS, RECORD
-
-DIRECTIONS = "directions.safetensors"
 
 
 def save_run(
@@ -57,23 +42,6 @@ def save_run(
         (folder / "adapter").rmdir()
     write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-
-
-def run_record(config: RunConfig, n_pairs: int, data_hash: str, method: Method, layout: LayoutChoice) -> dict[str, Any]:
-    """Return what a reader needs to trust or repeat the run."""
-    return {
-        "run_id": config.run_id(),
-        "name": config.run_name,
-        "method": config.method_label,
-        "base_model": config.model.base_model,
-        "dataset": config.data.dataset,
-        "n_pairs": n_pairs,
-        "data_hash": data_hash,
-        "layout": layout.layout,
-        "layers": list(method.layers) if method.request is not None else [],
-        "site": "" if method.request is None else method.config.site,
-        "versions": versions(),
-    }
 
 
 def is_frozen(folder: Path) -> bool:
@@ -111,92 +79,3 @@ def loaded_policy(base: Base, folder: Path) -> Iterator[Any]:
         yield policy
     finally:
         remove_adapter(base, policy)
-
-
-def save_directions(path: Path, method: Method) -> None:
-    """Write directions and transform as safetensors."""
-    directions = method.directions
-    assert directions is not None
-    tensors = {
-        "w": directions.w,
-        "scale": directions.scale,
-        "layer_weights": directions.layer_weights,
-        "accuracy": directions.accuracy,
-        "token_spread": directions.token_spread,
-        "layers": torch.tensor(method.layers),
-    }
-    if directions.token_rms is not None:
-        tensors["token_rms"] = directions.token_rms
-    if method.transform.basis is not None:
-        tensors["transform_basis"] = method.transform.basis
-    header = {
-        "transform": method.transform.name,
-        "pool": method.config.pool,
-        "own": repr(directions.own),
-        "site": method.config.site,
-    }
-    write_atomically(path, lambda p: save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, p, header))
-
-
-def load_directions(folder: Path) -> InnerReward | None:
-    """Return the fitted directions of a run, or None where it has none."""
-    path = folder / DIRECTIONS
-    if not path.is_file():
-        return None
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata()
-            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        directions = Directions(
-            found["w"],
-            found["scale"],
-            found["layer_weights"],
-            found["accuracy"],
-            found["token_spread"],
-            float(header["own"]),
-            found.get("token_rms"),
-        )
-        layers = tuple(int(i) for i in found["layers"])
-        transform = Transform(header["transform"], found.get("transform_basis"))
-        return InnerReward(layers, transform, directions, header["pool"], header["site"])
-    except (SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise UserError(f"{path} is not a directions file of innerpo: {error}") from error
-
-
-def scores_folder(folder: Path, config: RunConfig) -> Path:
-    """Where the scores of a folder belong: beside the adapter, or, on other columns than the run's own, beneath it."""
-    own = read_run_config(folder)
-    chosen = _what_is_scored(config)
-    if own is None or chosen == _what_is_scored(own):
-        return folder
-    return folder / f"eval-{hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:8]}"
-
-
-def _what_is_scored(config: RunConfig) -> dict[str, Any]:
-    """All that changes scores of a given adapter: columns, their tokens, the base model."""
-    plain = to_dict(config)
-    for name in ("batch_size", "bootstrap", "format", "skip"):
-        plain["eval"].pop(name)
-    if not config.eval.steer:  # as folders were named before there was a choice
-        plain["eval"].pop("steer")
-    data = {n: plain["data"][n] for n in ("dataset", "max_prompt_tokens", "max_response_tokens", "seed", "on_bad_row")}
-    model = {n: plain["model"][n] for n in ("base_model", "revision", "dtype", "load_in_4bit")}
-    return {"eval": plain["eval"], "data": data, "model": model}
-
-
-def inputs_hash(data_hash: str, base: Base) -> str:
-    """Identity of what a run computes on, beyond its config: token ids and base weights."""
-    return hashlib.sha256(f"{data_hash}/{base.identity}".encode()).hexdigest()[:16]
-
-
-def hash_of_tokens(items: Sequence[PromptItem]) -> str:
-    """Hash of the token ids that were trained on."""
-    return hashlib.sha256(json.dumps([(i.prompt, i.responses) for i in items]).encode()).hexdigest()[:16]
-
-
-def versions() -> dict[str, str]:
-    """Versions of everything that can change a result."""
-    names = ("torch", "transformers", "peft", "accelerate", "safetensors", "tokenizers", "numpy")
-    return {"innerpo": innerpo.__version__, "python": platform.python_version()} | {
-        n: metadata.version(n) for n in names
-    }

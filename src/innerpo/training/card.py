@@ -50,6 +50,6 @@ Files: `adapter_model.safetensors` (ordinary peft), `directions.safetensors` (pr
 the method has them), `config.yaml` (the whole configuration), `run.json` (versions, hashes), `metrics.jsonl` (log),
 `scores.parquet` and `headline.md` (scores).
 
-{half}Score it: `innerpo eval FOLDER`. The adapter inherits the limits and the licence of its base model; it was
-trained for research on generalisation, not for deployment.
+{half}Score it: `innerpo.evaluate(None, FOLDER)` in Python. The adapter inherits the limits and the licence of its base
+model; it was trained for research on generalisation, not for deployment.
 """

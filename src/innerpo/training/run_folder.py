@@ -5,13 +5,13 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 
 from accelerate import PartialState
 
-from innerpo.config.run import RunConfig, default_run, to_dict
-from innerpo.config.yaml import as_yaml, read_run_config, read_yaml
+from innerpo.config.identity import run_id
+from innerpo.config.run import RunConfig, to_dict
+from innerpo.config.yaml import as_yaml, read_yaml
 from innerpo.errors import UserError
 from innerpo.files import machine_errors, write_text
 
@@ -60,7 +60,7 @@ def run_folder(config: RunConfig, inputs: str) -> Iterator[Path | None]:
             folder.mkdir(parents=True, exist_ok=True)
     process.wait_for_everyone()
     if process.is_main_process and not (folder / CONFIG).exists():
-        write_text(folder / CONFIG, as_yaml(to_dict(config) | {"run_id": config.run_id(), "inputs": inputs}))
+        write_text(folder / CONFIG, as_yaml(to_dict(config) | {"run_id": run_id(config), "inputs": inputs}))
     elif process.is_main_process and (found := read_yaml(folder / CONFIG).get("inputs")) != inputs:
         raise UserError(
             f"{folder} was begun on other data or another base model (inputs {found}, these are {inputs}); it cannot "
@@ -96,9 +96,9 @@ def _check_same_run(folder: Path, config: RunConfig) -> None:
             f"{folder} already holds a run; add training.resume to go on with it, or training.overwrite to replace it"
         )
     found = read_yaml(folder / CONFIG).get("run_id")
-    if found != config.run_id():
+    if found != run_id(config):
         raise UserError(
-            f"{folder} holds a run with another config (id {found}, this one is {config.run_id()}); it cannot be "
+            f"{folder} holds a run with another config (id {found}, this one is {run_id(config)}); it cannot be "
             "resumed: use the same options, another output_dir, or training.overwrite"
         )
 
@@ -116,16 +116,3 @@ def cut_metrics(folder: Path, step: int) -> None:
         lines = path.read_text().splitlines()
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
         write_text(path, "".join(line + "\n" for line in kept))
-
-
-def config_of_folder(folder: Path) -> RunConfig:
-    """Return a run's own config; for a peft adapter made elsewhere, the defaults with the base model that it names."""
-    own = read_run_config(folder)
-    if own is not None:
-        return own
-    adapter = folder / "adapter_config.json"
-    if not adapter.is_file():
-        return RunConfig()
-    named = read_yaml(adapter).get("base_model_name_or_path")  # JSON is YAML
-    config = default_run("dpo")
-    return replace(config, model=replace(config.model, base_model=named)) if named else config

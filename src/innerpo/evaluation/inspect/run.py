@@ -19,6 +19,7 @@ from innerpo.errors import UserError
 from innerpo.evaluation.inspect.measure import measure
 from innerpo.evaluation.inspect.records import BlockRow, Inspection
 from innerpo.evaluation.inspect.report import write_inspection
+from innerpo.evaluation.report import scores_folder
 from innerpo.files import cache_root
 from innerpo.model.base import Base
 from innerpo.model.layer_spec import resolve_layers
@@ -61,7 +62,7 @@ def inspect_run(folder: Path, config: RunConfig, prompts: int = 64, base: Base |
         BlockRow(block, block in read, **{name: float(values[block]) for name, values in columns.items()})
         for block in range(n_blocks)
     )
-    target = artifacts.scores_folder(folder, config)
+    target = scores_folder(folder, config)
     inspection = Inspection(target, dataset, len(prepared.items), len(test_items), config.method.pool, rows)
     if config.method.frozen:
         log.info("this run trained nothing: its policy is its reference")

@@ -1,0 +1,55 @@
+"""Tab completion: one parser of all verbs and methods, from which tyro writes a script for a shell."""
+
+from collections.abc import Callable, Sequence
+from functools import reduce
+from typing import Annotated, Any
+
+import tyro
+from tyro.conf import arg, subcommand
+
+from innerpo.cli.commands import (
+    DataCommand,
+    DemoCommand,
+    DoctorCommand,
+    EvalCommand,
+    ExamplesCommand,
+    ExportCommand,
+    InspectCommand,
+    TrainCommand,
+)
+from innerpo.config.method import method_names
+from innerpo.errors import UserError
+from innerpo.registry import METHODS
+
+SHELLS = ("bash", "zsh", "tcsh", "fish")
+
+
+def write_completion(words: Sequence[str]) -> None:
+    """Print the completion script of a shell, or write it to a file (``--tyro-write-completion SHELL FILE``)."""
+    if len(words) < 2 or words[1] not in SHELLS:
+        raise UserError(f"{words[0]} needs a shell: {', '.join(SHELLS)}")
+    verbs: dict[str, Callable[..., Any]] = {
+        "train": _with_methods(TrainCommand),
+        "eval": EvalCommand,
+        "data": DataCommand,
+        "demo": DemoCommand,
+        "doctor": _with_methods(DoctorCommand),
+        "inspect": InspectCommand,
+        "export": ExportCommand,
+        "examples": ExamplesCommand,
+    }
+    tyro.extras.subcommand_cli_from_dict(verbs, prog="innerpo", args=list(words), use_underscores=True)
+
+
+def _with_methods(record: type) -> Callable[..., None]:
+    """Return a function whose one parameter is the record under the name of any method of the table.
+
+    Of the names with a transform only innerpo's are there: the script holds every option once for each name.
+    """
+    names = [name for name in method_names() if name in METHODS or name.startswith("innerpo-")]
+    kinds = [Annotated[record, subcommand(name, prefix_name=False)] for name in names]
+
+    def verb(command: Any) -> None: ...
+
+    verb.__annotations__["command"] = Annotated[reduce(lambda a, b: a | b, kinds), arg(name="")]
+    return verb
