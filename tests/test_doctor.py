@@ -9,8 +9,7 @@ from innerpo.cli.verbs import main
 from innerpo.config.method import MethodConfig
 from innerpo.config.run import default_run
 from innerpo.doctor.checks import run_checks
-from innerpo.methods.records import Term
-from innerpo.methods.terms.output import log_ratio_margin
+from innerpo.methods.records import Term, log_ratio_margin
 from innerpo.registry import METHODS, TERMS
 
 

@@ -213,8 +213,8 @@ def test_only_what_is_adapted_is_projected():
     ("values", "says"),
     [
         ({"gradient": "projgard"}, "unknown method.gradient 'projgard'; did you mean 'projgrad'"),
-        ({"gradient": "projgrad", "direction": "pair"}, "projgrad knows direction shared and random, not pair"),
-        ({"gradient": "projbp", "remove": ("length",)}, "not projbp"),
+        ({"gradient": "projgrad", "direction": "pair"}, "projgrad needs method.direction shared or random, not pair"),
+        ({"gradient": "projbp", "remove": ("length",)}, "not to projbp"),
     ],
 )
 def test_what_gradient_methods_cannot_do_is_said(values, says):

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from innerpo.config.method import MethodConfig
 from innerpo.methods.directions.estimate import estimate_directions
+from innerpo.methods.outputs.dpo import dpo_loss
 from innerpo.methods.outputs.ipo import ipo_loss
 from innerpo.methods.outputs.simpo import simpo_loss
 from innerpo.methods.records import Directions, PairOutputs, TermInputs, unit
 from innerpo.methods.terms.angle import angle_loss
 from innerpo.methods.terms.drift import orthogonal_drift
 from innerpo.methods.terms.inner import inner_loss, margin
-from innerpo.methods.terms.output import dpo
 from innerpo.methods.terms.reroute import relative_distance
 from innerpo.methods.terms.separation import relative_separation
 from innerpo.methods.transforms.transform import IDENTITY
@@ -93,7 +93,7 @@ def map_states(p, f, token_states=True):
 
 
 def test_dpo_values():
-    found = dpo(torch.tensor([0.0, 10.0, -10.0]), beta=0.1)
+    found = dpo_loss(torch.tensor([0.0, 10.0, -10.0]), beta=0.1)
     assert found.tolist() == pytest.approx([math.log(2), math.log1p(math.exp(-1)), math.log1p(math.e)], abs=1e-6)
 
 

@@ -164,7 +164,7 @@ def test_a_module_without_one_vector_a_token_is_refused(items):
 
 
 def test_supr_wants_the_residual_stream():
-    with pytest.raises(UserError, match="supr asks what the unembedding reads of the residual stream, not of 'mlp_out"):
+    with pytest.raises(UserError, match=r"supr needs method\.site=residual .*, not mlp_out"):
         MethodConfig(transform="supr", site="mlp_out")
 
 

@@ -1,58 +1,137 @@
-"""Every name that a command line can say, and where the code behind it lives: grep here first.
+"""The one registry: every name that a config can contain, and where the code behind it is.
 
-The values are ``module:attribute`` strings, so that reading this table (for a help page, say) imports neither torch
-nor transformers. A program that adds its own puts the object itself in the table: ``TERMS["mine"] = my_term``.
+An entry is a ``module:attribute`` string, imported when it is used, so that a help page imports neither torch nor
+transformers. A program adds its own by putting the object itself into a table: ``TERMS["mine"] = my_term``. A file of
+the package is added by one line here. ``CONTRIBUTING.md`` shows both for every table.
 """
 
 import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from innerpo.errors import UserError, near_matches
 
+
+@dataclass(frozen=True)
+class Lazy:
+    """A ``module:attribute`` string with facts about the object that a config must know without importing it.
+
+    Each fact equals the object's attribute of that name (tests/test_extension.py checks it). An entry without facts
+    works too; the object is then imported when a fact is needed.
+    """
+
+    where: str
+    facts: Mapping[str, Any]
+
+
 Entry = Any
-"""``module:attribute``, or the object itself (a Term, a function)."""
+"""A ``module:attribute`` string, a ``Lazy``, or the object itself (a Term, a function, ...)."""
+
+
+def lazy(where: str, **facts: Any) -> Lazy:
+    """Return a ``module:attribute`` entry with facts."""
+    return Lazy(where, facts)
+
 
 _OUTPUT_ONLY = {"alpha": 0.0, "gamma": 0.0}
 
+# name -> "about", one sentence for --help; under "data", the DataConfig fields that differ from their defaults; all
+# else, the MethodConfig fields that differ. NAME-TRANSFORM is a name too, for each method that reads states
+# (innerpo.config.method.method_names lists them).
 METHODS: dict[str, dict[str, Any]] = {
-    # name -> the MethodConfig fields in which it differs from the defaults; under "data", fields of DataConfig.
-    # NAME-TRANSFORM is known too, for each method that reads states (innerpo.config.method.method_names lists them).
-    "dpo": {**_OUTPUT_ONLY},
-    "innerpo": {},
-    "ipo": {**_OUTPUT_ONLY, "output": "ipo"},
-    "simpo": {**_OUTPUT_ONLY, "output": "simpo", "beta": 2.0},
-    "sft": {**_OUTPUT_ONLY, "output": "none", "sft": 1.0},
-    "projgrad": {**_OUTPUT_ONLY, "gradient": "projgrad"},
-    "projbp": {**_OUTPUT_ONLY, "gradient": "projbp"},
-    "prefvec": {"direction": "pair", "inner": "linear", "angle": 0.1, "coherence": 1.0},
-    "reroute": {**_OUTPUT_ONLY, "output": "none", "reroute": 1.0, "retain": 1.0},
-    "probe": {"output": "none", "gamma": 0.0, "frozen": True},
-    "random-direction": {"direction": "random"},
-    "shuffled-labels": {"data": {"shuffled_labels": 0.5}},
-    "drift-only": {"alpha": 0.0},
+    "innerpo": {
+        "about": "DPO plus a margin between hidden states along a preference direction and a penalty on other drift.",
+    },
+    "dpo": {
+        **_OUTPUT_ONLY,
+        "about": "Direct preference optimisation on output log-probabilities (Rafailov et al. 2023).",
+    },
+    "ipo": {
+        **_OUTPUT_ONLY,
+        "output": "ipo",
+        "about": "Identity preference optimisation: the log-ratio margin meets a fixed target (Azar et al. 2023).",
+    },
+    "simpo": {
+        **_OUTPUT_ONLY,
+        "output": "simpo",
+        "beta": 2.0,
+        "about": "Simple preference optimisation: length-normalised margin without a reference (Meng et al. 2024).",
+    },
+    "sft": {
+        **_OUTPUT_ONLY,
+        "output": "none",
+        "sft": 1.0,
+        "about": "Supervised fine-tuning on the chosen responses; rejected responses are ignored.",
+    },
+    "projgrad": {
+        **_OUTPUT_ONLY,
+        "gradient": "projgrad",
+        "about": "DPO; weight gradients are projected on each module's preference direction before the optimiser step.",
+    },
+    "projbp": {
+        **_OUTPUT_ONLY,
+        "gradient": "projbp",
+        "about": "DPO; gradients are projected on each module's preference direction during the backward pass.",
+    },
+    "prefvec": {
+        "direction": "pair",
+        "inner": "linear",
+        "angle": 0.1,
+        "coherence": 1.0,
+        "about": "DPO plus a linear margin along each pair's own state difference, with angle and coherence terms.",
+    },
+    "reroute": {
+        **_OUTPUT_ONLY,
+        "output": "none",
+        "reroute": 1.0,
+        "retain": 1.0,
+        "about": "Moves rejected responses' states to the chosen ones' (after circuit breakers, Zou et al. 2024).",
+    },
+    "probe": {
+        "output": "none",
+        "gamma": 0.0,
+        "frozen": True,
+        "about": "No training: the frozen base model's preference direction scores responses (a baseline).",
+    },
+    "random-direction": {
+        "direction": "random",
+        "about": "Control: innerpo with a random direction in place of the preference direction.",
+    },
+    "shuffled-labels": {
+        "data": {"shuffled_labels": 0.5},
+        "about": "Control: innerpo with chosen and rejected swapped at random in half of the training pairs.",
+    },
+    "drift-only": {
+        "alpha": 0.0,
+        "about": "Control: innerpo without its margin term: DPO plus the penalty on drift of hidden states.",
+    },
 }
 
+# name -> Term(function, needs, sees_labels); function: TermInputs -> one loss per pair (methods/records.py).
+# Facts: needs. A name of this table that is no MethodConfig field gets its weight from method.extra.
 TERMS: dict[str, Entry] = {
-    # name -> (policy, reference, directions, method config) -> one loss per pair
-    "output": "innerpo.methods.terms.output:output",
-    "inner": "innerpo.methods.terms.inner:inner",
-    "drift": "innerpo.methods.terms.drift:drift",
-    "angle": "innerpo.methods.terms.angle:angle",
-    "separation": "innerpo.methods.terms.separation:separation",
-    "coherence": "innerpo.methods.terms.coherence:coherence",
-    "sft": "innerpo.methods.terms.sft:sft",
-    "reroute": "innerpo.methods.terms.reroute:reroute",
-    "retain": "innerpo.methods.terms.reroute:retain",
+    "output": lazy("innerpo.methods.terms.output:output", needs="logps"),
+    "inner": lazy("innerpo.methods.terms.inner:inner", needs="states"),
+    "drift": lazy("innerpo.methods.terms.drift:drift", needs="token_states"),
+    "angle": lazy("innerpo.methods.terms.angle:angle", needs="states"),
+    "separation": lazy("innerpo.methods.terms.separation:separation", needs="states"),
+    "coherence": lazy("innerpo.methods.terms.coherence:coherence", needs="logps"),
+    "sft": lazy("innerpo.methods.terms.sft:sft", needs="logps"),
+    "reroute": lazy("innerpo.methods.terms.reroute:reroute", needs="states"),
+    "retain": lazy("innerpo.methods.terms.reroute:retain", needs="states"),
 }
 
-GRADIENTS: dict[str, Entry] = {
-    # name -> (directions by module, kappa) -> GradientEdit
-    "projgrad": "innerpo.methods.gradients.projgrad:ProjGrad",
-    "projbp": "innerpo.methods.gradients.projbp:ProjBp",
+# name -> OutputForm: a function of TermInputs (it reads policy, reference and method) to one loss per pair, from
+# log-probabilities alone. method.output names the form of the term "output".
+OUTPUTS: dict[str, Entry] = {
+    "dpo": "innerpo.methods.outputs.dpo:dpo",
+    "ipo": "innerpo.methods.outputs.ipo:ipo",
+    "simpo": "innerpo.methods.outputs.simpo:simpo",
 }
 
+# name -> function: (FitInputs, MethodConfig) -> Transform with an orthonormal basis (methods/transforms/transform.py).
 TRANSFORMS: dict[str, Entry] = {
-    # name -> (reference states, method config) -> Transform with orthonormal rows
     "none": "innerpo.methods.transforms.none:fit",
     "supr": "innerpo.methods.transforms.supr:fit",
     "ether": "innerpo.methods.transforms.ether:fit",
@@ -62,27 +141,75 @@ TRANSFORMS: dict[str, Entry] = {
     "random": "innerpo.methods.transforms.random:fit",
 }
 
+# name -> Direction(fit, own, remove, gradients, draw); fit: DirectionInputs -> (directions, directions without each
+# pair) (methods/directions/direction.py). Facts: remove (method.remove applies), gradients (method.gradient applies).
+DIRECTIONS: dict[str, Entry] = {
+    "shared": lazy("innerpo.methods.directions.shared:shared", remove=True, gradients=True),
+    "pair": lazy("innerpo.methods.directions.pair:pair", remove=False, gradients=False),
+    "mix": lazy("innerpo.methods.directions.mix:mix", remove=True, gradients=False),
+    "lda": lazy("innerpo.methods.directions.lda:lda", remove=True, gradients=False),
+    "random": lazy("innerpo.methods.directions.random:random", remove=False, gradients=True),
+}
 
+# name -> subclass of GradientEdit, constructed from (unit directions by ModuleKey, kappa) (methods/gradients/edit.py).
+GRADIENTS: dict[str, Entry] = {
+    "projgrad": "innerpo.methods.gradients.projgrad:ProjGrad",
+    "projbp": "innerpo.methods.gradients.projbp:ProjBp",
+}
+
+# kind -> function: (name without its kind, "train" or "test", DataConfig, BadRows) -> list of every best/worse pair.
+SOURCES: dict[str, Entry] = {
+    "genies": "innerpo.data.sources.genies:load",
+    "ethics": "innerpo.data.sources.ethics:load",
+    "embedded": "innerpo.data.sources.embedded:load",
+    "files": "innerpo.data.sources.files:load",
+    "hub": "innerpo.data.sources.hub:load",
+}
+
+# name of a list of shifts -> PACKAGE:FILE.toml#TABLE, or a sequence of DistributionShift (data/shifts.py). A source's
+# default target is that of its first shift, in the order of this table.
+SHIFTS: dict[str, Entry] = {
+    "embedded": "innerpo.data:shifts.toml#embedded",
+    "genies": "innerpo.data:shifts.toml#genies",
+    "genies_all": "innerpo.data:shifts.toml#genies_all",
+    "reversed": "innerpo.data:shifts.toml#reversed",
+    "ethics": "innerpo.data:shifts.toml#ethics",
+}
+
+# name -> function: (facts of responses, a polars DataFrame) -> one number per response, higher is better.
 SCORERS: dict[str, Entry] = {
-    # name -> (facts of responses, a polars DataFrame) -> one number per response, higher is better
     "mean_logp": "innerpo.evaluation.scorers.mean_logp:mean_logp",
     "sum_logp": "innerpo.evaluation.scorers.sum_logp:sum_logp",
     "inner": "innerpo.evaluation.scorers.inner:inner",
     "longer": "innerpo.evaluation.scorers.longer:longer",
 }
 
+# name -> function: (one value per pair, the prompt of each) -> Estimate with its interval.
 STATISTICS: dict[str, Entry] = {
-    # name -> (one value per pair, the prompt of each) -> Estimate with its interval
     "bootstrap": "innerpo.evaluation.statistics:cluster_mean",
 }
 
 
-def resolve(table: dict[str, Entry], name: str, kind: str) -> Any:
-    """Return the object behind a name; a wrong name fails with the near matches."""
+def resolve(table: Mapping[str, Entry], name: str, kind: str) -> Any:
+    """Return the object behind a name of a table. Raises UserError, with near matches, for a name that is not in it."""
+    check_name(table, name, kind)
+    entry = table[name]
+    where = entry.where if isinstance(entry, Lazy) else entry
+    if not isinstance(where, str):
+        return entry
+    module, attribute = where.split(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def fact(table: Mapping[str, Entry], name: str, key: str, kind: str) -> Any:
+    """Return an attribute of the object behind a name, without importing it where the table states the attribute."""
+    entry = table.get(name)
+    if isinstance(entry, Lazy) and key in entry.facts:
+        return entry.facts[key]
+    return getattr(resolve(table, name, kind), key)
+
+
+def check_name(table: Mapping[str, Entry], name: str, kind: str) -> None:
+    """Raise UserError, with near matches, for a name that is not in a table."""
     if name not in table:
         raise UserError(f"unknown {kind} {name!r}{near_matches(name, table)}")
-    entry = table[name]
-    if not isinstance(entry, str):
-        return entry
-    module, attribute = entry.split(":")
-    return getattr(importlib.import_module(module), attribute)

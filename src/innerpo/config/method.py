@@ -1,40 +1,48 @@
-"""What a method is: its records, as config.py has those of a run, and the methods that have a name."""
+"""The config of a method: loss terms with weights, transform, direction, gradient edit; and the methods with names."""
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 from tyro.conf import arg
 
 from innerpo.errors import UserError, near_matches
-from innerpo.registry import GRADIENTS, METHODS, TERMS, TRANSFORMS
+from innerpo.registry import DIRECTIONS, GRADIENTS, METHODS, OUTPUTS, TERMS, TRANSFORMS, check_name, fact
 
-# A name of a table that others may add to: no Literal, but the choices are shown and checked.
-TransformName = Annotated[str, arg(metavar="{" + ",".join(TRANSFORMS) + "}")]
-GradientName = Annotated[str, arg(metavar="{" + ",".join(["none", *GRADIENTS]) + "}")]
+
+def _choices(names: Mapping[str, Any], *more: str) -> Any:
+    """Show a table's names in --help as the choices of a str field, which may also be a name added by a program."""
+    return arg(metavar="{" + ",".join([*more, *names]) + "}")
+
+
+TransformName = Annotated[str, _choices(TRANSFORMS)]
+DirectionName = Annotated[str, _choices(DIRECTIONS)]
+OutputName = Annotated[str, _choices(OUTPUTS, "none")]
+GradientName = Annotated[str, _choices(GRADIENTS, "none")]
 
 
 @dataclass(frozen=True)
 class TransformConfig:
-    """Options of the transform named by ``method.transform``; each says which transforms read it (docs/methods.md)."""
+    """Options of the transform that ``method.transform`` names. Each help text starts with the transforms it is for."""
 
     rank: float = 0.25
-    """Rows of ether, ortho, hra, svd and random: a fraction of the hidden size (0 < rank < 1) or a whole number."""
+    """ether, ortho, hra, svd, random: dimensions kept, as a fraction of the hidden size (0 to 1) or a whole number."""
     supr_mode: Literal["null", "suppressed"] = "null"
-    """supr: drop what the unembedding reads most (null), or keep what blocks push down in it (suppressed)."""
+    """supr: drop the directions that change logits most (null), or keep those along which blocks lower logits."""
     supr_k: float = 0.25
-    """supr: right-singular directions dropped (null) or kept (suppressed): a fraction or a whole number, as rank."""
+    """supr: directions dropped (null) or kept (suppressed), as a fraction of the hidden size or a whole number."""
     svd_end: Literal["top", "bottom"] = "top"
-    """svd: the directions in which the pairs' differences are largest, or smallest."""
+    """svd: keep the directions in which chosen and rejected states differ most (top) or least (bottom)."""
     reflections: int = 8
-    """ether, hra: Householder reflections multiplied together (those of ether are block-diagonal)."""
+    """ether, hra: number of Householder reflections that are multiplied (block-diagonal ones in ether)."""
     ether_blocks: int = 4
-    """ether: blocks on each reflection's diagonal; must divide the hidden size."""
+    """ether: blocks on the diagonal of each reflection; must divide the hidden size."""
     fit_steps: int = 100
-    """ether, ortho, hra: most steps of the probe that learns the rows; it stops early on held-back pairs."""
+    """ether, ortho, hra: maximum Adam steps of the subspace fit; it stops early on held-back training prompts."""
     fit_lr: float = 0.02
-    """ether, ortho, hra: step size of that probe, about radians of rotation per step."""
+    """ether, ortho, hra: learning rate of the subspace fit, roughly the rotation per step in radians."""
 
     def __post_init__(self) -> None:
         check_finite(self, "method.subspace")
@@ -56,92 +64,108 @@ class TransformConfig:
 
 @dataclass(frozen=True)
 class MethodConfig:
-    """How preferences are taught. ``innerpo`` = output + alpha * inner + gamma * drift (docs/methods.md)."""
+    """What is optimised. ``innerpo`` = output + alpha * inner + gamma * drift; a term with weight 0 is off."""
 
     name: str = "innerpo"
     """Name of the method (set by the subcommand)."""
     transform: TransformName = "none"
-    """Linear map with orthonormal rows, applied to pooled states before directions and margins."""
+    """Linear map with orthonormal rows, applied to pooled states before directions and margins are computed."""
     subspace: TransformConfig = field(default_factory=TransformConfig)
     """Options of the transform."""
     layers: str = "0.4,0.6,0.8"
-    """Decoder blocks read: indices (3), negative (-2,-1), fractions (0.5), ranges (range(.3,-1), range(3,10,2))."""
+    """Decoder blocks whose states are read: 3, negative (-1), fractions of depth (0.5), ranges (range(.3,-1))."""
     site: str = "residual"
-    """Read: residual, attn_out, mlp_out, o_proj_in, down_proj_in, a module's name (NAME_in: its input), re:REGEX."""
+    """Where in a block: residual, attn_out, mlp_out, o_proj_in, down_proj_in, a module (NAME, NAME_in), re:REGEX."""
     pool: Literal["mean", "last", "first_divergence"] = "mean"
-    """Completion tokens averaged: all, the last (EOS), or those from the first in which the responses differ."""
-    direction: Literal["shared", "pair", "mix", "lda", "random"] = "shared"
-    """Preference direction: mean over training pairs, the pair's own, a mix, whitened mean, or a seeded random one."""
+    """Tokens averaged into a response's state: all, the last (EOS), or from the first at which responses differ."""
+    direction: DirectionName = "shared"
+    """Preference direction: mean state difference (shared), each pair's own, mix of both, lda, or random (control)."""
     mix: float = 0.5
     """Weight of the pair's own direction in direction=mix (0 = shared, 1 = pair)."""
     lda_ridge: float = 0.1
-    """Ridge of direction=lda, as a fraction of the differences' mean variance per dimension."""
+    """Ridge of direction=lda, as a fraction of the mean variance per dimension of the state differences."""
     remove: tuple[Literal["length", "logprob"], ...] = ()
-    """Regressed out of shared, mix and lda directions: difference in log token count, in mean log-probability."""
+    """Regress out of shared, mix, lda: the pair's difference in log token count, in mean log-probability, or both."""
     layer_weights: Literal["accuracy", "uniform"] = "accuracy"
-    """Layers weighted by the leave-one-out accuracy of their direction above chance, or all alike."""
-    output: Literal["dpo", "ipo", "simpo", "none"] = "dpo"
-    """Loss on output log-probabilities."""
+    """Weight of each layer: its direction's accuracy above chance on left-out prompts, or the same for all."""
+    output: OutputName = "dpo"
+    """Loss on output log-probabilities (the term "output", weight 1); none switches it off."""
     beta: float = 0.1
-    """Logits per nat of DPO's margin or (simpo) per nat a token; in ipo the margin sought is 1 / (2 beta)."""
+    """dpo: logits per nat of log-ratio margin. ipo: target 1/(2 beta) nats/token. simpo: logits per nat/token."""
     simpo_gamma: float = 1.0
-    """SimPO's target margin, in logits."""
+    """simpo: target margin, in logits."""
     inner: Literal["hinge", "logistic", "linear"] = "hinge"
-    """Form of the inner term on the margin m: relu(tau - m)^2, softplus(-beta_h m), or -min(m, tau)."""
+    """Inner term as a function of the margin m: max(0, tau - m)^2, softplus(-beta_h m), or -min(m, tau)."""
     alpha: float = 0.3
-    """Weight of the inner term."""
+    """Weight of the inner term, the margin of hidden states along the preference direction."""
     tau: float = 1.0
-    """Margin (standard deviations of the reference's own) at which hinge and linear stop pulling."""
+    """Margin, in standard deviations of the reference, above which hinge and linear have no gradient."""
     beta_h: float = 1.0
-    """Slope of the logistic inner term."""
+    """Slope of inner=logistic, per standard deviation."""
     gamma: float = 0.1
-    """Weight of the drift term: movement of states orthogonal to the preference direction."""
+    """Weight of the drift term: squared movement of token states orthogonal to the preference direction."""
     angle: float = 0.0
-    """Weight of 1 - cos(policy difference, direction)."""
+    """Weight of 1 - cos(policy's state difference, preference direction)."""
     separation: float = 0.0
-    """Weight of |policy difference| / |reference difference| - 1, which sees no label (a control)."""
+    """Weight of |policy's difference| / |reference's difference| - 1; independent of the labels (a control)."""
     coherence: float = 0.0
-    """Weight of the rise of the chosen response's loss above the reference, nats per token."""
+    """Weight of the increase of the chosen response's loss over the reference, in nats per token."""
     sft: float = 0.0
-    """Weight of the chosen response's loss, nats per token."""
+    """Weight of the negative log-likelihood of the chosen response, in nats per token."""
     reroute: float = 0.0
-    """Weight of pulling the rejected response's state to where the reference has the chosen one's."""
+    """Weight of the squared distance of the rejected response's state from the reference's chosen state."""
     retain: float = 0.0
-    """Weight of holding the chosen response's state where the reference has it."""
+    """Weight of the squared distance of the chosen response's state from the reference's chosen state."""
     gradient: GradientName = "none"
-    """Edit of gradients: projected on preference directions after backward (projgrad) or on the way (projbp)."""
+    """Project gradients on preference directions: of weights (projgrad) or of module outputs (projbp)."""
     kappa: float = 0.1
-    """What is kept, in projgrad and projbp, of the gradient across the direction (1 = no edit)."""
+    """projgrad, projbp: factor on the gradient's component orthogonal to the direction (1 = no edit)."""
     frozen: bool = False
-    """Train nothing: the policy is the base model, whose frozen direction scores (probe)."""
+    """Train nothing: the base model's own preference direction scores responses (method probe)."""
     extra: dict[str, float] = field(default_factory=dict)
-    """Weights of terms added from outside the package: name weight ..."""
+    """Weights of further registered terms, by name: name weight name weight ..."""
 
     def __post_init__(self) -> None:
         check_finite(self, "method")
-        if self.transform not in TRANSFORMS:
-            raise UserError(f"unknown transform {self.transform!r}{near_matches(self.transform, TRANSFORMS)}")
+        check_name(TRANSFORMS, self.transform, "method.transform")
+        check_name(DIRECTIONS, self.direction, "method.direction")
+        for value, table, kind in (
+            (self.output, OUTPUTS, "method.output"),
+            (self.gradient, GRADIENTS, "method.gradient"),
+        ):
+            if value != "none":
+                check_name(table, value, kind)
         if self.transform == "supr" and self.site != "residual":
-            raise UserError(f"supr asks what the unembedding reads of the residual stream, not of {self.site!r}")
-        on_states = {"inner", "drift", "angle", "separation", "reroute", "retain"} & set(self.term_weights())
+            raise UserError(
+                f"method.transform=supr needs method.site=residual (it uses the unembedding), not {self.site}"
+            )
+        on_states = self.state_terms
         if self.name == "dpo" and on_states:
-            raise UserError(f"dpo has no terms on hidden states, got {', '.join(sorted(on_states))}; use innerpo")
-        if self.gradient != "none" and self.gradient not in GRADIENTS:
-            raise UserError(f"unknown method.gradient {self.gradient!r}{near_matches(self.gradient, GRADIENTS)}")
-        if self.gradient != "none" and self.direction not in ("shared", "random"):
-            raise UserError(f"{self.gradient} knows direction shared and random, not {self.direction}")
-        if self.remove and (self.direction in ("pair", "random") or self.gradient != "none"):
+            raise UserError(f"dpo has no terms on hidden states, got {', '.join(on_states)}; use innerpo")
+        if self.gradient != "none" and not fact(DIRECTIONS, self.direction, "gradients", "method.direction"):
+            known = [name for name in DIRECTIONS if fact(DIRECTIONS, name, "gradients", "method.direction")]
+            raise UserError(
+                f"method.gradient={self.gradient} needs method.direction {' or '.join(known)}, not {self.direction}"
+            )
+        if self.remove and (self.gradient != "none" or not fact(DIRECTIONS, self.direction, "remove", "direction")):
+            known = [name for name in DIRECTIONS if fact(DIRECTIONS, name, "remove", "method.direction")]
             what = self.gradient if self.gradient != "none" else f"direction {self.direction}"
-            raise UserError(f"method.remove changes shared, mix and lda directions of states, not {what}")
-        if self.frozen and not self.reads_states:
-            raise UserError("method.frozen scores along directions of states; give alpha a weight (see probe)")
+            raise UserError(f"method.remove applies to the directions {', '.join(known)}, not to {what}")
+        if self.frozen and not on_states:
+            raise UserError(
+                "method.frozen scores along a preference direction, so a term on hidden states needs a weight, "
+                "such as method.alpha"
+            )
         if self.lda_ridge <= 0.0:
             raise UserError(f"method.lda_ridge must be above 0, got {self.lda_ridge}")
         if self.output == "ipo" and self.beta <= 0.0:
             raise UserError(f"method.beta must be above 0 with output=ipo, got {self.beta}")
 
     def term_weights(self) -> dict[str, float]:
-        """Return the weight of every term that is switched on, in a fixed order."""
+        """Return the weight of every term that is switched on, in a fixed order.
+
+        Raises UserError where ``extra`` names a term that is not registered.
+        """
         named = {
             "output": 0.0 if self.output == "none" else 1.0,
             "inner": self.alpha,
@@ -159,15 +183,24 @@ class MethodConfig:
         return {k: v for k, v in (named | self.extra).items() if v != 0.0}
 
     @property
+    def state_terms(self) -> list[str]:
+        """The terms that are switched on and need hidden states."""
+        return [name for name in self.term_weights() if fact(TERMS, name, "needs", "loss term") != "logps"]
+
+    @property
     def reads_states(self) -> bool:
-        """Whether any term that is switched on may look at hidden states."""
-        return bool(set(self.term_weights()) - {"output", "coherence", "sft"})
+        """Whether any term that is switched on needs hidden states, and therefore directions."""
+        return bool(self.state_terms)
 
 
 def default_method(name: str) -> MethodConfig:
-    """Return the defaults of a method of the table, or of NAME-TRANSFORM: that method with that transform."""
+    """Return the defaults of a method of the table, or of NAME-TRANSFORM: that method with that transform.
+
+    Raises UserError, with near matches, for any other name.
+    """
     if name in METHODS:
-        return MethodConfig(name=name, **{key: value for key, value in METHODS[name].items() if key != "data"})
+        fields = {key: value for key, value in METHODS[name].items() if key not in ("about", "data")}
+        return MethodConfig(name=name, **fields)
     for transform in TRANSFORMS:
         plain = name.removesuffix(f"-{transform}")
         if plain in METHODS and (found := default_method(plain)).reads_states:
@@ -182,7 +215,7 @@ def method_names() -> list[str]:
 
 
 def check_finite(record: Any, prefix: str) -> None:
-    """Refuse nan and inf in any number of a record, naming the field."""
+    """Raise UserError, naming the field, where a number of a record is nan or infinite."""
     for f in dataclasses.fields(record):
         value = getattr(record, f.name)
         values = value.values() if isinstance(value, dict) else [value]

@@ -1,4 +1,4 @@
-"""The inner reward of a response: how far its pooled states lie along a run's frozen preference directions."""
+"""The inner reward of a response: the projection of its pooled states on the fitted preference directions."""
 
 from dataclasses import dataclass
 
@@ -13,9 +13,9 @@ from innerpo.model.forward.sites import RESIDUAL
 
 @dataclass(frozen=True)
 class InnerReward:
-    """The fitted directions of a method with everything that says which states they belong to.
+    """Fitted directions with everything that identifies the states to which they apply.
 
-    It is what a run's ``directions.safetensors`` holds; scoring, steering and export start from it.
+    A run's ``directions.safetensors`` holds this record; scoring, steering and export use it.
     """
 
     layers: tuple[int, ...]

@@ -13,19 +13,18 @@ from innerpo.errors import UserError
 from innerpo.methods.directions.estimate import estimate_directions
 from innerpo.methods.directions.nuisance import nuisance_of
 from innerpo.methods.gradients.edit import GradientEdit
-from innerpo.methods.records import Directions, PairOutputs, Term, TermInputs
+from innerpo.methods.records import Directions, PairOutputs, Term, TermInputs, log_ratio_margin
 from innerpo.methods.terms.inner import margin_of
-from innerpo.methods.terms.output import log_ratio_margin
 from innerpo.methods.transforms.transform import IDENTITY, FitInputs, Transform
 from innerpo.model.forward.outputs import StateRequest
 from innerpo.model.forward.sites import RESIDUAL
 from innerpo.model.reference import Reference
-from innerpo.registry import TERMS, TRANSFORMS, resolve
+from innerpo.registry import GRADIENTS, TERMS, TRANSFORMS, resolve
 
 
 @dataclass(frozen=True)
 class LossOutput:
-    """The loss of each pair, and each term's unweighted value of each pair, by name."""
+    """Per pair: the loss, each term's unweighted value by name, and metrics by name (no gradient)."""
 
     per_pair: Float[Tensor, " pair"]
     terms: dict[str, Float[Tensor, " pair"]]
@@ -34,7 +33,11 @@ class LossOutput:
 
 @dataclass(frozen=True)
 class Method:
-    """Loss x transform x gradient edit. ``directions`` is None until fitted, and stays None where no term needs it."""
+    """Loss terms, a transform and a gradient edit. A pure function: it holds no parameters of the policy.
+
+    ``directions`` is None until ``fit_method`` and stays None where no term needs states; ``gradient_edit`` is None
+    until ``fit_gradients``.
+    """
 
     config: MethodConfig
     term_weights: dict[str, float]
@@ -55,8 +58,9 @@ class Method:
     @property
     def hooks_inside_blocks(self) -> bool:
         """Whether training hooks modules inside decoder blocks (to read or edit); compiled code skips such hooks."""
-        request = self.request
-        return self.config.gradient == "projbp" or (request is not None and request.site != RESIDUAL)
+        gradient, request = self.config.gradient, self.request
+        edits = gradient != "none" and resolve(GRADIENTS, gradient, "method.gradient").hooks_modules
+        return edits or (request is not None and request.site != RESIDUAL)
 
     def to(self, device: torch.device) -> "Method":
         """Return the method with its directions and its transform on a device."""
@@ -64,7 +68,7 @@ class Method:
         return replace(self, directions=directions, transform=self.transform.to(device))
 
     def loss(self, policy: PairOutputs, reference: PairOutputs) -> LossOutput:
-        """Return weighted sum and parts, one value per pair; a pure function of the two outputs."""
+        """Return the weighted sum of the terms and its parts, one value per pair."""
         inputs = TermInputs(policy, reference, self.directions, self.transform, self.config)
         values = {name: term.function(inputs) for name, term in self.terms.items()}
         per_pair: Any = sum(self.term_weights[name] * value for name, value in values.items())
@@ -82,11 +86,11 @@ class Method:
 
 
 def build_method(config: MethodConfig, layers: tuple[int, ...]) -> Method:
-    """Look up the terms that are switched on. Raises UserError where none is."""
+    """Return the method of a config that reads the given blocks, not yet fitted. Raises UserError without any term."""
     weights = config.term_weights()
-    terms: dict[str, Any] = {name: resolve(TERMS, name, "loss term") for name in weights}
+    terms: dict[str, Term] = {name: resolve(TERMS, name, "loss term") for name in weights}
     if not terms:
-        raise UserError("every term of the method has weight 0: nothing would be trained")
+        raise UserError("every term of the method has weight 0, so there is no loss")
     return Method(config, weights, terms, layers)
 
 
@@ -98,9 +102,9 @@ def fit_method(
     layout: Layout = "concatenated",
     pad_id: int = 0,
 ) -> Method:
-    """Fit transform and directions on the reference states of the training pairs, and freeze them.
+    """Fit transform and directions on the reference states of the training pairs; without state terms, do nothing.
 
-    ``layout`` and ``pad_id`` are those of the rows that a transform may run through the model.
+    ``layout`` and ``pad_id`` are for transforms that run the model themselves.
     """
     if method.request is None:
         return method

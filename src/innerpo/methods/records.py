@@ -1,4 +1,8 @@
-"""What loss terms are given: outputs of policy and reference on pairs, and the preference directions."""
+"""Records that loss terms read: outputs of policy and reference on pairs, and the preference directions.
+
+Axis names: layer (blocks that are read), pair, rank (dimensions after the transform), hidden (dimensions before it),
+token (completion tokens of all responses of the batch, packed). Log-probabilities are in nats.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
@@ -14,14 +18,17 @@ from innerpo.methods.transforms.transform import Transform
 from innerpo.model.forward.outputs import SequenceOutputs
 
 Needs = Literal["logps", "states", "token_states"]
+"""What a term reads: log-probabilities alone; pooled states and directions too; the state of every token too."""
 
 
 @dataclass(frozen=True)
 class PairOutputs:
-    """Outputs on a batch of pairs: summed log-probs (nats), token counts, transformed pooled states.
+    """Outputs of one model on a batch of pairs.
 
-    ``token_states`` are the RMS-normalised, untransformed states of all completion tokens; ``sequence`` says which response
-    a token belongs to (2i is pair i's chosen one, 2i + 1 its rejected one).
+    ``logps`` are sums over a response's completion tokens, in nats, and ``n_tokens`` their number. ``states`` are
+    s_l(y), pooled and transformed. ``token_states`` are the RMS-normalised states u of every completion token, not
+    transformed; ``sequence`` is the response of each token: 2i is pair i's chosen response, 2i + 1 its rejected one.
+    Fields for states are None where no term needs them.
     """
 
     chosen_logps: Float[Tensor, " pair"]
@@ -50,19 +57,27 @@ class PairOutputs:
 
     @property
     def difference(self) -> Float[Tensor, "layer pair rank"]:
-        """s_l(y_c) - s_l(y_r): d_l of the reference, delta_l of the policy."""
+        """The state difference s_l(y_c) - s_l(y_r): d_l of the reference, delta_l of the policy."""
         assert self.chosen_states is not None
         assert self.rejected_states is not None
         return self.chosen_states - self.rejected_states
 
 
+def log_ratio_margin(policy: PairOutputs, reference: PairOutputs) -> Float[Tensor, " pair"]:
+    """Return p = (log pi_c - log pi_r) - (log ref_c - log ref_r), in nats, sums over completion tokens."""
+    return (policy.chosen_logps - policy.rejected_logps) - (reference.chosen_logps - reference.rejected_logps)
+
+
 @dataclass(frozen=True)
 class Directions:
-    """Preference directions, from the reference model alone, frozen.
+    """Fitted preference directions, from the reference model alone.
 
-    ``w`` is unit norm per layer; ``scale`` is sigma_l, the reference's standard deviation along it; ``layer_weights``
-    sum to 1; ``accuracy`` is the leave-one-out accuracy of the direction's sign; ``token_spread`` is the unit of drift;
-    ``token_rms`` is the mean root mean square of a token's state (None where it is not known).
+    Per layer: ``w`` is the unit direction w_l; ``scale`` is sigma_l, the standard deviation of the reference's
+    differences along it; ``layer_weights`` are a_l and sum to 1; ``accuracy`` is the fraction of training pairs whose
+    difference has a positive projection on the direction fitted without them; ``token_spread`` is
+    E |u - mean u|^2 over completion tokens, the unit of drift; ``token_rms`` is the mean root mean square of a token's
+    state before normalisation (None where it was not measured). ``own`` is the share of a pair's own difference in its
+    direction, 0 to 1.
     """
 
     w: Float[Tensor, "layer rank"]
@@ -74,7 +89,7 @@ class Directions:
     token_rms: Float[Tensor, " layer"] | None = None
 
     def of_pairs(self, d: Float[Tensor, "layer pair rank"]) -> Float[Tensor, "layer pair rank"]:
-        """Return w_{l,i}: the shared direction, the pair's own (own = 1), or the unit of their mix."""
+        """Return the direction of each pair, w_{l,i} = unit((1 - own) w_l + own unit(d_{l,i}))."""
         shared = self.w[:, None].expand_as(d)
         if self.own == 0.0:
             return shared
@@ -89,7 +104,7 @@ class Directions:
 
 @dataclass(frozen=True)
 class TermInputs:
-    """All that a loss term may look at. ``directions`` is None only for terms that need nothing but logps."""
+    """Everything a loss term or an output form can read. ``directions`` is None where every term needs only logps."""
 
     policy: PairOutputs
     reference: PairOutputs
@@ -99,17 +114,22 @@ class TermInputs:
 
     @property
     def w(self) -> Float[Tensor, "layer pair rank"]:
-        """Each pair's preference directions."""
+        """The preference direction of each pair, unit norm."""
         assert self.directions is not None
         return self.directions.of_pairs(self.reference.difference)
 
 
+OutputForm = Callable[[TermInputs], Float[Tensor, " pair"]]
+"""A form of the output term: a pure function of policy, reference and config to one loss per pair."""
+
+
 @dataclass(frozen=True)
 class Term:
-    """A named part of a loss: a pure function of TermInputs to one value per pair, and what it must be given.
+    """A named part of a loss: a pure function of TermInputs to one value per pair.
 
-    ``sees_labels`` declares whether a swap of chosen and rejected (directions held) should change the term, for any
-    method or by the method's config; the doctor checks it. None: not declared, reported but not judged.
+    ``needs`` is what the function reads of policy and reference. ``sees_labels`` declares whether swapping chosen and
+    rejected, with the directions held fixed, changes the term: always, or as a function of the config.
+    The doctor checks the declaration; None is reported and not checked.
     """
 
     function: Callable[[TermInputs], Float[Tensor, " pair"]]
@@ -117,18 +137,8 @@ class Term:
     sees_labels: Callable[[MethodConfig], bool] | bool | None = None
 
     def label_expectation(self, method: MethodConfig) -> bool | None:
-        """Whether the term should see labels in this method; None where nobody said."""
+        """Whether the term is declared to see labels in this method; None where nothing is declared."""
         return self.sees_labels(method) if callable(self.sees_labels) else self.sees_labels
-
-
-def direction_sees_labels(method: MethodConfig) -> bool:
-    """Whether the direction stays when a pair is swapped: the pair's own turns round with it, and hides the label."""
-    return method.direction != "pair" and not (method.direction == "mix" and method.mix == 1.0)
-
-
-def direction_is_a_mix(method: MethodConfig) -> bool:
-    """Whether the direction is neither kept nor exactly turned round by a swap, so that even its axis changes."""
-    return method.direction == "mix" and 0.0 < method.mix < 1.0
 
 
 def unit(x: Float[Tensor, "... rank"]) -> Float[Tensor, "... rank"]:
@@ -137,5 +147,5 @@ def unit(x: Float[Tensor, "... rank"]) -> Float[Tensor, "... rank"]:
 
 
 def norm(x: Float[Tensor, "... rank"]) -> Float[Tensor, "..."]:
-    """Euclidean norm over the last axis, its gradient finite at zero (where it returns about 1e-12)."""
+    """Return the Euclidean norm over the last axis, with a finite gradient at zero (where the value is 1e-12)."""
     return (x.square().sum(-1) + 1e-24).sqrt()

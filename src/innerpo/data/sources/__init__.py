@@ -1,4 +1,4 @@
-"""Where pairs come from: one table of source kinds, and the reading of data set names.
+"""Reading of data set names; ``innerpo.registry.SOURCES`` lists the kinds of source.
 
 ===========================  ====================================================================
 name                         source
@@ -17,16 +17,7 @@ from innerpo.config.run import DataConfig
 from innerpo.data.pairs import BadRows, PreferencePair
 from innerpo.data.shifts import genies_names
 from innerpo.errors import UserError, near_matches
-from innerpo.registry import Entry, resolve
-
-SOURCES: dict[str, Entry] = {
-    # kind -> (name without its kind, "train" or "test", data config, bad rows) -> all best/worse pairs
-    "genies": "innerpo.data.sources.genies:load",
-    "ethics": "innerpo.data.sources.ethics:load",
-    "embedded": "innerpo.data.sources.embedded:load",
-    "files": "innerpo.data.sources.files:load",
-    "hub": "innerpo.data.sources.hub:load",
-}
+from innerpo.registry import SOURCES, resolve
 
 FILE_ENDINGS = (".jsonl", ".json", ".parquet", ".csv")
 SPLITS = ("train", "test")

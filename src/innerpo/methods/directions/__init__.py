@@ -1,1 +1,1 @@
-"""Preference directions, one a file."""
+"""Preference directions, one a file; ``innerpo.registry.DIRECTIONS`` names them."""

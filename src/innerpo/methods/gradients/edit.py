@@ -1,9 +1,9 @@
-"""What a gradient method is: a projection of gradients on directions, one for each adapted module."""
+"""Gradient edits: projections of gradients on preference directions, one direction for each adapted module."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from accelerate.utils import extract_model_from_parallel
@@ -13,27 +13,32 @@ from torch import Tensor, nn
 from innerpo.model.forward.blocks import decoder_blocks
 
 ModuleKey = tuple[int, str]
-"""Where a module is: number of its decoder block, name within the block."""
+"""Key of a module: index of its decoder block, name within the block."""
 
 
 @dataclass(frozen=True)
 class GradientEdit:
-    """Directions (unit norm, output space of their module) and kappa. The base class changes no gradient."""
+    """Directions (unit norm, in the output space of their module) and kappa. The base class changes no gradient.
+
+    ``hooks_modules`` declares that ``installed`` puts hooks on modules inside decoder blocks, which compiled code would
+    skip.
+    """
 
     directions: Mapping[ModuleKey, Float[Tensor, " out"]]
     kappa: float
+    hooks_modules: ClassVar[bool] = False
 
     @contextmanager
     def installed(self, model: nn.Module) -> Iterator[None]:
-        """Hold hooks on the model while it trains."""
+        """Keep hooks on the model inside a ``with`` block around training."""
         yield
 
     def after_backward(self, model: nn.Module) -> None:
-        """Change gradients of parameters: once a step, all its batches accumulated, before clipping."""
+        """Edit the gradients of parameters. Called once per optimiser step, after accumulation and before clipping."""
 
 
 def project(g: Float[Tensor, "... out"], w: Float[Tensor, " out"], kappa: float) -> Float[Tensor, "... out"]:
-    """Return w w^T g + kappa (I - w w^T) g along the last axis; kappa = 1 returns g to the bit."""
+    """Return w w^T g + kappa (I - w w^T) g along the last axis; kappa = 1 returns g bit for bit."""
     w = w.to(g.device, torch.promote_types(g.dtype, torch.float32))
     full = g.to(w.dtype)
     along = (full @ w)[..., None] * w
@@ -41,8 +46,8 @@ def project(g: Float[Tensor, "... out"], w: Float[Tensor, " out"], kappa: float)
 
 
 def adapted_modules(model: nn.Module) -> dict[ModuleKey, Any]:
-    """Return the modules of the decoder blocks that are trained: those with a LoRA adapter, else all linear ones."""
+    """Return the trained modules of the decoder blocks: those with a LoRA adapter, or all linear ones without LoRA."""
     blocks = decoder_blocks(extract_model_from_parallel(model))
     every = {(i, name): m for i, block in enumerate(blocks) for name, m in block.named_modules()}
-    lora = {place: m for place, m in every.items() if hasattr(m, "lora_B") and len(m.lora_B)}
-    return lora or {place: m for place, m in every.items() if isinstance(m, nn.Linear)}
+    lora = {key: m for key, m in every.items() if hasattr(m, "lora_B") and len(m.lora_B)}
+    return lora or {key: m for key, m in every.items() if isinstance(m, nn.Linear)}

@@ -1,4 +1,4 @@
-"""Directions of gradient methods: the preference direction at the output of each adapted module, from the reference."""
+"""Directions of gradient methods: the reference's mean difference at the output of each adapted module."""
 
 import logging
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from innerpo.data.batching.batch import TokenBatch
 from innerpo.data.batching.row_plan import Layout
 from innerpo.data.tokens import PromptItem
 from innerpo.errors import UserError
+from innerpo.methods.directions.direction import direction_of
 from innerpo.methods.gradients.edit import ModuleKey, adapted_modules
 from innerpo.methods.method import Method
 from innerpo.methods.records import unit
@@ -27,7 +28,7 @@ from innerpo.registry import GRADIENTS, resolve
 log = logging.getLogger(__name__)
 
 RESIDUAL_WRITERS = ("o_proj", "down_proj", "out_proj", "c_proj", "dense_4h_to_h", "fc2", "wo", "w2")
-"""Last names of modules whose output is added to the residual stream: the block's own direction is theirs."""
+"""Last names of modules whose output is added to the residual stream; they use the direction of the block's output."""
 
 
 def fit_gradients(
@@ -41,18 +42,24 @@ def fit_gradients(
     cache_dir: Path,
     seed: int,
 ) -> Method:
-    """Measure the directions with the adapter off, and return the method with its edit; without one, as it is."""
+    """Measure the directions with the adapter off and return the method with its gradient edit.
+
+    A method without ``gradient`` is returned unchanged. Raises UserError where no decoder block has an adapted module.
+    """
     config = method.config
     if config.gradient == "none":
         return method
     modules = adapted_modules(policy)
     if not modules:
-        raise UserError(f"{config.gradient} finds no adapted module in the decoder blocks; see model.target_modules")
-    if config.direction == "random":
+        raise UserError(
+            f"method.gradient={config.gradient} needs an adapted module in the decoder blocks; see model.target_modules"
+        )
+    direction = direction_of(config)
+    if direction.draw is not None:
         generator = torch.Generator().manual_seed(seed)
-        means = {place: torch.randn(module.out_features, generator=generator) for place, module in modules.items()}
+        means = {key: direction.draw(module.out_features, generator) for key, module in modules.items()}
     else:
-        key = content_key(
+        cache_key = content_key(
             weights=base.identity,
             attention=base.model.config._attn_implementation,
             layout=layout,
@@ -60,7 +67,7 @@ def fit_gradients(
             pool=config.pool,
             modules=sorted(modules),
         )
-        path = cache_dir / "reference" / f"modules-{key}.safetensors"
+        path = cache_dir / "reference" / f"modules-{cache_key}.safetensors"
         with PartialState().main_process_first():
             found = load_tensors(path)
             if found is None:
@@ -70,14 +77,14 @@ def fit_gradients(
                 means = {(block, name): found[f"{block}/{name}"] for block, name in modules}
     log.info(f"{config.gradient}: {config.direction} directions at {len(modules)} modules, kappa {config.kappa:g}")
     device = next(policy.parameters()).device
-    directions = {place: unit(mean.float()).to(device) for place, mean in means.items()}
+    directions = {key: unit(mean.float()).to(device) for key, mean in means.items()}
     edit = resolve(GRADIENTS, config.gradient, "gradient method")(directions, config.kappa)
     return replace(method, gradient_edit=edit)
 
 
 def mean_differences(
     model: nn.Module,
-    places: Sequence[ModuleKey],
+    keys: Sequence[ModuleKey],
     items: Sequence[PromptItem],
     layout: Layout,
     pad_id: int,
@@ -86,32 +93,34 @@ def mean_differences(
 ) -> dict[ModuleKey, Tensor]:
     """Return mean_i [s(y_c) - s(y_r)] at the output of every module, s pooled over RMS-normalised tokens.
 
-    At modules that write into the residual stream it is the output of their whole block that is read.
+    For modules that write into the residual stream the output of their whole block is read instead.
     """
     blocks = decoder_blocks(model)
     sums: dict[ModuleKey, Tensor] = {}
     state: dict[str, Any] = {}
 
-    def hook_for(place: ModuleKey) -> Any:
+    def hook_for(key: ModuleKey) -> Any:
         def hook(_: nn.Module, __: Any, output: Any) -> None:
             batch: TokenBatch = state["batch"]
             found = state_of(output)
             if found.shape[:2] != batch.input_ids.shape:
-                raise UserError(f"block {place[0]}, {place[1] or 'output'}: not every token passes here (experts?)")
+                raise UserError(
+                    f"block {key[0]}, {key[1] or 'output'}: not one output per token (a mixture of experts?)"
+                )
             pooled = state["weights"] @ rms_normalise(found.flatten(0, 1)[batch.completion])
             difference = (pooled[0::2] - pooled[1::2]).sum(0).double().cpu()
-            sums[place] = sums[place] + difference if place in sums else difference
+            sums[key] = sums[key] + difference if key in sums else difference
 
         return hook
 
-    read_at = {p: (p[0], "") if p[1].split(".")[-1] in RESIDUAL_WRITERS else p for p in places}
+    read_at = {k: (k[0], "") if k[1].split(".")[-1] in RESIDUAL_WRITERS else k for k in keys}
     handles = [
         blocks[i].get_submodule(name).register_forward_hook(hook_for((i, name)))
         for i, name in dict.fromkeys(read_at.values())
     ]
     device = next(model.parameters()).device
     try:
-        what = f"directions at {len(places)} modules"
+        what = f"directions at {len(keys)} modules"
         for _, batch in batches(items, layout, pad_id, batch_size, device, what):
             state["batch"], state["weights"] = batch, pool_weights(batch, pool)
             with reference_mode(model):
@@ -119,4 +128,4 @@ def mean_differences(
     finally:
         for handle in handles:
             handle.remove()
-    return {place: sums[source] / len(items) for place, source in read_at.items()}
+    return {key: sums[source] / len(items) for key, source in read_at.items()}

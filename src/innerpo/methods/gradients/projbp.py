@@ -1,8 +1,8 @@
-"""projbp: the gradient that flows back through each adapted module's output is projected on its direction."""
+"""projbp: the gradient with respect to each adapted module's output is projected on its preference direction."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -10,18 +10,20 @@ from innerpo.methods.gradients.edit import GradientEdit, adapted_modules, projec
 
 
 class ProjBp(GradientEdit):
-    """dL/dy becomes w w^T dL/dy + kappa (I - w w^T) dL/dy at the module's output y, token by token.
+    """dL/dy becomes w w^T dL/dy + kappa (I - w w^T) dL/dy at the module's output y, for every token.
 
-    So both A and B of an adapter see the projected gradient, and so does everything before the module, where each
-    adapted module on the way back projects again. A hook on the output tensor does it: with checkpointing the
-    backward pass runs through the first forward's graph, so it fires once.
+    Both A and B of an adapter get the projected gradient, and so does everything before the module, where each adapted
+    module projects again. The projection is a hook on the output tensor. With activation checkpointing the backward
+    pass uses the tensors of the first forward pass, so the hook runs once.
     """
+
+    hooks_modules: ClassVar[bool] = True
 
     @contextmanager
     def installed(self, model: nn.Module) -> Iterator[None]:
-        """Hold the hooks."""
+        """Keep the hooks on the model inside a ``with`` block."""
         modules = adapted_modules(model)
-        handles = [modules[place].register_forward_hook(self._hook(w)) for place, w in self.directions.items()]
+        handles = [modules[key].register_forward_hook(self._hook(w)) for key, w in self.directions.items()]
         try:
             yield
         finally:

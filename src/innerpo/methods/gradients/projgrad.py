@@ -1,4 +1,4 @@
-"""projgrad: each adapted module's gradient, accumulated over the step, is projected on its preference direction."""
+"""projgrad: each adapted module's accumulated weight gradient is projected on its preference direction."""
 
 from torch import nn
 
@@ -8,16 +8,16 @@ from innerpo.methods.gradients.edit import GradientEdit, adapted_modules, projec
 class ProjGrad(GradientEdit):
     """G becomes w w^T G + kappa (I - w w^T) G for every parameter whose rows are the module's outputs.
 
-    With LoRA, y = W x + s B A x, that is B: its gradient is s (dL/dy) (A x)^T, so projecting it is the projection of
-    dL/dy as far as B is concerned. A's gradient lies in the module's input space and stays as it is. In full
-    fine-tuning it is the weight and the bias of a linear module.
+    With LoRA, y = W x + s B A x, that parameter is B. Its gradient is s (dL/dy) (A x)^T, so projecting it equals
+    projecting dL/dy. The gradient of A lies in the module's input space and is not edited. In full fine-tuning the
+    parameters are the weight and the bias of a linear module.
     """
 
     def after_backward(self, model: nn.Module) -> None:
         """Project in place."""
         modules = adapted_modules(model)
-        for place, w in self.directions.items():
-            for parameter in output_parameters(modules[place]):
+        for key, w in self.directions.items():
+            for parameter in output_parameters(modules[key]):
                 if parameter.grad is not None:
                     parameter.grad.copy_(project(parameter.grad.movedim(0, -1), w, self.kappa).movedim(-1, 0))
 

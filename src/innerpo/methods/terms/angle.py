@@ -3,7 +3,8 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from innerpo.methods.records import Term, TermInputs, direction_sees_labels, norm
+from innerpo.methods.directions.direction import direction_sees_labels
+from innerpo.methods.records import Term, TermInputs, norm
 
 
 def angle_loss(
@@ -11,7 +12,7 @@ def angle_loss(
     w: Float[Tensor, "layer pair rank"],
     layer_weights: Float[Tensor, " layer"],
 ) -> Float[Tensor, " pair"]:
-    """sum_l a_l (1 - cos(delta_l, w_l)), signed: 0 when aligned, 2 when opposed, 1 for a zero difference."""
+    """Return sum_l a_l (1 - cos(delta_l, w_l)): 0 when aligned, 2 when opposed, 1 for a zero difference."""
     cosine = (delta * w).sum(-1) / norm(delta)
     return layer_weights @ (1.0 - cosine)
 

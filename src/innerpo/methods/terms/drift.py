@@ -1,10 +1,11 @@
-"""The drift term: how far completion states move in any way but along the preference direction."""
+"""The drift term: movement of token states orthogonal to the preference direction."""
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from innerpo.methods.records import Term, TermInputs, direction_is_a_mix
+from innerpo.methods.directions.direction import direction_is_a_mix
+from innerpo.methods.records import Term, TermInputs
 
 
 def orthogonal_drift(
@@ -15,10 +16,11 @@ def orthogonal_drift(
     spread: Float[Tensor, " layer"],
     layer_weights: Float[Tensor, " layer"],
 ) -> Float[Tensor, " pair"]:
-    """sum_l a_l mean_y mean_{t in R_y} |(I - w w^T) (u_policy - u_reference)|^2 / E |u_ref - mean u_ref|^2.
+    """Return sum_l a_l mean_y mean_{t in R_y} |(I - w w^T) (u_policy - u_ref)|^2 / E |u_ref - mean u_ref|^2.
 
-    ``moved`` is u_policy - u_reference per completion token; both responses of a pair count the same, whatever their
-    lengths. 1 means: moved as far as two reference tokens typically differ from their mean. Exactly 0 at the reference.
+    ``moved`` is u_policy - u_ref of each completion token. The two responses of a pair weigh the same whatever their
+    lengths. 0 at the reference; 1 where states have moved by the root mean square distance of a reference token's state
+    from the mean.
     """
     w_of_token = w[:, sequence // 2]
     across = moved - (moved * w_of_token).sum(-1, keepdim=True) * w_of_token

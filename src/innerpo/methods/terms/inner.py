@@ -1,4 +1,4 @@
-"""The inner term: policy states should lie further apart along the preference direction than the reference's."""
+"""The inner term: chosen and rejected states should be further apart along the direction than the reference's."""
 
 import torch
 import torch.nn.functional as F
@@ -6,7 +6,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from innerpo.config.method import MethodConfig
-from innerpo.methods.records import Term, TermInputs, direction_sees_labels
+from innerpo.methods.directions.direction import direction_sees_labels
+from innerpo.methods.records import Term, TermInputs
 
 
 def margin(
@@ -16,16 +17,17 @@ def margin(
     scale: Float[Tensor, " layer"],
     layer_weights: Float[Tensor, " layer"],
 ) -> Float[Tensor, " pair"]:
-    """m_i = sum_l a_l <delta_{l,i} - d_{l,i}, w_l> / sigma_l, in standard deviations of the reference.
+    """Return m_i = sum_l a_l <delta_{l,i} - d_{l,i}, w_l> / sigma_l, in standard deviations of the reference.
 
-    0 at the reference. Odd under a swap of the labels (w fixed), unchanged by rescaling a layer or rotating its basis.
+    0 at the reference. A swap of the labels (w fixed) changes its sign; rescaling a layer or rotating its basis changes
+    nothing.
     """
     along = ((delta - d) * w).sum(-1)
     return (layer_weights / scale) @ along
 
 
 def inner_loss(m: Float[Tensor, " pair"], method: MethodConfig) -> Float[Tensor, " pair"]:
-    """hinge relu(tau - m)^2, logistic softplus(-beta_h m), or linear -min(m, tau)."""
+    """Return max(0, tau - m)^2 (hinge), softplus(-beta_h m) (logistic) or -min(m, tau) (linear)."""
     if method.inner == "hinge":
         return F.relu(method.tau - m).square()
     if method.inner == "logistic":
@@ -34,7 +36,7 @@ def inner_loss(m: Float[Tensor, " pair"], method: MethodConfig) -> Float[Tensor,
 
 
 def margin_of(x: TermInputs) -> Float[Tensor, " pair"]:
-    """The margin of a batch."""
+    """Return the margin of each pair of a batch."""
     assert x.directions is not None
     return margin(x.policy.difference, x.reference.difference, x.w, x.directions.scale, x.directions.layer_weights)
 

@@ -1,8 +1,8 @@
-"""Reroute and retain: move rejected states to where chosen ones are, and leave those where they are.
+"""Reroute and retain: move rejected states to the reference's chosen states, and keep the chosen states there.
 
-After circuit breakers (Zou et al. 2024, arXiv 2406.04313, section 3: rerouting loss and retain loss), with a target
-in place of "away from here", on pooled states, and squared: at the reference a norm's gradient would have full size
-in whatever direction rounding points, a square's is zero there.
+After the rerouting and retain losses of circuit breakers (Zou et al. 2024, arXiv 2406.04313, section 3). They differ in
+that reroute has a target state, that states are pooled, and that distances are squared: the gradient of a norm has unit
+size and an arbitrary direction at the reference, that of a square is zero there.
 """
 
 import torch
@@ -17,7 +17,7 @@ def relative_distance(
     d: Float[Tensor, "layer pair rank"],
     layer_weights: Float[Tensor, " layer"],
 ) -> Float[Tensor, " pair"]:
-    """sum_l a_l (|moved_l| / |d_l|)^2. Responses whose reference states are equal count 0."""
+    """Return sum_l a_l (|moved_l| / |d_l|)^2; 0 where the two responses have equal reference states."""
     size = norm(d)
     ratio = norm(moved) / size.clamp(min=1e-6)
     return layer_weights @ ratio.square().where(size > 1e-6, 0.0)
@@ -32,12 +32,12 @@ def _to_chosen(x: TermInputs, states: Tensor | None) -> Float[Tensor, " pair"]:
 
 
 def _reroute(x: TermInputs) -> Float[Tensor, " pair"]:
-    """(|s_policy(y_r) - s_ref(y_c)| / |d|)^2: 1 at the reference, 0 where rejected has arrived at chosen."""
+    """Return (|s_policy(y_r) - s_ref(y_c)| / |d|)^2: 1 at the reference, 0 at the target."""
     return _to_chosen(x, x.policy.rejected_states)
 
 
 def _retain(x: TermInputs) -> Float[Tensor, " pair"]:
-    """(|s_policy(y_c) - s_ref(y_c)| / |d|)^2: 0 at the reference."""
+    """Return (|s_policy(y_c) - s_ref(y_c)| / |d|)^2: 0 at the reference."""
     return _to_chosen(x, x.policy.chosen_states)
 
 

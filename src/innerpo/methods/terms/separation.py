@@ -1,4 +1,4 @@
-"""The separation term: how much further apart the responses' states are, whichever is better. A control."""
+"""The separation term: relative distance between the two responses' states, whichever is chosen. A control."""
 
 from jaxtyping import Float
 from torch import Tensor
@@ -11,9 +11,9 @@ def relative_separation(
     d: Float[Tensor, "layer pair rank"],
     layer_weights: Float[Tensor, " layer"],
 ) -> Float[Tensor, " pair"]:
-    """sum_l a_l (|delta_l| / |d_l| - 1). A positive weight shrinks the separation, a negative one grows it.
+    """Return sum_l a_l (|delta_l| / |d_l| - 1); 0 where the two responses have equal reference states.
 
-    Blind to labels: swapping chosen and rejected changes nothing. Responses whose reference states are equal count 0.
+    A positive weight shrinks the separation, a negative one grows it. Swapping chosen and rejected does not change it.
     """
     size = norm(d)
     ratio = norm(delta) / size.clamp(min=1e-6)

@@ -1,4 +1,4 @@
-"""The sft term: the chosen response's own loss, as supervised fine-tuning has it. The rejected one is not looked at."""
+"""The sft term: the loss of supervised fine-tuning on the chosen response; the rejected one is ignored."""
 
 from jaxtyping import Float
 from torch import Tensor
@@ -7,7 +7,7 @@ from innerpo.methods.records import Term, TermInputs
 
 
 def _sft(x: TermInputs) -> Float[Tensor, " pair"]:
-    """-log pi(y_c) / |y_c|, nats per token; each pair counts the same, whatever its length."""
+    """Return -log pi(y_c) / |y_c|, in nats per token; each pair weighs the same, whatever its length."""
     return -x.policy.chosen_logps / x.policy.chosen_n_tokens
 
 
