@@ -1,4 +1,4 @@
-"""The generated part of docs/index.md: import layers from pyproject.toml, modules from their docstrings' first sentences.
+"""The generated part of docs/index.md: layers from pyproject.toml, modules from the first sentences of docstrings.
 
 ``python -m tools.docs_index`` (``just docs-index``) rewrites it; tests/test_docs.py fails where it is out of date.
 """
@@ -19,7 +19,9 @@ def layers(root: Path = ROOT) -> list[list[str]]:
     pyproject = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
     contracts = pyproject["tool"]["importlinter"]["contracts"]
     contract = next(c for c in contracts if c["type"] == "layers")
-    found = [[name.strip().removeprefix("innerpo.") for name in re.split("[|:]", layer)] for layer in contract["layers"]]
+    found = [
+        [name.strip().removeprefix("innerpo.") for name in re.split("[|:]", layer)] for layer in contract["layers"]
+    ]
     return found[::-1]
 
 

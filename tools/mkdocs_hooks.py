@@ -1,7 +1,7 @@
 """Hooks of `mkdocs build`: pages of the repository's root become pages of the site, links between pages are adapted.
 
-README.md, CONTRIBUTING.md, CHANGELOG.md and LOG.md stay where they are and are read from there. A link to any other file
-of the repository (source code) is shown as text, since the site does not hold it.
+README.md, CONTRIBUTING.md, CHANGELOG.md and LOG.md are read from the root. A link to any other file of the repository
+(source code) becomes text, because the site does not contain it.
 """
 
 import os
@@ -12,7 +12,12 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
-PAGES = {"README.md": "readme.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md", "LOG.md": "log.md"}
+PAGES = {
+    "README.md": "readme.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+    "LOG.md": "log.md",
+}
 """Pages of the root, and their names in the site (README.md would take the place of index.md)."""
 
 _LINK = re.compile(r"\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)")
