@@ -26,12 +26,8 @@ run method *args:
 dev method *args:
     @{{python}} cli.py train "$1" --config=configs/dev.yaml "${@:2}"
 
-# does a method train at all: two steps, no scores
+# does a method train at all: two steps, no scores; any name of the table or NAME-TRANSFORM: just test innerpo-supr
 test method *args:
-    @{{python}} cli.py train "$1" --config=configs/dev.yaml --training.max_steps=2 --eval.skip --output_dir=outputs/test "${@:2}"
-
-# the same by another name, for any name of the table and for NAME-TRANSFORM: just test-method innerpo-none
-test-method method *args:
     @{{python}} cli.py train "$1" --config=configs/dev.yaml --training.max_steps=2 --eval.skip --output_dir=outputs/test "${@:2}"
 
 # score a saved run beside its base model: just eval outputs/dpo_math_seed1

@@ -30,6 +30,12 @@ CHAT_TEMPLATE = (
 )
 
 
+def run_in(out, name):
+    """The one run of a name beneath a folder of runs, whatever id stands behind its plus."""
+    (found,) = (path for path in out.iterdir() if path.name.split("+")[0] == name)
+    return found
+
+
 def pytest_configure(config):
     torch.set_num_threads(1)  # toy matrices: threads would only wait for one another
 

@@ -1,16 +1,25 @@
 """What goes wrong from the command line: one line that names the cause, the right exit code, nothing left behind."""
 
+import functools
 import os
+import re
 import resource
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from conftest import make_pairs
+import innerpo
+from conftest import make_pairs, run_in
+from innerpo.cli.commands import FIRST, TrainCommand
+from innerpo.cli.flags import parse
+from innerpo.cli.options import options_of
 from innerpo.cli.verbs import main
+from innerpo.config.run import default_run
+from innerpo.errors import FIELDS
 from source_helpers import BLUE, GOOD, GREEN, USER, write_jsonl
 
 ROOT = Path(__file__).parents[1]
@@ -62,6 +71,17 @@ def fails(capsys, tmp_path, toy_folder):
     return run
 
 
+@pytest.fixture
+def toy_name(tmp_path, toy_folder):
+    """Name of the folder of `train dpo` on toy data, as `fails` runs it."""
+    config = default_run("dpo")
+    data, model = (
+        replace(config.data, dataset=str(tmp_path / "toy.jsonl")),
+        replace(config.model, base_model=str(toy_folder)),
+    )
+    return replace(config, data=data, model=model).run_name
+
+
 def toy_data(folder):
     rows = [{"prompt": p.prompt, "chosen": p.chosen, "rejected": p.rejected, "split": "train"} for p in make_pairs(8)]
     return write_jsonl(folder / "toy.jsonl", rows)
@@ -73,15 +93,12 @@ def toy_data(folder):
 @pytest.mark.parametrize(
     ("flag", "says"),
     [
-        ("--training.lr=nan", ["training.lr must be a finite number, got nan"]),
-        ("--training.lr=inf", ["training.lr must be a finite number, got inf"]),
-        ("--training.lr=-1", ["training.lr must not be negative, got -1.0"]),
-        ("--training.lr=fast", ["--training.lr", "fast"]),
-        ("--method.beta=nan", ["method.beta must be a finite number"]),
-        ("--training.lrr=1", ["--training.lrr", "--training.lr "]),
-        ("--method.pool=men", ["'men'", "--method.pool", "'mean'"]),
+        ("--training.lr=nan", ["--training.lr must be a finite number, got nan"]),
+        ("--training.lr=inf", ["--training.lr must be a finite number, got inf"]),
+        ("--training.lr=-1", ["--training.lr must not be negative, got -1.0"]),
+        ("--method.beta=nan", ["--method.beta must be a finite number"]),
         ("--method.transform=supra", ["transform", "'supra'", "did you mean 'supr'"]),
-        ("--data.batch-size=0", ["data.batch_size must be at least 1, got 0"]),
+        ("--data.batch-size=0", ["--data.batch_size must be at least 1, got 0"]),
         ("--training.fsdp=full_shard", ["FSDP needs processes with a GPU each", "accelerate launch --use_fsdp"]),
         ("--training.fsdp=whole_shard", ["transformers refuses the training options", "whole_shard"]),
         ("--preset=dmeo", ["unknown preset 'dmeo'", "'demo'"]),
@@ -103,19 +120,82 @@ def test_fsdp_asked_of_the_launcher(fails, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("argv", "says"),
+    ("words", "sentence"),
     [
-        (["trian"], ["trian", "train, eval, data"]),
-        (["train", "dop"], ["dop", "dpo, innerpo"]),
-        (["train"], ["dpo", "innerpo"]),
-        (["eval"], ["PATH"]),
-        (["data"], ["STR"]),
-        ([], ["train, eval, data"]),
+        ("", "innerpo needs a verb: train, eval, data, "),
+        ("trian", "there is no verb 'trian'; did you mean 'train'?\n"),
+        ("fnord", "there is no verb 'fnord'; the verbs are train, eval, data, "),
+        ("--verison", "there is no option '--verison'; did you mean '--version'?\n"),
+        ("train", "innerpo train needs a method as its first word: dpo, innerpo, "),
+        ("train --training.lr=1 dpo", "innerpo train needs a method as its first word: dpo, innerpo, "),
+        ("train innerpoo", "there is no method 'innerpoo'; did you mean 'innerpo'?\n"),
+        ("train fnord", "there is no method 'fnord'; innerpo train --help lists them\n"),
+        ("doctor dop", "there is no method 'dop'; did you mean 'dpo'?\n"),
+        ("train dpo --training.lrr=1", "there is no option --training.lrr; did you mean '--training.lr'?\n"),
+        ("train dpo --lr 1", "there is no option --lr; did you mean '--training.lr'?\n"),
+        ("train dpo --zzz", "there is no option --zzz; innerpo train dpo --help-all lists them\n"),
+        ("train dpo -x", "there is no option -x; innerpo train dpo --help-all lists them\n"),
+        ("train dpo --data.layout=foo", "--data.layout is one of auto, one_row, packed or concatenated, not 'foo'\n"),
+        (
+            "train dpo --method.remove len",
+            "--method.remove is one of length or logprob, not 'len'; did you",
+        ),
+        ("train dpo --training.lr=fast", "--training.lr takes a number, not 'fast'\n"),
+        ("train dpo --training.max_steps 1e3", "--training.max_steps takes a whole number, not '1e3'\n"),
+        ("train dpo --training.lr", "--training.lr needs a value (a number)\n"),
+        ("train dpo --training.lr --eval.skip", "--training.lr needs a value (a number)\n"),
+        ("train dpo --eval.format", "--eval.format needs a value: parquet, jsonl\n"),
+        (
+            "train dpo --training.resume=1",
+            "--training.resume is a switch: it takes no value, or true or false, not",
+        ),
+        ("train dpo --method.extra mine", "--method.extra takes pairs of a name and a number, not 'mine'\n"),
+        ("train dpo --method.extra mine high", "--method.extra takes a number, not 'high'\n"),
+        ("train dpo math", "innerpo train dpo has no place for the word 'math'; an option begins with --\n"),
+        ("eval", "innerpo eval needs RUN (Folder of a run or of a peft adapter)\n"),
+        ("data", "innerpo data needs NAME (GENIES name, ethics:justice, embedded:NAME, owner/name or a file)\n"),
+        ("data math more", "innerpo data has no place for the word 'more'; an option begins with --\n"),
     ],
 )
-def test_a_wrong_verb_or_none(capsys, argv, says):
-    assert main(argv) == 2
-    assert len(one_error(capsys.readouterr().err, *says)) == 1
+def test_a_wrong_word_gets_one_sentence(capsys, words, sentence):
+    assert main(words.split()) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith(f"error: {sentence}")
+    assert shown.err.count("\n") == 1
+
+
+# -- words that are right ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "value"),
+    [
+        (["--training.resume"], True),
+        (["--training.resume=true"], True),
+        (["--training.resume=False"], False),
+        (["--training.no_resume"], False),
+        (["--training.no-resume"], False),
+        (["--training.report-to", "tensorboard", "wandb"], ("tensorboard", "wandb")),
+        (["--training.report_to=wandb"], ("wandb",)),
+        (["--training.report_to"], ()),
+        (["--method.extra", "inner", "0.5", "drift", "-1"], {"inner": 0.5, "drift": -1.0}),
+        (["--method.extra=inner", "0.5"], {"inner": 0.5}),
+        (["--eval.steer", "-2"], -2.0),
+        (["--training.lr=-0"], 0.0),
+        (["--model.revision", "None"], None),
+        (["--data.cache-dir=a=b"], Path("a=b")),
+    ],
+)
+def test_words_reach_their_field(words, value):
+    name = words[0][2:].partition("=")[0].replace("-", "_").replace(".no_", ".")
+    command = parse(TrainCommand, words, "innerpo train innerpo", TrainCommand(default_run("innerpo")))
+    assert functools.reduce(getattr, name.split("."), command.run) == value
+
+
+def test_the_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"innerpo {innerpo.__version__}\n"
 
 
 # -- data ----------------------------------------------------------------------------------------------------------
@@ -200,11 +280,11 @@ def test_an_output_path_beneath_a_file(fails, tmp_path):
     assert (tmp_path / "file").read_text() == "in the way"
 
 
-def test_a_file_in_place_of_the_run_folder(fails, tmp_path):
+def test_a_file_in_place_of_the_run_folder(fails, tmp_path, toy_name):
     out = tmp_path / "out"
     out.mkdir()
-    (out / "dpo_toy_seed1").write_text("in the way")
-    fails(code=3, says=["cannot write", str(out / "dpo_toy_seed1"), "File exists"])
+    (out / toy_name).write_text("in the way")
+    fails(code=3, says=["cannot write", str(out / toy_name), "File exists"])
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
@@ -266,34 +346,39 @@ def test_the_advice_on_a_corrupt_cache_file_works(finished, tmp_path, toy_folder
     words += ["--eval.skip", "--training.max-steps=1", f"--output-dir={tmp_path / 'out'}"]
     assert main(["train", "innerpo", *words]) == 0
     assert path.read_bytes() == sound
-    again, first = (f / "innerpo-none_toy_seed1" / "adapter_model.safetensors" for f in (tmp_path / "out", out))
+    again, first = (run_in(f, "innerpo-none_toy_seed1") / "adapter_model.safetensors" for f in (tmp_path / "out", out))
     assert again.read_bytes() == first.read_bytes()
 
 
 def test_a_folder_that_holds_a_run_says_what_can_be_done(fails, finished):
     out, _, data = finished
-    says = ["innerpo-none_toy_seed1 already holds a run", "--training.resume", "--training.overwrite"]
+    name = run_in(out, "innerpo-none_toy_seed1").name
+    says = [f"{name} already holds a run", "--training.resume", "--training.overwrite"]
     fails("--training.max-steps=1", method="innerpo", data=data, out=out, says=says)
 
 
-def test_resuming_with_another_config(fails, finished):
-    out, _, data = finished
-    says = ["innerpo-none_toy_seed1 holds a run with another config", "cannot be resumed", "--training.overwrite"]
-    flags = ["--training.max-steps=1", "--training.lr=1e-3", "--training.resume"]
-    fails(*flags, method="innerpo", data=data, out=out, says=says)
+def test_resuming_in_a_folder_that_holds_another_config(fails, finished, tmp_path):
+    first, _, data = finished
+    out = tmp_path / "outputs"
+    shutil.copytree(first, out)
+    run = run_in(out, "innerpo-none_toy_seed1")
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(re.sub("run_id: .*", "run_id: 0123456789ab", text))
+    says = [f"{run.name} holds a run with another config (id 0123456789ab", "cannot be", "--training.overwrite"]
+    fails("--training.max-steps=1", "--training.resume", method="innerpo", data=data, out=out, says=says)
 
 
 @pytest.mark.parametrize("flag", ["--training.resume", "--training.log-steps=5"])
-def test_a_folder_that_is_no_run_is_left_alone(fails, tmp_path, flag):
-    (tmp_path / "out" / "dpo_toy_seed1").mkdir(parents=True)
-    (tmp_path / "out" / "dpo_toy_seed1" / "thesis.tex").write_text("years of work")
-    fails(flag, says=["is not a run of innerpo", "--output-dir"])
+def test_a_folder_that_is_no_run_is_left_alone(fails, tmp_path, toy_name, flag):
+    (tmp_path / "out" / toy_name).mkdir(parents=True)
+    (tmp_path / "out" / toy_name / "thesis.tex").write_text("years of work")
+    fails(flag, says=["is not a run of innerpo", "--output_dir"])
 
 
-def test_overwrite_does_not_delete_what_is_no_run(fails, tmp_path):
-    (tmp_path / "out" / "dpo_toy_seed1").mkdir(parents=True)
-    (tmp_path / "out" / "dpo_toy_seed1" / "thesis.tex").write_text("years of work")
-    fails("--training.overwrite", says=["is not a run of innerpo", "--output-dir"])
+def test_overwrite_does_not_delete_what_is_no_run(fails, tmp_path, toy_name):
+    (tmp_path / "out" / toy_name).mkdir(parents=True)
+    (tmp_path / "out" / toy_name / "thesis.tex").write_text("years of work")
+    fails("--training.overwrite", says=["is not a run of innerpo", "--output_dir"])
 
 
 # -- eval ----------------------------------------------------------------------------------------------------------
@@ -318,7 +403,7 @@ def test_eval_of_what_is_no_run(capsys, tmp_path):
 )
 def test_eval_of_a_damaged_run(capsys, finished, tmp_path, name, damage, says):
     run, both = tmp_path / "run", tmp_path / "both"
-    shutil.copytree(finished[0] / "innerpo-none_toy_seed1", run)
+    shutil.copytree(run_in(finished[0], "innerpo-none_toy_seed1"), run)
     if damage is None:
         (run / name).unlink()
     else:
@@ -376,8 +461,59 @@ def test_help_and_wrong_flags_answer_at_once(words, code):
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.5
 
 
-def test_help_describes_every_option():
-    done = run_process("-m", "innerpo", "train", "dpo", "--help", env=os.environ | {"COLUMNS": "200"})
-    assert done.stderr == ""
-    for words in ("--training.lr FLOAT", "Peak learning rate.", "--data.dataset STR", "--eval.max-prompts INT"):
-        assert words in done.stdout
+HELP = {
+    "train dpo --help": ["--training.lr FLOAT", "Peak learning rate.", "--data.dataset STR", "--help-all"],
+    "train innerpo --help": ["--method.alpha FLOAT", "--output_dir PATH"],
+    "train --help": ["dpo", "innerpo", "NAME-TRANSFORM"],
+    "eval --help": ["RUN", "--eval.oos_dataset", "--help-all"],
+    "eval --help-all": ["--eval.max_prompts INT", "--model.attention", "--data.layout"],
+    "data -h": ["NAME"],
+    "doctor innerpo-supr --help": ["--seed INT", "--method.transform", "supr"],
+    "--help": ["train", "examples"],
+}
+
+
+@pytest.mark.parametrize("words", HELP)
+def test_help_begins_with_what_a_newcomer_needs(words, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit) as stop:
+        main(words.split())
+    assert not stop.value.code
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    assert all(part in shown.out for part in HELP[words]), shown.out
+    if words.endswith("dpo --help"):
+        assert "--method.layers" not in shown.out  # dpo reads no hidden states
+        assert "--training.fsdp" not in shown.out
+
+
+def test_all_of_help_describes_every_option(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit):
+        main(["train", "dpo", "--help-all"])
+    shown = capsys.readouterr().out
+    options = options_of(TrainCommand)
+    assert {o.name for o in options} == FIELDS | {"config", "preset"}
+    for option in options:
+        assert option.flag in shown
+        assert option.help, option.name
+
+
+@pytest.mark.parametrize("record", FIRST, ids=lambda r: r.__name__)
+def test_what_help_begins_with_are_options(record):
+    assert set(FIRST[record]) <= {o.name for o in options_of(record)}
+
+
+def test_completion_knows_verbs_methods_options_and_choices(tmp_path, capsys):
+    script = tmp_path / "innerpo.bash"
+    with pytest.raises(SystemExit) as stop:
+        main(["--tyro-write-completion", "bash", str(script)])
+    assert not stop.value.code
+    ask = """source {script}
+    try() {{ COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _tyro_innerpo; echo "${{COMPREPLY[@]}}"; }}
+    try innerpo tr; try innerpo doctor dp; try innerpo train dpo --training.lr
+    try innerpo train dpo --data.layout one"""
+    done = subprocess.run(["bash", "-c", ask.format(script=script)], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["train", "dpo", "--training.lr", "one_row"]
+    assert main(["--tyro-print-completion", "powershell"]) == 2
+    assert capsys.readouterr().err == "error: --tyro-print-completion needs a shell: bash, zsh, tcsh, fish\n"

@@ -6,6 +6,7 @@ import pytest
 
 import innerpo.run
 from innerpo.cli.verbs import main
+from innerpo.config.identity import run_id
 from innerpo.config.method import MethodConfig
 from innerpo.config.run import DataConfig, ModelConfig, RunConfig, TrainingConfig, default_run, to_dict
 from innerpo.config.yaml import as_yaml, overlay, preset_dir, preset_path, read_yaml
@@ -149,7 +150,7 @@ def captured(monkeypatch, tmp_path):
 
         def stop_here(config):
             seen.append(config)
-            return innerpo.run.Run(tmp_path)
+            return innerpo.run.Run(tmp_path, config)
 
         monkeypatch.setattr(innerpo.run, "train", stop_here)
         assert main(["train", *args]) == 0
@@ -200,85 +201,7 @@ def test_a_config_of_another_method_is_refused(tmp_path, capsys):
     assert "command is train dpo" in capsys.readouterr().err
 
 
-# -- names, ids, round trip ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("method", "dataset", "seed", "name"),
-    [
-        ("dpo", "math", 1, "dpo_math_seed1"),
-        ("innerpo", "math", 1, "innerpo-none_math_seed1"),
-        ("dpo", "some/where/my pairs.jsonl", 2, "dpo_my-pairs_seed2"),
-        ("dpo", "owner/name:config:split", 1, "dpo_name-config-split_seed1"),
-        ("innerpo", "embedded:compare", 0, "innerpo-none_embedded-compare_seed0"),
-    ],
-)
-def test_a_run_is_named_by_method_data_and_seed(method, dataset, seed, name):
-    config = default_run(method)
-    config = replace(config, data=replace(config.data, dataset=dataset), training=replace(config.training, seed=seed))
-    assert config.run_name == name
-    assert config.run_dir == config.output_dir / name
-
-
-def test_the_name_says_the_method_even_with_every_inner_weight_at_zero():
-    config = default_run("innerpo")
-    assert replace(config, method=replace(config.method, alpha=0.0, gamma=0.0)).run_name == "innerpo-none_math_seed1"
-
-
-def changed(section, **values):
-    config = default_run("innerpo")
-    return replace(config, **{section: replace(getattr(config, section), **values)})
-
-
-MATTERS = [
-    ("method", {"alpha": 0.4}),
-    ("method", {"layers": "2"}),
-    ("method", {"extra": {"inner": 1.0}}),
-    ("model", {"base_model": "other"}),
-    ("model", {"lora_r": 8}),
-    ("model", {"dtype": "bfloat16"}),
-    ("data", {"dataset": "code"}),
-    ("data", {"batch_size": 4}),
-    ("data", {"seed": 1}),
-    ("data", {"max_train_prompts": 5}),
-    ("data", {"shuffled_labels": 0.5}),
-    ("data", {"on_bad_row": "skip"}),
-    ("training", {"lr": 1e-5}),
-    ("training", {"seed": 2}),
-    ("training", {"max_steps": 3}),
-    ("training", {"gradient_accumulation": 2}),
-    ("training", {"scheduler": "linear"}),
-]
-DOES_NOT = [
-    ("training", {"resume": True}),
-    ("training", {"overwrite": True}),
-    ("training", {"log_steps": 1}),
-    ("training", {"save_steps": 7}),
-    ("training", {"report_to": ("tensorboard",)}),
-    ("eval", {"max_prompts": 3}),
-    ("eval", {"skip": True}),
-]
-
-
-@pytest.mark.parametrize(("section", "values"), MATTERS)
-def test_the_id_changes_with_what_changes_results(section, values):
-    assert changed(section, **values).run_id() != default_run("innerpo").run_id()
-
-
-@pytest.mark.parametrize(("section", "values"), DOES_NOT)
-def test_the_id_stays_with_what_does_not(section, values):
-    assert changed(section, **values) != default_run("innerpo")
-    assert changed(section, **values).run_id() == default_run("innerpo").run_id()
-
-
-def test_the_id_does_not_know_where_things_lie(tmp_path):
-    config = changed("data", genies_dir=tmp_path, ethics_dir=tmp_path, cache_dir=tmp_path)
-    assert replace(config, output_dir=tmp_path).run_id() == default_run("innerpo").run_id()
-
-
-def test_ids_are_unlike_one_another():
-    ids = {changed(section, **values).run_id() for section, values in MATTERS}
-    assert len(ids) == len(MATTERS)
+# -- round trip ----------------------------------------------------------------------------------------------------
 
 
 def test_a_config_survives_yaml(tmp_path):
@@ -292,4 +215,4 @@ def test_a_config_survives_yaml(tmp_path):
     )
     back = overlay(default_run("innerpo"), read(tmp_path, as_yaml(to_dict(config))), "saved")
     assert back == config
-    assert back.run_id() == config.run_id()
+    assert run_id(back) == run_id(config)

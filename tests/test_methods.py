@@ -44,7 +44,7 @@ def test_every_method_trains_saves_reloads_and_scores(name, toy_folder, tmp_path
     config = toy_run(name, toy_folder, tmp_path)
     result = train(config)
     label = name if name in STATELESS else f"{name}-none"
-    assert result.folder.name == f"{label}_embedded-longer_seed1"
+    assert result.folder.name.startswith(f"{label}_embedded-longer_seed1+")
     steps = [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in steps if "loss" in line]
     assert len(losses) == 20
@@ -60,7 +60,7 @@ def test_every_method_trains_saves_reloads_and_scores(name, toy_folder, tmp_path
 def test_probe_trains_nothing_and_scores_along_its_direction(toy_folder, tmp_path, capsys):
     config = toy_run("probe", toy_folder, tmp_path)
     result = train(config)
-    assert result.folder.name == "probe-none_embedded-longer_seed1"
+    assert result.folder.name.startswith("probe-none_embedded-longer_seed1+")
     files = {p.name for p in result.folder.iterdir()}
     assert "directions.safetensors" in files
     assert not {"adapter_config.json", "adapter_model.safetensors", "model.safetensors", "metrics.jsonl"} & files

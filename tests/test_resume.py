@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from conftest import make_pairs
+from conftest import make_pairs, run_in
 from innerpo.cli.verbs import main
 from source_helpers import write_jsonl
 
@@ -100,13 +100,15 @@ def assert_same_run(resumed, whole, steps):
 def test_killed_in_mid_training_and_resumed_gives_the_same_adapter(
     command, tmp_path, capsys, method, name, flags, steps
 ):
-    whole, cut = tmp_path / "whole" / name, tmp_path / "cut" / name
-    with process(command(method, cut.parent, *flags)) as running:
-        wait_for(running, cut, "checkpoints/checkpoint-*", least=steps // EPOCHS + 1)  # in the second epoch
+    least = steps // EPOCHS + 1  # in the second epoch
+    with process(command(method, tmp_path / "cut", *flags)) as running:
+        wait_for(running, tmp_path / "cut", f"{name}+*/checkpoints/checkpoint-*", least=least)
         kill(running)
+    cut = run_in(tmp_path / "cut", name)
     assert not (cut / "adapter_model.safetensors").exists()
     (cut / "checkpoints" / ".partial" / "checkpoint-99").mkdir(parents=True, exist_ok=True)  # a kill while it saved
-    assert main(command(method, whole.parent, *flags)) == 0
+    assert main(command(method, tmp_path / "whole", *flags)) == 0
+    whole = run_in(tmp_path / "whole", name)
     capsys.readouterr()
     assert main(command(method, cut.parent, "--training.resume", *flags)) == 0
     err = capsys.readouterr().err
@@ -117,12 +119,13 @@ def test_killed_in_mid_training_and_resumed_gives_the_same_adapter(
 
 
 def test_killed_before_the_first_checkpoint_and_resumed(command, tmp_path, capsys):
-    whole, cut = tmp_path / "whole" / "dpo_toy_seed1", tmp_path / "cut" / "dpo_toy_seed1"
-    with process(command("dpo", cut.parent, "--training.save-steps=1000")) as running:
-        wait_for(running, cut, "metrics.jsonl")
+    with process(command("dpo", tmp_path / "cut", "--training.save-steps=1000")) as running:
+        wait_for(running, tmp_path / "cut", "dpo_toy_seed1+*/metrics.jsonl")
         kill(running)
+    cut = run_in(tmp_path / "cut", "dpo_toy_seed1")
     assert not (cut / "checkpoints").exists() or not list((cut / "checkpoints").iterdir())
-    assert main(command("dpo", whole.parent)) == 0
+    assert main(command("dpo", tmp_path / "whole")) == 0
+    whole = run_in(tmp_path / "whole", "dpo_toy_seed1")
     capsys.readouterr()
     assert main(command("dpo", cut.parent, "--training.resume")) == 0
     assert "nothing to resume from; starting at step 0" in capsys.readouterr().err
@@ -132,7 +135,7 @@ def test_killed_before_the_first_checkpoint_and_resumed(command, tmp_path, capsy
 def test_an_interrupt_is_one_line_and_leaves_what_can_be_resumed(command, tmp_path):
     out = tmp_path / "out"
     with process(command("dpo", out)) as running:
-        wait_for(running, out, "dpo_toy_seed1/checkpoints/checkpoint-*")
+        wait_for(running, out, "dpo_toy_seed1+*/checkpoints/checkpoint-*")
         running.send_signal(signal.SIGINT)
         _, err = running.communicate(timeout=60)
     assert running.returncode == 130
@@ -141,4 +144,4 @@ def test_an_interrupt_is_one_line_and_leaves_what_can_be_resumed(command, tmp_pa
     assert "--training.resume" in last
     assert err.count("error:") == 1
     assert "Traceback" not in err
-    assert list((out / "dpo_toy_seed1" / "checkpoints").glob("checkpoint-*"))
+    assert list((run_in(out, "dpo_toy_seed1") / "checkpoints").glob("checkpoint-*"))

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from conftest import build_tokenizer, make_pairs
+from conftest import build_tokenizer, make_pairs, run_in
 from innerpo.cli.verbs import main
 from innerpo.config.method import MethodConfig
 from innerpo.config.run import DataConfig, EvalConfig, TrainingConfig, default_run
@@ -48,7 +48,7 @@ def test_full_fine_tuning_never_takes_the_policy_for_its_reference(tmp_path, toy
     write_pairs(tmp_path / "numbers.jsonl")
     more = ("--training.log_steps=1", "--training.lr=1e-3", "--data.token_cache_gb=0")
     assert main([*words(tmp_path, toy_folder, *more), "--model.lora_r=0"]) == 0
-    log = (tmp_path / "out" / "innerpo-none_numbers_seed1" / "metrics.jsonl").read_text().splitlines()
+    log = (run_in(tmp_path / "out", "innerpo-none_numbers_seed1") / "metrics.jsonl").read_text().splitlines()
     assert abs(json.loads(log[-2])["inner_margin"]) > 1e-3
 
 
@@ -80,7 +80,7 @@ def test_a_checkpoint_of_the_last_step_is_loaded_not_trained_on(tmp_path, toy_fo
         patch.setattr("innerpo.training.artifacts.save_run", killed)
         with pytest.raises(SystemExit):
             main(words(tmp_path, toy_folder, "--training.max_steps=2"))
-    folder = tmp_path / "out" / "innerpo-none_numbers_seed1"
+    folder = run_in(tmp_path / "out", "innerpo-none_numbers_seed1")
     assert last_checkpoint(folder).name == "checkpoint-2"
     assert main(words(tmp_path, toy_folder, "--training.max_steps=2", "--training.resume")) == 0
     assert json.loads((folder / "run.json").read_text())["steps"] == 2

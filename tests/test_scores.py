@@ -3,7 +3,7 @@
 import json
 import math
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -11,7 +11,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from conftest import build_model, make_pairs
+from conftest import build_model, make_pairs, run_in
 from innerpo.cli.verbs import main
 from innerpo.config.run import default_run
 from innerpo.data.pairs import PreferencePair, cluster_of
@@ -172,18 +172,11 @@ def test_a_response_without_tokens_names_the_pair(items):
         response_facts(items[:1], outputs(-1.0, -2.0, n_tokens=0), None, torch.zeros(2))
 
 
-@dataclass(frozen=True)
-class WithTokens(SequenceOutputs):
-    """Outputs with log-probabilities by token."""
-
-    token_logps: torch.Tensor | None = None
-
-
 def test_absolute_log_ratio_by_hand():
     """Responses of 2, 1 and 3 tokens; a rise and a fall do not cancel."""
     n = torch.tensor([2, 1, 3])
-    ours = WithTokens(torch.zeros(3), n, token_logps=torch.tensor([-1.0, -2.0, -3.0, -1.0, -1.0, -1.0]))
-    theirs = WithTokens(torch.zeros(3), n, token_logps=torch.tensor([-1.5, -1.5, -3.0, -1.0, -3.0, -0.5]))
+    ours = SequenceOutputs(torch.zeros(3), n, token_logps=torch.tensor([-1.0, -2.0, -3.0, -1.0, -1.0, -1.0]))
+    theirs = SequenceOutputs(torch.zeros(3), n, token_logps=torch.tensor([-1.5, -1.5, -3.0, -1.0, -3.0, -0.5]))
     assert absolute_log_ratio(ours, theirs).tolist() == [1.0, 0.0, 2.5]
     assert absolute_log_ratio(ours, ours).tolist() == [0.0, 0.0, 0.0]
     assert absolute_log_ratio(ours, replace(theirs, token_logps=None)).isnan().all()
@@ -391,7 +384,7 @@ def trained(tmp_path_factory, toy_folder):
     words += ["--model.dtype=float32", "--data.batch-size=4", "--training.epochs=3", f"--output-dir={out}"]
     words += ["--eval.oos-dataset=embedded:longer", "--eval.rnd-dataset=embedded:control", "--eval.max-prompts=6"]
     assert main(["train", "innerpo", *words]) == 0
-    return out / "innerpo-none_numbers_seed1", data, folder
+    return run_in(out, "innerpo-none_numbers_seed1"), data, folder
 
 
 def logp_of(scores, model):
@@ -417,13 +410,18 @@ def test_eval_scores_what_training_scored(trained, tmp_path, capsys, monkeypatch
     assert again.responses.group_by("model", "set", maintain_order=True).len().rows() == expected
     assert len(again.pairs) == 4 * 6
     assert again.pairs.equals(first.pairs)
-    measured = ("logp", "inner")
+    measured = ("logp", "inner", "abs_log_ratio")
     assert again.responses.drop(measured).equals(first.responses.drop(measured))
     for column in measured:
-        assert (again.responses[column] - first.responses[column]).abs().max() < 1e-6
+        assert (again.responses[column] - first.responses[column]).abs().max() < 1e-5
     base, policy = logp_of(again, "base"), logp_of(again, "innerpo-none")
     assert base.keys() == policy.keys()
     assert min(abs(policy[key] - base[key]) for key in base) > 1e-4  # the adapter is on
+    by_token = again.responses.select("model", "set", "prompt", "response", "abs_log_ratio").rows()
+    for model, *key, ratio in by_token:
+        net = abs((policy if model != "base" else base)[tuple(key)] - base[tuple(key)])
+        assert ratio >= net - 1e-4  # a sum of absolute values is at least the absolute value of the sum
+        assert (ratio == 0.0) == (model == "base")
     assert set(again.responses["dataset"]) == {data, "embedded:longer", "embedded:control"}
     for line in (f"train: {data} (train), 6 pairs of 6 prompts", f"test: {data} (test)", "oos: embedded:longer (test)"):
         assert line in shown

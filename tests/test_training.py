@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from conftest import build_model, build_tokenizer, facts_of, make_pairs
+from conftest import build_model, build_tokenizer, facts_of, make_pairs, run_in
 from innerpo.config.method import MethodConfig
 from innerpo.config.run import RunConfig, default_run
 from innerpo.data.tokens import PairTokenizer
@@ -199,7 +199,7 @@ def test_run_folder(tmp_path, toy_folder):
         output_dir=tmp_path / "outputs",
     )
     result = train(config)
-    folder = tmp_path / "outputs" / "innerpo-none_embedded-longer_seed1"
+    folder = run_in(tmp_path / "outputs", "innerpo-none_embedded-longer_seed1")
     assert result.folder == folder
     assert {p.name for p in folder.iterdir()} == {
         "README.md",

@@ -11,7 +11,7 @@ from innerpo import run
 from innerpo.config.run import ModelConfig, RunConfig, default_run
 from innerpo.config.yaml import config_of_folder, nested, overlay
 from innerpo.errors import UserError
-from innerpo.files import cache_root
+from innerpo.files import cache_root, existing_folder
 from innerpo.methods.inner_reward import InnerReward
 from innerpo.model import loading
 from innerpo.model.base import Base
@@ -86,14 +86,6 @@ def load(folder: str | Path, base: Base | None = None) -> Loaded:
     artifacts.check_adapter(path)
     base = base or loading.load_base(config.model, cache_root(config.data.cache_dir))
     return Loaded(artifacts.load_policy(base, path), base, load_directions(path), config)
-
-
-def existing_folder(folder: str | Path) -> Path:
-    """Return the folder as a path. Raises UserError where there is none."""
-    path = Path(folder)
-    if not path.is_dir():
-        raise UserError(f"there is no folder {path}; give the folder of a run or of a peft adapter")
-    return path
 
 
 def _config(base: Base | None, method: str | RunConfig, data: str | None, options: dict[str, Any]) -> RunConfig:

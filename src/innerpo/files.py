@@ -10,7 +10,15 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from innerpo.errors import MachineError
+from innerpo.errors import MachineError, UserError
+
+
+def existing_folder(folder: str | Path) -> Path:
+    """Return the folder of a run or an adapter as a path. Raises UserError where there is none."""
+    path = Path(folder)
+    if not path.is_dir():
+        raise UserError(f"there is no folder {path}; give the folder of a run or of a peft adapter")
+    return path
 
 
 @contextmanager

@@ -5,7 +5,6 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import replace
-from pathlib import Path
 from typing import NoReturn, TypeVar
 
 import tyro
@@ -17,6 +16,7 @@ from innerpo.config.method import method_names
 from innerpo.config.run import RunConfig, default_run
 from innerpo.config.yaml import config_of_folder, read_run_config
 from innerpo.errors import UserError
+from innerpo.files import existing_folder
 from innerpo.registry import METHODS
 
 C = TypeVar("C")
@@ -76,7 +76,7 @@ def show_choices(helps: dict[str, str], prog: str, about: str) -> NoReturn:
 
 def command_on_folder(record: type[E], words: Sequence[str], prog: str) -> tuple[E, RunConfig]:
     """Read the options of a verb on a run's folder, whose own config holds the defaults."""
-    folder = existing(parse(record, words, prog).run)
+    folder = existing_folder(parse(record, words, prog).run)
     config = config_of_folder(folder)
     default = record(run=folder, eval=config.eval, data=config.data, model=config.model)
     command = parse(record, words, prog, default)
@@ -87,13 +87,6 @@ def command_on_folder(record: type[E], words: Sequence[str], prog: str) -> tuple
         )
     model = replace(command.model, base_model=command.eval.ref_model or command.model.base_model)
     return command, replace(config, eval=command.eval, data=command.data, model=model)
-
-
-def existing(folder: Path) -> Path:
-    """Return the folder; a UserError where there is none."""
-    if not folder.is_dir():
-        raise UserError(f"there is no folder {folder}; give the folder of a run or of a peft adapter")
-    return folder
 
 
 @contextmanager

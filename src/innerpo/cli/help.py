@@ -29,7 +29,7 @@ def show(record: type, words: Sequence[str], prog: str, default: Any, about: str
     by_name = {o.name: o for o in options}
     about += f"\n\nThese options come first; all {len(options)} of them: {prog} --help-all"
     if default is None:
-        default = record(**{o.name: "" for o in options if o.positional})
+        default = record(**{o.name: o.kind("") for o in options if o.positional})
     some = _record([by_name[name] for name in first or () if _has_effect(by_name[name], default)], default)
     tyro.cli(some, args=["--help"], prog=prog, description=about, use_underscores=True)
     raise AssertionError("help leaves the program")

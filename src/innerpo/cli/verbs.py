@@ -24,7 +24,6 @@ from innerpo.cli.console import error_line, listening, say, stdout
 from innerpo.cli.flags import (
     about_method,
     command_on_folder,
-    existing,
     parse,
     peek,
     read_method,
@@ -34,6 +33,7 @@ from innerpo.cli.options import unknown
 from innerpo.config.run import default_run
 from innerpo.config.yaml import config_of_folder, overlay, preset_path, read_yaml, without_identity
 from innerpo.errors import MachineError, UserError
+from innerpo.files import existing_folder
 
 
 def train(args: list[str]) -> None:
@@ -76,7 +76,7 @@ def inspect(args: list[str]) -> None:
 def export(args: list[str]) -> None:
     """Write a run's directions as a steering vector: export outputs/innerpo-none_math_seed1 --format=gguf."""
     command = parse(ExportCommand, args, "innerpo export")
-    config = config_of_folder(existing(command.run))
+    config = config_of_folder(existing_folder(command.run))
     from innerpo.evaluation.export import export_run
 
     say(f"written to {export_run(command.run, config, command.format, command.out)}")

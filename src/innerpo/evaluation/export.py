@@ -1,4 +1,4 @@
-"""`innerpo export RUN`: a run's directions as a steering vector that other programs read."""
+"""Export: a run's directions as a steering vector that other programs read."""
 
 import json
 import logging

@@ -83,7 +83,7 @@ def read_scores(folder: Path) -> Scores:
                 _read(folder / f"{FILES['responses']}.{format}", RESPONSES),
                 _read(folder / f"{FILES['pairs']}.{format}", PAIRS),
             )
-    raise UserError(f"{folder} holds no scores.parquet and no scores.jsonl; innerpo eval writes them")
+    raise UserError(f"{folder} holds no scores.parquet and no scores.jsonl; evaluate the run to write them")
 
 
 def combine(parts: list[Scores]) -> Scores:
@@ -102,4 +102,4 @@ def _read(path: Path, schema: dict[str, DataTypeClass]) -> pl.DataFrame:
         return frame.select(list(schema)).with_columns(pl.col(pl.Float64).fill_null(float("nan")))
     except (pl.exceptions.PolarsError, FileNotFoundError) as error:
         first = str(error).splitlines()[0]
-        raise UserError(f"cannot read {path} as scores: {first}; innerpo eval writes it anew") from error
+        raise UserError(f"cannot read {path} as scores: {first}; evaluate the run to write it again") from error
