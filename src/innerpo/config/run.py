@@ -185,7 +185,7 @@ class EvalConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One training run and its scores: a pure function of this record."""
+    """Everything that determines a run and its scores: ``method``, ``model``, ``data``, ``training`` and ``eval``."""
 
     method: MethodConfig = field(default_factory=MethodConfig, metadata=RUN)
     model: ModelConfig = field(default_factory=ModelConfig, metadata=RUN)
