@@ -29,7 +29,7 @@ def training_arguments(config: RunConfig) -> TrainingArguments:
             num_train_epochs=t.epochs,
             max_steps=t.max_steps or -1,
             warmup_steps=t.warmup,
-            lr_scheduler_type=t.scheduler,
+            lr_scheduler_type="constant_with_warmup" if t.scheduler == "constant" else t.scheduler,
             optim=t.optim,
             weight_decay=t.weight_decay,
             max_grad_norm=t.max_grad_norm,
