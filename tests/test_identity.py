@@ -31,7 +31,7 @@ NOTHING = {
     *("data.layout", "data.micro_batch_tokens"),
     *("training.gradient_checkpointing", "training.resume", "training.overwrite", "training.save_steps"),
     *("training.log_steps", "training.grad_share_steps", "training.report_to", "training.fsdp"),
-    *("eval.batch_size", "eval.bootstrap", "eval.format", "eval.skip", "output_dir"),
+    *("eval.batch_size", "eval.format", "eval.skip", "output_dir"),
 }
 SCORES_ONLY = {
     "eval.train_dataset",

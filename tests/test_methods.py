@@ -30,7 +30,7 @@ def toy_run(name, toy_folder, tmp_path, **method):
             config.data, dataset="embedded:longer", max_train_prompts=16, batch_size=8, cache_dir=tmp_path / "cache"
         ),
         training=replace(config.training, lr=5e-3, max_steps=20, save_steps=0, log_steps=1, grad_share_steps=0),
-        eval=replace(config.eval, max_prompts=4, bootstrap=20),
+        eval=replace(config.eval, max_prompts=4),
         output_dir=tmp_path / "outputs",
     )
 

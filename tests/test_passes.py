@@ -291,7 +291,7 @@ def test_the_training_split_is_read_once(toy_folder, tmp_path, monkeypatch):
         columns, "load_pairs", lambda name, split, *rest: read.append(split) or plain(name, split, *rest)
     )
     config = toy_config("dpo", toy_folder, tmp_path)
-    config = replace(config, eval=replace(config.eval, skip=False, max_prompts=4, bootstrap=10))
+    config = replace(config, eval=replace(config.eval, skip=False, max_prompts=4))
     rows = train(config).rows
     assert read.count("train") == 1
     assert len({r.cluster for r in rows if r.column == "train"}) == 4

@@ -195,7 +195,7 @@ def test_run_folder(tmp_path, toy_folder):
         model=replace(config.model, base_model=str(toy_folder), lora_r=4),
         data=replace(config.data, dataset="embedded:longer", max_train_prompts=16, cache_dir=tmp_path / "cache"),
         training=replace(config.training, lr=1e-3, save_steps=1),
-        eval=replace(config.eval, max_prompts=6, bootstrap=50),
+        eval=replace(config.eval, max_prompts=6),
         output_dir=tmp_path / "outputs",
     )
     result = train(config)
@@ -239,7 +239,7 @@ def test_full_fine_tune_is_saved_reloaded_and_scored(tmp_path, toy_folder):
         model=replace(config.model, base_model=str(toy_folder), lora_r=0),
         data=replace(config.data, dataset="embedded:longer", max_train_prompts=16, cache_dir=tmp_path / "cache"),
         training=replace(config.training, lr=1e-3, save_steps=0, report_to=("tensorboard",)),
-        eval=replace(config.eval, max_prompts=6, bootstrap=50),
+        eval=replace(config.eval, max_prompts=6),
         output_dir=tmp_path / "outputs",
     )
     result = train(config)

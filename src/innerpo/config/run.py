@@ -169,8 +169,6 @@ class EvalConfig:
     """Prompts scored per column, a seeded choice; 0 = all."""
     batch_size: int = field(default=16, metadata=NOTHING)
     """Prompts per forward pass, each with all its responses."""
-    bootstrap: int = field(default=2000, metadata=NOTHING)
-    """Bootstrap resamples (of prompts) behind each 95 % interval."""
     format: Literal["parquet", "jsonl"] = field(default="parquet", metadata=NOTHING)
     """File format of the score rows."""
     steer: float = 0.0
@@ -182,9 +180,8 @@ class EvalConfig:
         check_finite(self, "eval")
         if self.max_prompts < 0:
             raise UserError(f"eval.max_prompts must not be negative, got {self.max_prompts}")
-        for name in ("batch_size", "bootstrap"):
-            if getattr(self, name) < 1:
-                raise UserError(f"eval.{name} must be at least 1, got {getattr(self, name)}")
+        if self.batch_size < 1:
+            raise UserError(f"eval.batch_size must be at least 1, got {self.batch_size}")
 
 
 @dataclass(frozen=True)
