@@ -15,6 +15,7 @@ from innerpo.data.batching.batch import make_batch
 from innerpo.data.tokens import PairTokenizer, PromptItem
 from innerpo.errors import UserError
 from innerpo.methods.directions.estimate import estimate_directions
+from innerpo.methods.generators import generator_for
 from innerpo.methods.method import build_method, fit_method
 from innerpo.methods.records import PairOutputs
 from innerpo.methods.terms.inner import margin
@@ -558,3 +559,30 @@ def test_margin_through_a_transform_is_that_of_the_lifted_direction(fit_on):
     inside = margin(method.transform(2 * d), method.transform(d), w, scale, weights)
     outside = margin(2 * d, d, method.transform.lift(w), scale, weights)
     torch.testing.assert_close(inside, outside, rtol=1e-4, atol=1e-4)
+
+
+# -- random streams ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["random", "ortho"])
+def test_random_direction_and_random_basis_are_independent(name):
+    """Drawn from one stream, the direction lay half along the first coordinate of the states."""
+    largest = []
+    for seed in range(4):
+        states = torch.randn(1, 8, 256, generator=torch.Generator().manual_seed(100 + seed))
+        inputs = FitInputs(states, (0,), None, seed)
+        config = replace(method_config(name, rank=64.0, fit_steps=0), direction="random")
+        transform = resolve(TRANSFORMS, name, "transform")(inputs, config)
+        states = transform(inputs.pooled)
+        found = estimate_directions(states[:, 0::2] - states[:, 1::2], torch.ones(1), config, seed)
+        largest.append(transform.lift(found.w[:, None]).abs().max().item())
+    assert max(largest) < 0.35, largest  # of a random unit vector in 256 dimensions: about 0.2
+
+
+def test_streams_differ_by_seed_and_by_name_and_repeat():
+    def draw(*key):
+        return torch.randn(4, generator=generator_for(*key))
+
+    assert torch.equal(draw(1, "a"), draw(1, "a"))
+    values = [draw(*key) for key in ((1, "a"), (1, "b"), (2, "a"), (12, "/a"), (1, "2/a"))]
+    assert not any(torch.allclose(a, b) for i, a in enumerate(values) for b in values[:i])

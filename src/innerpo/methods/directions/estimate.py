@@ -7,6 +7,7 @@ from torch import Tensor
 from innerpo.config.method import MethodConfig
 from innerpo.errors import UserError
 from innerpo.methods.directions.direction import DirectionInputs, direction_of
+from innerpo.methods.generators import generator_for
 from innerpo.methods.records import Directions, norm, unit
 
 # Lower limit of a scale, as a fraction of the differences' root mean square: identical pairs have no spread.
@@ -32,7 +33,7 @@ def estimate_directions(
     d = d.double()
     direction = direction_of(method)
     own = direction.own_share(method)
-    generator = torch.Generator().manual_seed(seed)
+    generator = generator_for(seed, f"direction/{method.direction}")
     nuisance = None if nuisance is None else nuisance.to(d)
     w, without = direction.fit(DirectionInputs(d, nuisance, method, generator))
     w_of_pair = without if own == 0.0 else unit((1.0 - own) * without + own * unit(d))

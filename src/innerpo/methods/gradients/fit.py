@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import PartialState
 from torch import Tensor, nn
 
@@ -15,6 +14,7 @@ from innerpo.data.batching.row_plan import Layout
 from innerpo.data.tokens import PromptItem
 from innerpo.errors import UserError
 from innerpo.methods.directions.direction import direction_of
+from innerpo.methods.generators import generator_for
 from innerpo.methods.gradients.edit import ModuleKey, adapted_modules
 from innerpo.methods.method import Method
 from innerpo.methods.records import unit
@@ -56,8 +56,10 @@ def fit_gradients(
         )
     direction = direction_of(config)
     if direction.draw is not None:
-        generator = torch.Generator().manual_seed(seed)
-        means = {key: direction.draw(module.out_features, generator) for key, module in modules.items()}
+        means = {
+            (block, name): direction.draw(module.out_features, generator_for(seed, f"gradient/{block}/{name}"))
+            for (block, name), module in modules.items()
+        }
     else:
         cache_key = content_key(
             weights=base.identity,

@@ -60,7 +60,7 @@ def learn_basis(
     d = inputs.differences
     if d.shape[1] < MIN_PAIRS:
         raise UserError(f"the transform {name!r} is learned and needs {MIN_PAIRS} training pairs, got {d.shape[1]}")
-    kept, held_back = split_pairs(inputs.items, d.shape[1], inputs.generator())
+    kept, held_back = split_pairs(inputs.items, d.shape[1], inputs.generator("held-back prompts"))
     fitted, held = (part.to(inputs.device) for part in (d[:, kept], d[:, held_back]))
     module.to(inputs.device)
     optimiser = torch.optim.Adam(module.parameters(), lr=options.fit_lr * step_scale)

@@ -11,6 +11,7 @@ from torch import Tensor
 from innerpo.data.batching.row_plan import Layout
 from innerpo.data.tokens import PromptItem
 from innerpo.errors import UserError
+from innerpo.methods.generators import generator_for
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,9 @@ class FitInputs:
         found = next((p.device for p in self.model.parameters()), None) if self.model is not None else None
         return torch.device("cpu") if found is None or found.type == "mps" else found
 
-    def generator(self) -> torch.Generator:
-        """Return a new random generator, seeded with the training seed."""
-        return torch.Generator().manual_seed(self.seed)
+    def generator(self, name: str) -> torch.Generator:
+        """Return a new random generator for the training seed and a use of it, independent of all other uses."""
+        return generator_for(self.seed, f"transform/{name}")
 
 
 def count_of(value: float, hidden: int, field: str) -> int:
