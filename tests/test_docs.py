@@ -263,6 +263,8 @@ def imported_names_exist(text):
         if isinstance(node, ast.ImportFrom):
             module = importlib.import_module(node.module)
             assert all(hasattr(module, alias.name) for alias in node.names), ast.unparse(node)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "innerpo":
+            assert node.attr in innerpo.__all__, ast.unparse(node)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
