@@ -381,7 +381,7 @@ def undocumented(module, name, value):
 
 
 def documented_fields(record):
-    """Fields with a docstring beneath them, and those that the record's own docstring names in backquotes."""
+    """Fields with a docstring beneath them, with a help text, or named in backquotes by the record's own docstring."""
     tree = ast.parse(Path(sys.modules[record.__module__].__file__).read_text(encoding="utf-8"))
     body = next(n for n in ast.walk(tree) if isinstance(n, ast.ClassDef) and n.name == record.__name__).body
     beneath = {
@@ -389,7 +389,8 @@ def documented_fields(record):
         for field, text in itertools.pairwise(body)
         if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
     }
-    return beneath | set(re.findall(r"`(\w+)`", record.__doc__))
+    helped = {f.name for f in dataclasses.fields(record) if f.metadata.get("help")}
+    return beneath | helped | set(re.findall(r"`(\w+)`", record.__doc__))
 
 
 def test_every_public_name_has_a_docstring():
