@@ -39,13 +39,18 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Run:
-    """A run's folder and config, the sets that were scored, the facts (base and policy) and the tables by scorer."""
+    """What training or evaluation returns: where the run is, and its scores."""
 
     folder: Path
+    """Folder of the run, or the one beneath it that holds the scores of other sets."""
     config: RunConfig
+    """The configuration that was run."""
     sets: tuple[EvaluationSet, ...] = ()
+    """The evaluation sets; empty where nothing was scored."""
     scores: Scores | None = None
+    """Facts of every response, of base and policy (evaluation/facts.py); None where nothing was scored."""
     tables: dict[str, Headline] | None = None
+    """The headline table of each scorer, by its name; None where nothing was scored."""
 
 
 def train(config: RunConfig, base: Base | None = None) -> Run:

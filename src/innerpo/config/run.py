@@ -186,7 +186,10 @@ class EvalConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One training run and its scores, which depend on nothing but this record and the data."""
+    """One training run and its scores, which depend on nothing but this record and the data.
+
+    Its sections are ``method``, ``model``, ``data``, ``training`` and ``eval``.
+    """
 
     method: MethodConfig = field(default_factory=MethodConfig, metadata=RUN)
     model: ModelConfig = field(default_factory=ModelConfig, metadata=RUN)
