@@ -85,6 +85,12 @@ def take_prompts(pairs: Sequence[PreferencePair], n: int | None, seed: int) -> l
 
 
 def shuffle_labels(pairs: Sequence[PreferencePair], fraction: float, seed: int) -> list[PreferencePair]:
-    """Swap chosen and rejected in each pair with probability ``fraction`` (control: at 0.5 the labels are random)."""
-    rng = random.Random(f"{seed}/labels")
-    return [replace(p, chosen=p.rejected, rejected=p.chosen) if rng.random() < fraction else p for p in pairs]
+    """Swap chosen and rejected in each pair with probability ``fraction`` (control: at 0.5 the labels are random).
+
+    Whether a pair is swapped depends on the seed and its id only, not on the other pairs.
+    """
+
+    def swapped(pair: PreferencePair) -> bool:
+        return random.Random(f"{seed}/labels/{pair.id}").random() < fraction
+
+    return [replace(p, chosen=p.rejected, rejected=p.chosen) if swapped(p) else p for p in pairs]
