@@ -102,7 +102,7 @@ def test_the_estimate_counts_tokens_of_reference_training_and_scoring(base, item
     mean = sum(i.n_tokens for i in items) / 24
     estimate.log_estimate(config_of("dpo", tmp_path), base, items, [items[:3]])
     scored = sum(i.n_tokens for i in items[:3])
-    shown = (mean * 8 / 2, mean * 8 * estimate.TRAINING_FACTOR / 2, scored)
+    shown = (mean * 8 / 2, mean * 8 * estimate.TRAINING_FACTOR / 2, float(scored))
     assert (
         "estimated time: "
         + ", ".join(

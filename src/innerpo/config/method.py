@@ -13,7 +13,7 @@ from innerpo.registry import DIRECTIONS, GRADIENTS, METHODS, OUTPUTS, TERMS, TRA
 
 
 def _choices(names: Mapping[str, Any], *more: str) -> Any:
-    """Show a table's names on the help pages as the choices of a str field, which may also be a name added by a program."""
+    """Show a table's names in help as the choices of a str field, to which a program may add its own."""
     return arg(metavar="{" + ",".join([*more, *names]) + "}")
 
 

@@ -27,6 +27,7 @@ from innerpo.model.base import Base
 from innerpo.model.context import check_context
 from innerpo.model.forward.layout import LayoutChoice, choose_layout
 from innerpo.model.forward.sites import read_points
+from innerpo.model.identity import fingerprint
 from innerpo.model.layer_spec import resolve_layers
 from innerpo.model.reference import Reference, compute_reference
 from innerpo.training.collate import PairCollator
@@ -37,13 +38,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run's pairs as tokens, their layout, the reference's outputs on them, and the method fitted on those."""
+    """A run's pairs as tokens, their layout, the reference's outputs on them, and the method fitted on those.
+
+    ``fingerprint`` is that of the base's weights (identity.py).
+    """
 
     base: Base
     items: Sequence[PromptItem]
     layout: LayoutChoice
     reference: Reference
     method: Method
+    fingerprint: str
 
     @property
     def pairs(self) -> PairCollator:
@@ -91,7 +96,7 @@ def prepare_items(
     with torch.autocast(base.device.type, enabled=False):  # mixed precision is for passes of the model
         method = fit_method(method, reference, base.model, config.training.seed, layout.layout, base.pad_id)
     _log_directions(method)
-    return Prepared(base, items, layout, reference, method)
+    return Prepared(base, items, layout, reference, method, fingerprint(base.model))
 
 
 def _reference(

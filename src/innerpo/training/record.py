@@ -26,7 +26,7 @@ def run_record(config: RunConfig, prepared: Prepared, data_hash: str) -> dict[st
         "method": config.method_label,
         "base_model": config.model.base_model,
         "base_identity": base.identity,
-        "base_fingerprint": fingerprint(base.model),
+        "base_fingerprint": prepared.fingerprint,
         "dataset": config.data.dataset,
         "n_pairs": len(prepared.items),
         "data_hash": data_hash,
