@@ -71,7 +71,7 @@ def _fits(item: PromptItem, options: Options) -> bool:
 
 
 def useful_tokens(items: Sequence[PromptItem]) -> int:
-    """PairTokenizer that a loss on these pairs needs: each prompt once, each response once (with EOS), no padding."""
+    """Tokens that a loss on these pairs needs: each prompt once, each response once (with EOS), no padding."""
     return sum(item.n_tokens for item in items)
 
 

@@ -16,7 +16,7 @@ from innerpo.model.base import Base
 from innerpo.model.forward import passes
 from innerpo.model.identity import fingerprint
 from innerpo.training import estimate
-from innerpo.training.prepare import adapted, prepare_items, seen_pairs
+from innerpo.training.prepare import adapted, prepare_items, seen_pairs, training_items
 from innerpo.training.train import train_policy
 
 SMALL = {
@@ -193,3 +193,26 @@ def test_ten_runs_on_one_base_take_less_than_half_the_time_of_ten_commands(toy_f
         innerpo.train(base, "dpo", data="embedded:compare", **options | {"training.seed": seed})
     shared = time.perf_counter() - started
     assert shared <= 0.4 * commands, (shared, commands)
+
+
+def test_a_text_of_several_sets_is_tokenised_once(base, tmp_path):
+    """Training pairs, the train set (the same prompts with all responses) and a second run share their token ids."""
+    texts = []
+    tokenizer = base.tokenizer
+
+    class Counting:
+        def __getattr__(self, name):
+            return getattr(tokenizer, name)
+
+        def __call__(self, text, **options):
+            texts.append(text)
+            return tokenizer(text, **options)
+
+    base.tokenizer = Counting()
+    config = config_of("dpo", tmp_path)
+    pairs = make_pairs(12)
+    first = training_items(config, base, pairs)
+    assert len(texts) == len(set(texts)) == 36  # a prompt alone, with its chosen and with its rejected response
+    assert base.pair_tokenizer(config.data).scoring_items(pairs)
+    assert training_items(config, base, pairs) == first
+    assert len(texts) == 36

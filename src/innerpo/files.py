@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and the machine's refusals as one clear line."""
+"""Atomic writes of files and folders; errors of the operating system as one-line errors."""
 
 import errno
 import os

@@ -85,8 +85,7 @@ def command_on_folder(record: type[E], words: Sequence[str], prog: str) -> tuple
         raise UserError(
             f"{folder} was not trained by innerpo, so its training set is unknown; name it by eval.train_dataset"
         )
-    model = replace(command.model, base_model=command.eval.ref_model or command.model.base_model)
-    return command, replace(config, eval=command.eval, data=command.data, model=model)
+    return command, replace(config, eval=command.eval, data=command.data, model=command.model)
 
 
 @contextmanager

@@ -155,18 +155,18 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """What is scored: the headline columns train, test, oos and rnd."""
+    """What is scored: the evaluation sets train, test, oos and rnd of the headline table."""
 
     train_dataset: str | None = None
-    """Data set of the train and test columns; else the one the run was trained on."""
+    """Data set of the sets train and test; else the one the run was trained on."""
     oos_dataset: str | None = None
-    """Out-of-distribution column; else the first shift listed for the training set (the verb data shows them)."""
+    """Out-of-distribution set; else the first shift listed for the training set (the verb data shows them)."""
     rnd_dataset: str | None = None
-    """Unrelated control column; else ethics:justice (embedded:control for embedded data)."""
+    """Unrelated control set; else ethics:justice (embedded:control for embedded data)."""
     ref_model: str | None = None
-    """Base model to score beside the adapter; else the one the adapter names."""
+    """Another base model to score on the same sets, in a row of its own; the adapter stays on its own base."""
     max_prompts: int = 250
-    """Prompts scored per column, a seeded choice; 0 = all."""
+    """Prompts scored per set, a fixed random choice; 0 = all."""
     batch_size: int = field(default=16, metadata=NOTHING)
     """Prompts per forward pass, each with all its responses."""
     format: Literal["parquet", "jsonl"] = field(default="parquet", metadata=NOTHING)

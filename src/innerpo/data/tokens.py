@@ -13,6 +13,9 @@ from innerpo.errors import UserError
 
 Ids = tuple[int, ...]
 
+MEMO_TEXTS = 100_000
+"""Texts whose ids are remembered, so that a text in the training and the evaluation sets is tokenised once."""
+
 
 @dataclass(frozen=True)
 class PromptItem:
@@ -81,8 +84,15 @@ class TokenReport:
 class PairTokenizer:
     """Tokenises pairs with a limit each for prompts and responses; ``report`` counts what was truncated."""
 
-    def __init__(self, tokenizer: Any, max_prompt_tokens: int, max_response_tokens: int) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        max_prompt_tokens: int,
+        max_response_tokens: int,
+        memo: dict[str, list[int]] | None = None,
+    ) -> None:
         self.tokenizer = tokenizer
+        self.memo: dict[str, list[int]] = {} if memo is None else memo
         self.max_prompt = max_prompt_tokens
         self.max_response = max_response_tokens
         self.report = TokenReport()
@@ -155,6 +165,15 @@ class PairTokenizer:
         return prompt_ids, response_ids
 
     def _encode(self, prompt: Text, response: Text | None = None) -> list[int]:
+        """Return the ids of a text; of a text that was met before, without running the tokenizer again."""
+        key = repr((prompt, response))
+        if key not in self.memo:
+            if len(self.memo) >= MEMO_TEXTS:
+                self.memo.clear()
+            self.memo[key] = self._encode_anew(prompt, response)
+        return list(self.memo[key])
+
+    def _encode_anew(self, prompt: Text, response: Text | None) -> list[int]:
         if isinstance(prompt, str) and isinstance(response, str | None):
             ids = list(self.tokenizer(prompt + (response or ""))["input_ids"])
             if response is None and ids and ids[-1] == self.tokenizer.eos_token_id and ids[:-1]:

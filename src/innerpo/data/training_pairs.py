@@ -19,9 +19,9 @@ def training_pairs(config: RunConfig) -> list[PreferencePair]:
 
 
 def load_split(dataset: str, split: str, data: DataConfig) -> list[PreferencePair]:
-    """Return all pairs of a split; rows that cannot be used are counted in the log with the first reason."""
+    """Return all pairs of a split; rows are counted in the log with the first reason."""
     bad = BadRows()
     pairs = load_pairs(dataset, split, data, bad)
     if len(bad):
-        log.info(f"{dataset}: left out {len(bad)} rows that cannot be used, the first: {bad.reasons[0]}")
+        log.info(f"{dataset}: left out {len(bad)} rows, the first: {bad.reasons[0]}")
     return pairs

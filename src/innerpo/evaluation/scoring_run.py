@@ -9,7 +9,7 @@ import polars as pl
 import torch
 
 from innerpo.config.run import RunConfig
-from innerpo.data.tokens import PairTokenizer, PromptItem
+from innerpo.data.tokens import PromptItem
 from innerpo.errors import UserError
 from innerpo.evaluation.facts import PAIRS, RESPONSES, Scores
 from innerpo.evaluation.score import absolute_log_ratio, pair_facts, response_facts, score_items
@@ -158,7 +158,7 @@ def _items_of(key: Key, sets: Sequence[EvaluationSet], base: Base, config: RunCo
     (dataset, _), data = key, config.data
     members = [s for s in sets if (s.dataset, s.split) == key]
     pairs = {pair.id: pair for s in members for pair in s.pairs}
-    tokens = PairTokenizer(base.tokenizer, data.max_prompt_tokens, data.max_response_tokens)
+    tokens = base.pair_tokenizer(data)
     items = tokens.scoring_items(pairs.values())
     counts = tokens.report.line(data.max_prompt_tokens, data.max_response_tokens)
     log.info(f"{', '.join(s.name for s in members)}: {dataset}; {counts}")

@@ -1,4 +1,4 @@
-"""A loaded base model that many runs share: its adapters come and go, and what was computed of it is remembered."""
+"""A loaded base model that many runs share, with an in-memory cache of its reference outputs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from innerpo.config.run import DataConfig
+from innerpo.data.tokens import PairTokenizer
 from innerpo.model.cache import TensorMemory
 from innerpo.model.dropout import switch_off_dropout
 from innerpo.model.forward.blocks import decoder_blocks
@@ -23,7 +25,8 @@ class Base:
 
     ``identity`` names the weights' content; it is part of the key of everything that is cached. Empty: a hash of the
     weights, computed when it is first needed.
-    ``memory`` keeps reference outputs in memory, up to its limit in bytes, so that a second run reads no file.
+    ``memory`` keeps reference outputs in memory, up to its limit in bytes, so that a second run reads no file;
+    ``encodings`` keeps the token ids of texts.
     """
 
     model: Any
@@ -31,6 +34,7 @@ class Base:
     name: str = ""
     identity: str = ""
     memory: TensorMemory = field(default_factory=TensorMemory, repr=False)
+    encodings: dict[str, list[int]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         self.name = self.name or str(getattr(self.model.config, "_name_or_path", "") or type(self.model).__name__)
@@ -39,6 +43,10 @@ class Base:
         self.model.requires_grad_(False)
         self.model.eval()
         self.identity = self.identity or hash_of_weights(self.model)
+
+    def pair_tokenizer(self, data: DataConfig) -> PairTokenizer:
+        """Return a tokenizer of pairs with the limits of a config; all of this base share what they tokenised."""
+        return PairTokenizer(self.tokenizer, data.max_prompt_tokens, data.max_response_tokens, self.encodings)
 
     @property
     def pad_id(self) -> int:

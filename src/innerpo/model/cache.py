@@ -1,4 +1,4 @@
-"""A content-addressed cache of tensors on disk: written whole, checked when read, never half believed."""
+"""A content-addressed cache of tensors on disk: atomic writes, checksummed reads; and a bounded one in memory."""
 
 import hashlib
 import json

@@ -47,7 +47,9 @@ def _convert(gguf: Path, folder: Path) -> None:
     """Write the dequantised float32 weights and the tokenizer to a staging folder, renamed when it is complete."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging as transformers_logging
 
+    transformers_logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     # The weights are dequantised. With the quantisation config saving fails, and loading would expect GGUF.

@@ -1,4 +1,4 @@
-"""Indices of pairs to micro-batches: tokens with the reference's outputs on them."""
+"""Turn indices of pairs into micro-batches: their tokens and the reference's outputs on them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

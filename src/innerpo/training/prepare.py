@@ -17,7 +17,7 @@ from torch import nn
 from innerpo.config.run import RunConfig
 from innerpo.data.batching.row_plan import Layout
 from innerpo.data.pairs import PreferencePair, choose_negatives, shuffle_labels
-from innerpo.data.tokens import PairTokenizer, PromptItem
+from innerpo.data.tokens import PromptItem
 from innerpo.errors import UserError
 from innerpo.files import cache_root
 from innerpo.methods.gradients.fit import fit_gradients
@@ -72,7 +72,7 @@ def training_items(config: RunConfig, base: Base, pairs: Sequence[PreferencePair
     data = config.data
     chosen = choose_negatives(pairs, data.negatives, data.seed)
     chosen = shuffle_labels(chosen, data.shuffled_labels, data.seed)
-    tokens = PairTokenizer(base.tokenizer, data.max_prompt_tokens, data.max_response_tokens)
+    tokens = base.pair_tokenizer(data)
     items = tokens.training_items(chosen)
     counts = tokens.report.line(data.max_prompt_tokens, data.max_response_tokens)
     log.info(f"training pairs of {data.dataset}: {len(items)}; {counts}")

@@ -1,4 +1,4 @@
-"""The life of a run's folder: checked early, made late, resumed from whole checkpoints, never half-written."""
+"""A run's folder: checked before anything is computed, created when training starts, resumed from full checkpoints."""
 
 import json
 import shutil

@@ -13,7 +13,6 @@ from innerpo.config.method import MethodConfig
 from innerpo.config.run import RunConfig
 from innerpo.data.pairs import PreferencePair, take_prompts
 from innerpo.data.sources import load_pairs
-from innerpo.data.tokens import PairTokenizer
 from innerpo.data.training_pairs import training_pairs
 from innerpo.errors import UserError
 from innerpo.evaluation.inspect.measure import measure
@@ -47,7 +46,7 @@ def inspect_run(folder: Path, config: RunConfig, prompts: int = 64, base: Base |
 
     base = base or load_base(config.model, cache_root(data.cache_dir))
     n_blocks = base.n_blocks
-    test_items = PairTokenizer(base.tokenizer, data.max_prompt_tokens, data.max_response_tokens).training_items(test)
+    test_items = base.pair_tokenizer(data).training_items(test)
     if not test_items:
         raise UserError(f"{dataset} has no pair left to inspect in its test split")
     prepared = prepare(every_block, base, known)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from innerpo.data.batching.batch import TokenBatch
 from innerpo.data.batching.row_plan import Layout
-from innerpo.data.tokens import PromptItem
+from innerpo.data.tokens import PromptItem, hash_of_items
 from innerpo.errors import UserError
 from innerpo.methods.directions.direction import direction_of
 from innerpo.methods.generators import generator_for
@@ -67,7 +67,7 @@ def fit_gradients(
             weights=base.identity,
             environment=environment_key(base.model),
             layout=layout,
-            items=[(i.prompt, i.responses) for i in items],
+            items=hash_of_items(items),
             pool=config.pool,
             modules=sorted(modules),
         )

@@ -1,4 +1,4 @@
-"""Passes over many items: batches of like length, each batch's outputs handed on with the places they belong to."""
+"""Run a model over many items in batches of similar length; put the outputs back into the items' order."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
