@@ -12,6 +12,7 @@ from pathlib import Path
 from torch import nn
 
 from innerpo.config.run import RunConfig
+from innerpo.data.divergence import with_divergence_of
 from innerpo.data.pairs import PreferencePair, choose_negatives, shuffle_labels
 from innerpo.data.tokens import PairTokenizer, PromptItem
 from innerpo.errors import UserError
@@ -73,6 +74,9 @@ def training_items(config: RunConfig, base: Base, pairs: Sequence[PreferencePair
     chosen = shuffle_labels(chosen, data.shuffled_labels, data.seed)
     tokens = PairTokenizer(base.tokenizer, data.max_prompt_tokens, data.max_response_tokens)
     items = tokens.training_items(chosen)
+    if config.method.pool == "first_divergence":
+        every = PairTokenizer(base.tokenizer, data.max_prompt_tokens, data.max_response_tokens).scoring_items(pairs)
+        items = with_divergence_of(items, every)
     counts = tokens.report.line(data.max_prompt_tokens, data.max_response_tokens)
     log.info(f"training pairs of {data.dataset}: {len(items)}; {counts}")
     if not items:
