@@ -22,7 +22,9 @@ class PromptItem:
     """A prompt and its responses as token ids.
 
     ``pairs`` holds (index of the chosen response, index of the rejected response, pair id). A training item has one
-    pair, (0, 1). ``characters`` holds the number of characters of each response's text.
+    pair, (0, 1). ``characters`` holds the number of characters of each response's text. ``divergence`` is the index of
+    the first token at which the responses of the prompt differ, those that are not in the item included; None: among
+    the item's own responses (divergence.py).
     """
 
     prompt: Ids
@@ -30,6 +32,7 @@ class PromptItem:
     characters: tuple[int, ...]
     pairs: tuple[tuple[int, int, str], ...]
     cluster: str
+    divergence: int | None = None
 
     @property
     def n_tokens(self) -> int:

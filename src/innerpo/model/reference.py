@@ -17,6 +17,7 @@ from torch import Tensor
 
 from innerpo.data.batching.batch import make_batch
 from innerpo.data.batching.row_plan import Layout
+from innerpo.data.divergence import first_divergence
 from innerpo.data.tokens import PromptItem
 from innerpo.model.base import Base, reference_mode
 from innerpo.model.cache import content_key, load_tensors, save_tensors
@@ -121,7 +122,8 @@ def compute_reference(
     paths = {"logps": folder / "logps.safetensors"}
     where = {} if request.site == RESIDUAL else {"site": request.site}
     if request.layers:
-        name = content_key(layers=request.layers, pool=request.pool, **where)
+        start = {"divergence": [first_divergence(i) for i in items]} if request.pool == "first_divergence" else {}
+        name = content_key(layers=request.layers, pool=request.pool, **where, **start)
         paths["states"] = folder / f"states-{name}.safetensors"
     if request.token_states:
         paths["tokens"] = folder / f"tokens-{content_key(layers=request.layers, **where)}.safetensors"

@@ -16,6 +16,7 @@ from torch import nn
 
 from innerpo.config.run import RunConfig
 from innerpo.data.batching.row_plan import Layout
+from innerpo.data.divergence import with_divergence_of
 from innerpo.data.pairs import PreferencePair, choose_negatives, shuffle_labels
 from innerpo.data.tokens import PromptItem
 from innerpo.errors import UserError
@@ -74,6 +75,8 @@ def training_items(config: RunConfig, base: Base, pairs: Sequence[PreferencePair
     chosen = shuffle_labels(chosen, data.shuffled_labels, data.seed)
     tokens = base.pair_tokenizer(data)
     items = tokens.training_items(chosen)
+    if config.method.pool == "first_divergence":
+        items = with_divergence_of(items, base.pair_tokenizer(data).scoring_items(pairs))
     counts = tokens.report.line(data.max_prompt_tokens, data.max_response_tokens)
     log.info(f"training pairs of {data.dataset}: {len(items)}; {counts}")
     if not items:

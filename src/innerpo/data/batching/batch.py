@@ -13,6 +13,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from innerpo.data.batching.row_plan import ROW_TOKENS, BatchRow, Layout, plan_rows
+from innerpo.data.divergence import first_divergence
 from innerpo.data.tokens import PromptItem
 
 PROMPT, SHARED, PADDING = 0, 0, -1
@@ -113,7 +114,7 @@ def make_batch(items: Sequence[PromptItem], layout: Layout, pad_id: int, row_tok
             completion += range(i * time + start, i * time + start + n)
             predictor += [i * time + last, *range(i * time + start, i * time + start + n - 1)]
             n_tokens.append(n)
-    first = [_divergence(i.responses) for i in items for _ in i.responses]
+    first = [first_divergence(i) for i in items for _ in i.responses]
     input_ids = padded("ids", pad_id)
     return TokenBatch(
         input_ids=input_ids,
@@ -146,9 +147,3 @@ def _write(row: BatchRow) -> _RowCells:
                 out.responses.append((last, len(out.ids), len(response)))
                 out.add(response, len(item.prompt), len(out.responses), owner, number)
     return out
-
-
-def _divergence(responses: Sequence[Sequence[int]]) -> int:
-    """Return the index of the first token in which the responses are not all the same."""
-    shortest = min(map(len, responses))
-    return next((t for t in range(shortest) if len({r[t] for r in responses}) > 1), shortest)

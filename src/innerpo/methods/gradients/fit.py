@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from innerpo.data.batching.batch import TokenBatch
 from innerpo.data.batching.row_plan import Layout
+from innerpo.data.divergence import first_divergence
 from innerpo.data.tokens import PromptItem, hash_of_items
 from innerpo.errors import UserError
 from innerpo.methods.directions.direction import direction_of
@@ -69,6 +70,7 @@ def fit_gradients(
             layout=layout,
             items=hash_of_items(items),
             pool=config.pool,
+            divergence=[first_divergence(i) for i in items] if config.pool == "first_divergence" else [],
             modules=sorted(modules),
         )
         path = cache_dir / "reference" / f"modules-{cache_key}.safetensors"
