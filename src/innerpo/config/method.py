@@ -158,8 +158,8 @@ class MethodConfig:
             )
         if self.lda_ridge <= 0.0:
             raise UserError(f"method.lda_ridge must be above 0, got {self.lda_ridge}")
-        if self.output == "ipo" and self.beta <= 0.0:
-            raise UserError(f"method.beta must be above 0 with output=ipo, got {self.beta}")
+        if self.output != "none" and self.beta <= 0.0:
+            raise UserError(f"method.beta must be above 0 with method.output={self.output}, got {self.beta:g}")
 
     def term_weights(self) -> dict[str, float]:
         """Return the weight of every term that is switched on, in a fixed order.
