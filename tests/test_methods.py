@@ -30,7 +30,7 @@ def toy_run(name, toy_folder, tmp_path, **method):
             config.data, dataset="embedded:longer", max_train_prompts=16, batch_size=8, cache_dir=tmp_path / "cache"
         ),
         training=replace(config.training, lr=5e-3, max_steps=20, save_steps=0, log_steps=1, grad_share_steps=0),
-        eval=replace(config.eval, max_prompts=4, bootstrap=20),
+        eval=replace(config.eval, max_prompts=4),
         output_dir=tmp_path / "outputs",
     )
 
@@ -162,9 +162,9 @@ def test_weights_of_the_controls():
     [
         ({"frozen": True, "alpha": 0.0, "gamma": 0.0}, "method.frozen scores along a preference direction"),
         ({"lda_ridge": 0.0}, "method.lda_ridge must be above 0, got 0.0"),
-        ({"beta": 0.0}, "method.beta must be above 0 with method.output=dpo, got 0"),
-        ({"output": "ipo", "beta": 0.0}, "method.beta must be above 0 with method.output=ipo, got 0"),
-        ({"output": "simpo", "beta": -2.0}, "method.beta must be above 0 with method.output=simpo, got -2"),
+        ({"beta": 0.0}, "method.beta must be above 0 with output=dpo, got 0"),
+        ({"output": "ipo", "beta": 0.0}, "method.beta must be above 0 with output=ipo, got 0"),
+        ({"output": "simpo", "beta": -2.0}, "method.beta must be above 0 with output=simpo, got -2"),
     ],
 )
 def test_values_that_make_no_method_are_refused(values, says):

@@ -203,7 +203,7 @@ def run_config(toy_folder, tmp_path, name, **options):
         model=replace(config.model, base_model=str(toy_folder), lora_r=2),
         data=replace(config.data, dataset="embedded:longer", max_train_prompts=12, cache_dir=tmp_path / "cache"),
         training=replace(config.training, lr=1e-2, save_steps=0, max_steps=2),
-        eval=replace(config.eval, max_prompts=4, bootstrap=20),
+        eval=replace(config.eval, max_prompts=4),
         output_dir=tmp_path / "outputs",
     )
 

@@ -11,7 +11,11 @@ from torch import nn
 from innerpo.config.run import ModelConfig
 from innerpo.errors import UserError
 from innerpo.model.base import Base
+from innerpo.model.coverage import excluded_from_all_linear, log_weights_without_adapter
 from innerpo.model.numerics.fused_lora import fuse_lora
+
+# Adapters that need task ids, or run the model more than once.
+UNSUPPORTED = ("POLY", "XLORA", "SHADOW")
 
 
 def add_adapter(base: Base, config: ModelConfig, seed: int) -> nn.Module:
@@ -29,23 +33,34 @@ def add_adapter(base: Base, config: ModelConfig, seed: int) -> nn.Module:
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
         target_modules=target,
+        exclude_modules=excluded_from_all_linear(base.model) if names == "all-linear" else None,
         task_type="CAUSAL_LM",
     )
     try:
         policy: nn.Module = get_peft_model(base.model, lora)
     except ValueError as error:
+        _take_off_parts(base.model)
+        if "not found in the base model" not in str(error):
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"model.target_modules={names!r} cannot be adapted in {base.name!r}: {reason}") from error
         linear = sorted({n.split(".")[-1] for n, m in base.model.named_modules() if isinstance(m, nn.Linear)})
         raise UserError(
             f"model.target_modules={names!r} fits no module of {base.name!r}; it has {', '.join(linear)}"
         ) from error
     fuse_lora(policy)
+    if names == "all-linear":
+        log_weights_without_adapter(policy)
     return policy
 
 
 def load_adapter(base: Base, folder: Path) -> nn.Module:
-    """Return the base with the peft adapter that a folder holds. Raises UserError where the two do not fit."""
+    """Return the base with the peft adapter that a folder holds.
+
+    Raises UserError if the two do not fit, or if the adapter is not one that changes weights (prompt tuning, ...).
+    """
     from peft import PeftModel
 
+    _check_changes_weights(folder)
     try:
         policy: nn.Module = PeftModel.from_pretrained(base.model, str(folder))
     except (RuntimeError, ValueError, SafetensorError) as error:
@@ -72,3 +87,32 @@ def remove_adapter(base: Base, policy: Any) -> None:
         base.model.config.use_cache = base.use_cache
     base.model.requires_grad_(False)
     base.model.eval()
+
+
+def _take_off_parts(model: nn.Module) -> None:
+    """Restore the modules that peft had wrapped before it raised an error."""
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if hasattr(child, "base_layer") and not hasattr(parent, "base_layer"):
+                setattr(parent, name, child.base_layer)
+    model.requires_grad_(False)
+    if "peft_config" in vars(model):
+        del model.peft_config
+
+
+def _check_changes_weights(folder: Path) -> None:
+    """Refuse adapters that add tokens or need more inputs than token ids: rows of several responses have no place for
+    them, and positions and masks would be wrong.
+    """
+    from peft import PeftConfig
+
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{folder / 'adapter_config.json'} is no peft adapter that this peft knows: {error}") from error
+    kind = str(getattr(config.peft_type, "value", config.peft_type))
+    if config.is_prompt_learning or config.is_adaption_prompt or kind in UNSUPPORTED:
+        raise UserError(
+            f"the adapter in {folder} is of peft's kind {kind}, which does not only change weights; give one that "
+            "does (LoRA, DoRA, AdaLoRA, IA3, LoHa, LoKr, OFT, BOFT, VeRA, ...)"
+        )

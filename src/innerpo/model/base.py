@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
 
 from innerpo.model.cache import TensorMemory
+from innerpo.model.dropout import switch_off_dropout
 from innerpo.model.forward.blocks import decoder_blocks
 from innerpo.model.identity import hash_of_weights
 
@@ -18,7 +18,8 @@ class Base:
     """A base model without adapter, frozen, with its tokenizer.
 
     ``Base(model, tokenizer)`` takes over a model in memory: it is put into evaluation mode, its parameters are frozen
-    and its dropout is switched off. ``loading.load_base`` makes one from a name or a folder.
+    and its dropout is switched off. ``loading.load_base`` makes one from a name or a folder. ``model`` is a causal
+    language model of transformers, ``tokenizer`` its tokenizer. ``name`` is recorded in the config of runs.
 
     ``identity`` names the weights' content; it is part of the key of everything that is cached. Empty: a hash of the
     weights, computed when it is first needed.
@@ -55,15 +56,6 @@ class Base:
     def n_blocks(self) -> int:
         """Number of decoder blocks."""
         return len(decoder_blocks(self.model))
-
-
-def switch_off_dropout(model: nn.Module) -> None:
-    """Set every dropout to 0: a policy compared with its reference must not be noisy (as TRL does by default)."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        if isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0  # type: ignore[assignment]
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from innerpo.model.cache import content_key, load_tensors, save_tensors
 from innerpo.model.forward.outputs import SequenceOutputs, StateRequest, sequence_outputs
 from innerpo.model.forward.passes import Offsets, collect
 from innerpo.model.forward.sites import RESIDUAL
+from innerpo.model.identity import environment_key
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,18 @@ class Reference:
     @cached_property
     def _offsets(self) -> Offsets:
         return Offsets.of(self.items)
+
+    def spread_over(self, items: Sequence[PromptItem], indices: Sequence[int]) -> "Reference":
+        """Return a reference of all ``items`` from this one, which has those at ``indices`` (in that order).
+
+        Log-probabilities of the others are NaN, so that a loss that used one would not be finite. Only for references
+        without states.
+        """
+        at = Offsets.of(items)
+        logps, n_tokens = torch.full((at.sequences[-1],), float("nan")), torch.zeros(at.sequences[-1], dtype=torch.long)
+        seq = at.sequence_rows(indices)
+        logps[seq], n_tokens[seq] = self.logps, self.n_tokens
+        return Reference(items, logps, n_tokens, computed=self.computed)
 
     @property
     def outputs(self) -> SequenceOutputs:
@@ -89,7 +102,7 @@ def compute_reference(
     key = content_key(
         format=FORMAT,
         weights=base.identity,
-        attention=base.model.config._attn_implementation,
+        environment=environment_key(base.model),
         layout=layout,
         items=[(i.prompt, i.responses) for i in items],
     )

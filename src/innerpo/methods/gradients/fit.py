@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
 from torch import Tensor, nn
 
@@ -24,6 +25,7 @@ from innerpo.model.cache import content_key, load_tensors, save_tensors
 from innerpo.model.forward.blocks import decoder_blocks, state_of
 from innerpo.model.forward.outputs import Pool, pool_weights, rms_normalise, sequence_outputs
 from innerpo.model.forward.passes import batches
+from innerpo.model.identity import environment_key
 from innerpo.registry import GRADIENTS, resolve
 
 log = logging.getLogger(__name__)
@@ -64,7 +66,7 @@ def fit_gradients(
     else:
         cache_key = content_key(
             weights=base.identity,
-            attention=base.model.config._attn_implementation,
+            environment=environment_key(base.model),
             layout=layout,
             items=[(i.prompt, i.responses) for i in items],
             pool=config.pool,
@@ -111,7 +113,8 @@ def mean_differences(
                 raise UserError(
                     f"block {key[0]}, {key[1] or 'output'}: not one output per token (a mixture of experts?)"
                 )
-            pooled = state["weights"] @ rms_normalise(found.flatten(0, 1)[batch.completion])
+            with torch.autocast(found.device.type, enabled=False):  # states are pooled in float32
+                pooled = state["weights"] @ rms_normalise(found.flatten(0, 1)[batch.completion])
             difference = (pooled[0::2] - pooled[1::2]).sum(0).double().cpu()
             sums[key] = sums[key] + difference if key in sums else difference
 

@@ -4,22 +4,31 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 
 from innerpo.errors import UserError
 
 
 def decoder_blocks(model: nn.Module) -> nn.ModuleList:
-    """Return the model's list of decoder blocks: the longest ModuleList whose members are all of one depth.
+    """Return the list of decoder blocks: the first ModuleList of the language model with one member per layer.
 
-    Works for Llama, Qwen, Gemma, Mistral, Phi (``model.layers``), GPT-2 (``transformer.h``), GPT-NeoX and wrappers
-    of them by peft, DDP or FSDP, since it looks at the modules and not at their names.
+    Works for Llama, Qwen, Gemma, Mistral, Phi (``model.layers``), GPT-2 (``transformer.h``), GPT-NeoX, the language
+    part of vision-language models, and wrappers by peft, DDP or FSDP: modules are found by size and not by name.
     """
     n = text_config(model).num_hidden_layers
-    lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == n]
-    if not lists:
-        raise UserError(f"found no list of {n} decoder blocks in {type(model).__name__}")
-    return lists[0]
+    for part in (language_model(model), model):
+        lists = [m for m in part.modules() if isinstance(m, nn.ModuleList) and len(m) == n]
+        if lists:
+            return lists[0]
+    raise UserError(f"found no list of {n} decoder blocks in {type(model).__name__}")
+
+
+def language_model(model: nn.Module) -> nn.Module:
+    """Return the text decoder inside a model, without its LM head; the model itself if it does not name one."""
+    bare: Any = extract_model_from_parallel(model)
+    found = bare.get_decoder() if hasattr(bare, "get_decoder") else None
+    return found if isinstance(found, nn.Module) else model
 
 
 def text_config(model: Any) -> Any:

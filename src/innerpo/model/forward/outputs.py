@@ -20,6 +20,10 @@ from innerpo.model.numerics.half_matmul import float32_matmul
 Pool = Literal["mean", "last", "first_divergence"]
 
 
+class StateShapeError(UserError):
+    """The states at a site are not one vector per token (Gemma 3n's blocks pass on several streams)."""
+
+
 @dataclass(frozen=True)
 class StateRequest:
     """Which hidden states a forward pass returns.
@@ -141,14 +145,18 @@ def _read_blocks(model: nn.Module, batch: TokenBatch, request: StateRequest) -> 
         states = output.flatten(0, 1).index_select(0, batch.completion)
         tokens = rms_normalise(states)
         rms = states.float().square().mean(-1).sqrt().mean() if _measures_size(request) else None
-        return weights @ tokens, tokens if request.token_states else None, rms
+        with torch.autocast(tokens.device.type, enabled=False):  # states are pooled in float32
+            pooled = weights @ tokens
+        return pooled, tokens if request.token_states else None, rms
 
     def hook_for(layer: int) -> Any:
         def hook(state: Tensor) -> None:
             if state.ndim != 3 or state.shape[:2] != batch.input_ids.shape:
-                raise UserError(
-                    f"method.site={request.site!r}: block {layer} has states of shape {tuple(state.shape)} there, not "
-                    "one vector a token"
+                shape = tuple(state.shape)
+                raise StateShapeError(
+                    f"method.site={request.site!r}: block {layer} of {type(model).__name__} has states of shape "
+                    f"{shape} there, not one vector a token; choose another method.site (mlp_out, attn_out), or a "
+                    "method that reads no states (dpo, ipo, simpo, sft)"
                 )
             found[layer] = state if torch.is_grad_enabled() else reduce(state)
 

@@ -1,0 +1,81 @@
+"""Saved adapters of peft's other kinds: those that change weights are scored as peft runs them, others are refused."""
+
+import peft
+import pytest
+import torch
+
+from conftest import build_model
+from innerpo.data.batching.batch import make_batch
+from innerpo.errors import UserError
+from innerpo.model.adapters import load_adapter
+from innerpo.model.base import Base
+from innerpo.model.forward.outputs import sequence_outputs
+from innerpo.training.artifacts import load_policy
+
+TARGETS = {"target_modules": ["q_proj", "down_proj"], "task_type": "CAUSAL_LM"}
+WEIGHTS = {
+    "LoRA": peft.LoraConfig(**TARGETS, r=4, init_lora_weights=False),
+    "DoRA": peft.LoraConfig(**TARGETS, r=4, use_dora=True, init_lora_weights=False),
+    "AdaLoRA": peft.AdaLoraConfig(**TARGETS, init_r=4, target_r=2, total_step=10, init_lora_weights=False),
+    "IA3": peft.IA3Config(**TARGETS, feedforward_modules=["down_proj"], init_ia3_weights=False),
+    "LoHa": peft.LoHaConfig(**TARGETS, r=4, init_weights=False),
+    "LoKr": peft.LoKrConfig(**TARGETS, r=4, init_weights=False),
+    "OFT": peft.OFTConfig(**TARGETS, r=4, oft_block_size=0, init_weights=False),
+    "BOFT": peft.BOFTConfig(**TARGETS, boft_block_size=4, init_weights=False),
+    "VeRA": peft.VeraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM", r=4, init_weights=False),
+}
+TOKENS = {"task_type": "CAUSAL_LM", "num_virtual_tokens": 4}
+OTHERS = {
+    "PROMPT_TUNING": peft.PromptTuningConfig(**TOKENS),
+    "P_TUNING": peft.PromptEncoderConfig(**TOKENS, encoder_hidden_size=16),
+    "PREFIX_TUNING": peft.PrefixTuningConfig(**TOKENS),
+    "ADAPTION_PROMPT": peft.AdaptionPromptConfig(adapter_len=4, adapter_layers=2, task_type="CAUSAL_LM"),
+    "POLY": peft.PolyConfig(**TARGETS, r=4, n_tasks=2, n_skills=2, n_splits=1),
+}
+
+
+def one_at_a_time(policy, items):
+    """Log-probabilities by peft's own forward pass, each response in a row of its own."""
+    found = []
+    for ids, n in ((torch.tensor([[*i.prompt, *r]]), len(r)) for i in items for r in i.responses):
+        logps = policy(input_ids=ids).logits.log_softmax(-1)[0, :-1].gather(1, ids[0, 1:, None])[:, 0]
+        found.append(logps[-n:].sum())
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize("kind", WEIGHTS)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@torch.no_grad()
+def test_adapters_that_change_weights(kind, tokenizer, items, tmp_path):
+    torch.manual_seed(0)
+    peft.get_peft_model(build_model(), WEIGHTS[kind]).save_pretrained(tmp_path)
+    base = Base(build_model(), tokenizer, "toy", "toy")
+    before = one_at_a_time(base.model, items[:4])
+    expected = one_at_a_time(peft.PeftModel.from_pretrained(build_model(), tmp_path), items[:4])
+    assert (expected - before).abs().max() > 0.5
+    policy = load_adapter(base, tmp_path).eval()
+    for layout in ("one_row", "concatenated"):
+        found = sequence_outputs(policy, make_batch(items[:4], layout, 0)).logps
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_adapters_that_do_more_are_refused(kind, tokenizer, tmp_path):
+    peft.get_peft_model(build_model(), OTHERS[kind]).save_pretrained(tmp_path)
+    base = Base(build_model(), tokenizer, "toy", "toy")
+    with pytest.raises(UserError, match=rf"adapter in .* is of peft's kind {kind}, .*LoRA, DoRA"):
+        load_adapter(base, tmp_path)
+    assert not hasattr(base.model, "peft_config")
+
+
+def test_an_unknown_kind_is_refused_by_name(tokenizer, tmp_path):
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "NOVEL"}')
+    with pytest.raises(UserError, match=r"adapter_config.json is no peft adapter that this peft knows: .*NOVEL"):
+        load_adapter(Base(build_model(), tokenizer, "toy", "toy"), tmp_path)
+
+
+def test_a_full_fine_tune_is_loaded_with_the_attention_of_its_base(tokenizer, tmp_path):
+    build_model().save_pretrained(tmp_path)
+    base = Base(build_model(attn_implementation="eager"), tokenizer, "toy", "toy")
+    assert load_policy(base, tmp_path).config._attn_implementation == "eager"
