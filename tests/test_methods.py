@@ -162,7 +162,9 @@ def test_weights_of_the_controls():
     [
         ({"frozen": True, "alpha": 0.0, "gamma": 0.0}, "method.frozen scores along a preference direction"),
         ({"lda_ridge": 0.0}, "method.lda_ridge must be above 0, got 0.0"),
-        ({"output": "ipo", "beta": 0.0}, "method.beta must be above 0 with output=ipo"),
+        ({"beta": 0.0}, "method.beta must be above 0 with output=dpo, got 0"),
+        ({"output": "ipo", "beta": 0.0}, "method.beta must be above 0 with output=ipo, got 0"),
+        ({"output": "simpo", "beta": -2.0}, "method.beta must be above 0 with output=simpo, got -2"),
     ],
 )
 def test_values_that_make_no_method_are_refused(values, says):

@@ -34,7 +34,7 @@ class TokenBatch:
       response.
     * ``targets``: id of each completion token; ``sequence``: its response; ``offset``: its index in that response.
     * ``n_tokens``: completion tokens of each response; ``divergence``: index of its first token in which the
-      responses of its item differ.
+      responses of its prompt differ (data/divergence.py).
     """
 
     input_ids: Int[Tensor, "row time"]
