@@ -34,7 +34,7 @@ def launch(toy_folder, tmp_path_factory):
         )
         assert done.returncode == 0, done.stderr[-2000:]
         assert done.stderr.count("model: ") == 1  # one of them speaks
-        assert ("the weights are in pieces" in done.stderr) == (program != "cli.py")
+        assert ("the weights are sharded" in done.stderr) == (program != "cli.py")
         (folder,) = (root / name).iterdir()
         assert not (folder / "checkpoints").exists()
         return folder

@@ -284,18 +284,18 @@ def test_threads_stay_within_the_container(tmp_path, monkeypatch):
 
 
 def test_the_training_split_is_read_once(toy_folder, tmp_path, monkeypatch):
-    from innerpo.evaluation import sets as columns
+    from innerpo.data import training_pairs
 
     read = []
-    plain = columns.load_pairs
+    plain = training_pairs.load_pairs
     monkeypatch.setattr(
-        columns, "load_pairs", lambda name, split, *rest: read.append(split) or plain(name, split, *rest)
+        training_pairs, "load_pairs", lambda name, split, *rest: read.append(split) or plain(name, split, *rest)
     )
     config = toy_config("dpo", toy_folder, tmp_path)
     config = replace(config, eval=replace(config.eval, skip=False, max_prompts=4))
-    rows = train(config).rows
+    facts = train(config).scores.responses
     assert read.count("train") == 1
-    assert len({r.cluster for r in rows if r.column == "train"}) == 4
+    assert facts.filter(facts["set"] == "train")["prompt"].n_unique() == 4
 
 
 def test_losses_that_were_not_looked_at_are_named_later():
@@ -308,5 +308,5 @@ def test_losses_that_were_not_looked_at_are_named_later():
     trainer.args = SimpleNamespace(learning_rate=1e-4)
     trainer._unchecked = [(2, ["a"], torch.ones(1)), (3, ["b", "c"], torch.tensor([1.0, float("nan")]))]
     with pytest.raises(UserError, match="not finite at step 3 for 1 of 2 pairs: c;"):
-        trainer._raise_if_not_finite()
-    trainer._raise_if_not_finite()  # what was looked at is not looked at again
+        trainer.check_losses()
+    trainer.check_losses()  # what was looked at is not looked at again

@@ -24,7 +24,6 @@ from innerpo.evaluation.scoring_run import prepare_scoring, score_run
 from innerpo.evaluation.sets import EvaluationSet
 from innerpo.evaluation.statistics import UNKNOWN, Estimate, accuracy
 from innerpo.evaluation.tables import as_markdown, format_estimate, headline
-from innerpo.model.forward.layout import LayoutChoice
 from innerpo.model.forward.outputs import SequenceOutputs
 from innerpo.registry import SCORERS
 from source_helpers import write_jsonl
@@ -330,7 +329,7 @@ def test_a_split_is_run_once_whatever_sets_it_stands_in(toy, tmp_path, monkeypat
         monkeypatch.setattr(scoring_run, name, counted)
     config = default_run("dpo")
     config = replace(config, data=replace(config.data, cache_dir=tmp_path))
-    prepared = prepare_scoring(sets, toy, config, LayoutChoice("one_row", ""), None)
+    prepared = prepare_scoring(sets, toy, config, None)
     scores = score_run(prepared, build_model(), "dpo")
     assert run == [
         ("compute_reference", "toy (train)"),
@@ -362,7 +361,7 @@ def test_a_frozen_policy_is_the_base_and_is_not_run(toy, tmp_path):
     config = default_run("dpo")
     config = replace(config, data=replace(config.data, cache_dir=tmp_path))
     sets = [EvaluationSet("test", "toy", "test", "test", "", tuple(make_pairs(3)))]
-    prepared = prepare_scoring(sets, toy, config, LayoutChoice("one_row", ""), None)
+    prepared = prepare_scoring(sets, toy, config, None)
     scores = score_run(prepared, None, "probe", frozen=True)
     base, probe = (scores.responses.filter(pl.col("model") == m).drop("model", "strength") for m in ("base", "probe"))
     assert base.equals(probe)

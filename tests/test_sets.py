@@ -4,11 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from conftest import make_pairs
 from innerpo.config.run import default_run
 from innerpo.data.training_pairs import training_pairs
 from innerpo.errors import UserError
-from innerpo.evaluation.sets import distinct, load_sets
+from innerpo.evaluation.sets import load_sets
 from innerpo.evaluation.tables import overlap_notes
 from source_helpers import write_jsonl
 
@@ -98,16 +97,8 @@ def test_a_row_that_stands_twice_in_a_data_set_is_scored_once(tmp_path, caplog):
         ("b", " yes", " never"),
         ("b", " no", " yes"),
     ]
-    assert f"test: {data} repeats 1 of its 5 pairs; each pair is scored once" in caplog.text
-
-
-def test_chat_messages_are_compared_by_content():
-    first, second, third = make_pairs(3)
-    chat = [
-        replace(p, chosen=({"role": "assistant", "content": text},), rejected=({"role": "assistant", "content": "no"},))
-        for p, text in ((first, "yes"), (first, "yes"), (first, "Yes"), (second, "yes"), (third, "yes"))
-    ]
-    assert distinct(chat) == [chat[0], chat[2], chat[3], chat[4]]
+    assert "left out 1 rows, the first: " in caplog.text
+    assert "repeats " in caplog.text
 
 
 def test_runs_of_other_data_seeds_are_scored_on_the_same_prompts():

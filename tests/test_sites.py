@@ -159,7 +159,7 @@ def test_a_wrong_site_is_one_line_that_says_what_there_is(site, message):
 
 
 def test_a_module_without_one_vector_a_token_is_refused(items):
-    with pytest.raises(UserError, match=r"block 0 has states of shape .* not one vector a token"):
+    with pytest.raises(UserError, match=r"block 0 of \w+ has states of shape .* not one vector a token"):
         sequence_outputs(build_model("qwen"), make_batch(items[:1], "one_row", 0), StateRequest((0,), site="q_norm"))
 
 

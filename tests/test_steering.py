@@ -51,7 +51,9 @@ def test_a_vector_by_hand():
     torch.testing.assert_close(vector.vectors, torch.tensor([[0.0, 0.0, 2.0], [16.0, 0.0, 12.0]]))
 
 
-@pytest.mark.parametrize(("site", "rms", "says"), [("mlp_out", [1.0], "'mlp_out'"), ("residual", None, "train again")])
+@pytest.mark.parametrize(
+    ("site", "rms", "says"), [("mlp_out", [1.0], "method.site=mlp_out"), ("residual", None, "have no token_rms")]
+)
 def test_directions_that_cannot_steer(site, rms, says):
     with pytest.raises(UserError, match=says):
         steering_vector(InnerReward((0,), IDENTITY, directions([[1.0]], [1.0], [1.0], rms), site=site))

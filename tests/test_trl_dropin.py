@@ -1,6 +1,7 @@
 """InnerPOTrainer in place of TRL's DPOTrainer: the same script, beside TRL itself and beside `innerpo train`."""
 
 import dataclasses
+import inspect
 import math
 from pathlib import Path
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from innerpo.config.run import RunConfig
-from innerpo.data.pairs import PreferencePair, cluster_of, take_prompts
+from innerpo.data.pairs import PreferencePair, take_prompts
 from innerpo.data.shifts import default_target, shifts_from
 from innerpo.data.training_pairs import load_split, training_pairs
 from innerpo.errors import UserError
@@ -65,7 +65,7 @@ def load_sets(config: RunConfig, trained: Sequence[PreferencePair] | None = None
     elif trained is None:
         trained = training_pairs(config)
     sets = [
-        EvaluationSet("train", source, "train", "train", "", _sample("train", trained, config)),
+        EvaluationSet("train", source, "train", "train", "", _sample(trained, config)),
         _load("test", source, "", config),
         _optional("oos", config.eval.oos_dataset, target, config),
         _optional("rnd", config.eval.rnd_dataset, default_control(source, target), config),
@@ -103,7 +103,7 @@ def _optional(role: Literal["oos", "rnd"], named: str | None, default: str | Non
 
 
 def _load(role: Literal["test", "oos", "rnd"], dataset: str, kind: str, config: RunConfig) -> EvaluationSet:
-    pairs = _sample(role, load_split(dataset, "test", replace(config.data, seed=PROMPT_SEED)), config)
+    pairs = _sample(load_split(dataset, "test", replace(config.data, seed=PROMPT_SEED)), config)
     return EvaluationSet(role, dataset, "test", role, kind, pairs)
 
 
@@ -113,19 +113,6 @@ def _kind(source: str, target: str) -> str:
     return next((shift.kind for shift in shifts_from(source) if shift.target == name), "")
 
 
-def distinct(pairs: Sequence[PreferencePair]) -> list[PreferencePair]:
-    """Leave out every pair whose prompt, chosen and rejected response are those of an earlier pair."""
-    found: dict[tuple[str, str, str], PreferencePair] = {}
-    for pair in pairs:
-        found.setdefault((pair.cluster, cluster_of(pair.chosen), cluster_of(pair.rejected)), pair)
-    return list(found.values())
-
-
-def _sample(name: str, pairs: Sequence[PreferencePair], config: RunConfig) -> tuple[PreferencePair, ...]:
-    """Return the distinct pairs of at most ``eval.max_prompts`` prompts."""
-    taken = take_prompts(pairs, config.eval.max_prompts, PROMPT_SEED)
-    found = distinct(taken)
-    if len(found) < len(taken):
-        dataset, n = taken[0].source, len(taken) - len(found)
-        log.info(f"{name}: {dataset} repeats {n} of its {len(taken)} pairs; each pair is scored once")
-    return tuple(found)
+def _sample(pairs: Sequence[PreferencePair], config: RunConfig) -> tuple[PreferencePair, ...]:
+    """Return the pairs of at most ``eval.max_prompts`` prompts."""
+    return tuple(take_prompts(pairs, config.eval.max_prompts, PROMPT_SEED))

@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def train_policy(
         policy,
         training_arguments(config),
         method,
-        pairs,
+        replace(pairs, micro_batch_tokens=config.data.micro_batch_tokens),
         compile=config.model.compile,
         grad_share_steps=config.training.grad_share_steps,
         metrics_path=config.run_dir / METRICS,
