@@ -136,7 +136,7 @@ def test_full_fine_tuning(tmp_path):
 
 
 def test_non_finite_loss_stops_and_names_pairs(tmp_path):
-    with pytest.raises(UserError, match=r"not finite at step \d+ for \d of \d pairs: toy/\d+.*lower --training.lr"):
+    with pytest.raises(UserError, match=r"not finite at step \d+ for \d of \d pairs: toy/\d+.*lower training.lr"):
         train(tmp_path, training={"lr": 1e30, "warmup": 0.0, "max_grad_norm": 0.0, "epochs": 4.0})
 
 
@@ -186,6 +186,7 @@ def test_run_folder(tmp_path, toy_folder):
         "headline.md",
         "metrics.jsonl",
         "run.json",
+        "pairs.parquet",
         "scores.parquet",
     }
     policy = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(toy_folder), folder)

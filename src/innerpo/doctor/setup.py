@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -51,6 +51,7 @@ def set_up(config: RunConfig, base: Base | None = None) -> Iterator[Setup]:
     The adapter is taken off the base at the end.
     """
     config = in_float32(config)
+    config = replace(config, method=replace(config.method, frozen=False))  # its terms are checked on an adapter too
     pairs = training_pairs(config)
     base = base or load_base(config.model, cache_root(config.data.cache_dir))
     with TemporaryDirectory() as scratch:
