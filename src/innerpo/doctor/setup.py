@@ -50,7 +50,8 @@ def set_up(config: RunConfig, base: Base | None = None) -> Iterator[Setup]:
 
     The adapter is taken off the base at the end.
     """
-    config = in_float32(replace(config, method=replace(config.method, frozen=False)))  # a frozen method's terms, too
+    config = in_float32(config)
+    config = replace(config, method=replace(config.method, frozen=False))  # its terms are checked on an adapter too
     pairs = training_pairs(config)
     base = base or load_base(config.model, cache_root(config.data.cache_dir))
     with TemporaryDirectory() as scratch:
