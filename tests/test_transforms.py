@@ -223,7 +223,7 @@ def test_training_moves_no_row_and_a_saved_run_scores_the_same(
         seen.append((fitted.transform, None if rows is None else rows.clone()))
         return fitted
 
-    monkeypatch.setattr(prepare, "fit_method", fit_and_keep)
+    monkeypatch.setattr("innerpo.training.prepare.fit_method", fit_and_keep)
     result = train(run_config(toy_folder, tmp_path, name, **options))
     ((transform, at_first),) = seen
     saved = load_directions(result.folder).transform
