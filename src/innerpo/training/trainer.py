@@ -288,11 +288,17 @@ class PairTrainer(CheckpointTrainer):
             self._sums[name] = self._sums[name] + total if name in self._sums else total
         self._count += len(out.per_pair)
 
+    def _means(self) -> dict[str, float]:
+        """Return means since the last line, over the pairs of all processes."""
+        totals = torch.stack([*self._sums.values(), torch.tensor(float(self._count), device=self.args.device)])
+        *sums, count = self.accelerator.reduce(totals, "sum").tolist()
+        return {name: total / count for name, total in zip(self._sums, sums, strict=True)}
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the mean of every term and metric since the last line, and append the line to metrics.jsonl."""
         self.check_losses()
         if "loss" in logs and self._count:
-            logs |= {name: (total / self._count).item() for name, total in self._sums.items()} | self._shares
+            logs |= self._means() | self._shares
             self._sums, self._count, self._shares = {}, 0, {}
         super().log(logs, start_time)
         if self.metrics_path is not None and self.is_world_process_zero():

@@ -37,7 +37,7 @@ WITHOUT_EFFECT = {
     "precompute_ref_log_probs": "always done: the reference is computed once and cached",
     "dataset_num_proc": "pairs are tokenised in this process",
     "padding_free": "the field layout chooses how responses share rows",
-    "pad_to_multiple_of": "no effect on results; rows are as long as the longest",
+    "pad_to_multiple_of": "results do not depend on padding",
     "f_alpha_divergence_coef": "belongs to f_divergence_type",
     "discopop_tau": "belongs to a loss_type",
     "ref_model_mixup_alpha": "belongs to sync_ref_model",
@@ -64,14 +64,14 @@ REFUSED = {
     "disable_dropout": Refused("the policy is compared with a reference that is computed once, without noise", (True,)),
     "truncation_mode": Refused("responses are cut on the right (keep_start)", ("keep_start",)),
     "loss_weights": Refused("weights of terms are fields: alpha, gamma, sft and others"),
-    "ld_alpha": Refused("for losses that do not favour length see output='simpo' and output='ipo'"),
+    "ld_alpha": Refused("not implemented; output='simpo' and output='ipo' are per token"),
     "f_divergence_type": Refused("rewards are log-ratios (reverse_kl)", ("reverse_kl",)),
-    "label_smoothing": Refused("an output form that is robust to wrong labels is output='ipo'", (0.0,)),
+    "label_smoothing": Refused("not implemented; output='ipo' limits how far a wrong label pulls", (0.0,)),
     "use_weighting": Refused("all pairs count the same", (False,)),
     "activation_offloading": Refused("gradient_checkpointing=True or micro_batch_tokens save memory", (False,)),
     "sync_ref_model": Refused("the reference stays what the model was before training", (False,)),
     "pad_token": Refused("set tokenizer.pad_token and give the tokenizer as processing_class"),
-    "label_smoothing_factor": Refused("an output form that is robust to wrong labels is output='ipo'", (0.0,)),
+    "label_smoothing_factor": Refused("not implemented; output='ipo' limits how far a wrong label pulls", (0.0,)),
     "torch_compile": Refused("compile='on' compiles the decoder blocks", (False,)),
     "torch_compile_backend": Refused("compile='on' compiles the decoder blocks"),
     "torch_compile_mode": Refused("compile='on' compiles the decoder blocks"),
@@ -90,7 +90,7 @@ REFUSED = {
 
 PARAMETERS: dict[str, str | Refused] = {
     "model": "a name, a folder, a model in memory, or one with an untrained adapter",
-    "ref_model": "only the model itself once more: the reference is the model before training",
+    "ref_model": "only the model once more, which is the reference before training",
     "args": "an InnerPOConfig",
     "train_dataset": "a datasets.Dataset or a list of rows; streams must be made lists first",
     "eval_dataset": "one set, or a dict of sets by name",
@@ -146,4 +146,4 @@ def argument_table() -> str:
 
 
 def _after(note: str) -> str:
-    return f": {note}" if note else ""
+    return f"; {note}" if note else ""

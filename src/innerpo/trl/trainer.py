@@ -16,6 +16,7 @@ from innerpo.files import cache_root
 from innerpo.methods.gradients.fit import fit_gradients
 from innerpo.methods.inner_reward import InnerReward
 from innerpo.model.reference import compute_reference
+from innerpo.training.arguments import check_processes
 from innerpo.training.collate import PairCollator
 from innerpo.training.directions_file import DIRECTIONS, save_directions
 from innerpo.training.prepare import Prepared, prepare_items
@@ -60,11 +61,13 @@ class InnerPOTrainer(PairTrainer):
         check_parameters({"data_collator": data_collator, "compute_metrics": compute_metrics})
         args = _arguments(args, model)
         args.remove_unused_columns = args.logging_nan_inf_filter = False
+        args.dataloader_pin_memory = args.dataloader_pin_memory and args.device.type == "cuda"
         with _argument_names():
             model = load(model, args, quantization_config)
             tokenizer = load_tokenizer(processing_class, model, args)
             self.source = source_of(model, tokenizer, args, ref_model, peft_config)
             self.config = args.run_config(full=self.source.is_full)
+            check_processes(self.config)
             self._max_length = args.max_length
             self._eval_batch_size = args.precompute_ref_batch_size or args.per_device_eval_batch_size
             self._precision = _autocast(args)
