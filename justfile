@@ -58,6 +58,14 @@ bench-adapters *args:
 check:
     make check
 
+# the documentation as a site in site/: fails for a broken link or a name that does not exist
+docs:
+    NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
+
+# rewrite the index of modules in docs/index.md from docstrings and the import contract
+docs-index:
+    {{python}} -m tools.docs_index
+
 # put the code into the house's format
 format:
     .venv/bin/ruff format .

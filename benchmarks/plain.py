@@ -13,7 +13,7 @@ from innerpo.methods.method import Method
 from innerpo.methods.records import PairOutputs
 from innerpo.model.base import reference_mode
 from innerpo.model.forward.outputs import SequenceOutputs, StateRequest
-from innerpo.training.sampler import PairSampler
+from innerpo.training.sampler import first_steps
 
 
 def plain_outputs(model: nn.Module, items: Sequence[PromptItem], request: StateRequest | None) -> SequenceOutputs:
@@ -72,15 +72,7 @@ def plain_losses(
 
 def batches(items: Sequence[PromptItem], config: RunConfig, steps: int) -> list[list[int]]:
     """Return which pairs each step trains on, epoch after epoch."""
-    size = config.data.batch_size
-    sampler = PairSampler([i.n_tokens for i in items], size, config.training.seed)
-    order: list[int] = []
-    epoch = 0
-    while len(order) < steps * size:
-        sampler.set_epoch(epoch)
-        order += sampler
-        epoch += 1
-    return [order[i * size : (i + 1) * size] for i in range(steps)]
+    return first_steps(len(items), config.data.batch_size, config.training.seed, steps)
 
 
 def _reference(policy: Any, items: Sequence[PromptItem], method: Method) -> SequenceOutputs:

@@ -126,6 +126,13 @@ def make_pairs(n=12):
     return pairs
 
 
+def noisy_siblings(n_prompts, hidden=8, seed=0):
+    """Differences without any preference, three rejected responses to each chosen one; and the prompt of each pair."""
+    g = torch.Generator().manual_seed(seed)
+    chosen, rejected = (torch.randn(2, n_prompts, n, hidden, generator=g, dtype=torch.float64) for n in (1, 3))
+    return (chosen - rejected).flatten(1, 2), torch.arange(n_prompts).repeat_interleave(3)
+
+
 @pytest.fixture
 def pairs():
     return make_pairs()

@@ -21,7 +21,6 @@ SMALL = {
     "training.lr": 1e-2,
     "training.save_steps": 0,
     "eval.max_prompts": 4,
-    "eval.bootstrap": 20,
 }
 
 

@@ -216,3 +216,10 @@ def test_a_config_survives_yaml(tmp_path):
     back = overlay(default_run("innerpo"), read(tmp_path, as_yaml(to_dict(config))), "saved")
     assert back == config
     assert run_id(back) == run_id(config)
+
+
+@pytest.mark.parametrize(("output", "beta"), [("dpo", -0.1), ("dpo", 0.0), ("simpo", -1.0), ("ipo", 0.0)])
+def test_beta_must_be_above_zero_wherever_there_is_an_output_term(output, beta):
+    with pytest.raises(UserError, match=rf"method\.beta must be above 0 with output={output}, got {beta}"):
+        MethodConfig(output=output, beta=beta)
+    assert MethodConfig(output="none", beta=beta).beta == beta

@@ -1,16 +1,22 @@
 """Directions, scales and layer weights: against the slow leave-one-out loop, and on data whose answer is known."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conftest import make_pairs, noisy_siblings
 from innerpo.config.method import MethodConfig
+from innerpo.data.tokens import PairTokenizer
 from innerpo.errors import UserError
 from innerpo.methods.directions.estimate import estimate_directions
 from innerpo.methods.directions.lda import lda_directions
 from innerpo.methods.directions.nuisance import nuisance_of, residuals
+from innerpo.methods.method import build_method, fit_method
 from innerpo.methods.records import unit
+from innerpo.model.reference import compute_reference
 
 SPREAD = torch.ones(2)
 
@@ -103,8 +109,94 @@ def test_identical_differences_do_not_divide_by_zero():
 
 
 def test_one_pair_is_too_few():
-    with pytest.raises(UserError, match="at least 2 training pairs, got 1"):
+    with pytest.raises(UserError, match="at least 2 prompts, got 1"):
         estimate_directions(torch.ones(2, 1, 4), SPREAD, MethodConfig(), seed=0)
+
+
+# -- leaving out prompts ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("direction", ["shared", "mix", "lda"])
+@pytest.mark.parametrize("remove", [(), ("length",), ("length", "logprob")], ids=len)
+@given(seed=st.integers(0, 1000), n_prompts=st.integers(4, 7))
+@settings(max_examples=5, deadline=None)
+def test_leaving_out_a_prompt_equals_refitting_without_it(direction, remove, seed, n_prompts):
+    """Scale and accuracy against a loop that fits again without each pair's prompt, at the same ridge."""
+    g = torch.Generator().manual_seed(seed)
+    clusters = torch.cat([torch.arange(n_prompts), torch.randint(n_prompts, (5,), generator=g)])
+    clusters = clusters[torch.randperm(len(clusters), generator=g)]
+    n = len(clusters)
+    d = torch.randn(2, n, 4, generator=g, dtype=torch.float64) + 0.4
+    z = torch.randn(n, len(remove), generator=g, dtype=torch.float64) + 0.5
+    method = MethodConfig(direction=direction, remove=remove, mix=0.3)
+    found = estimate_directions(d, SPREAD, method, 0, z if remove else None, clusters)
+
+    def regression(layer, kept):
+        design = torch.cat([torch.ones(n, 1, dtype=d.dtype), z], 1)[kept]
+        coefficients = torch.linalg.lstsq(design, d[layer][kept]).solution
+        return coefficients[0], d[layer][kept] - design @ coefficients
+
+    for layer in range(2):
+        error = regression(layer, torch.arange(n))[1]
+        rho = method.lda_ridge * error.square().sum() / 4
+
+        def fit(kept, layer=layer, rho=rho):
+            mean, error = regression(layer, kept)
+            if direction == "lda":
+                mean = torch.linalg.inv(error.T @ error + rho * torch.eye(4)) @ mean
+            return unit(mean)
+
+        torch.testing.assert_close(found.w[layer].double(), fit(torch.arange(n)), atol=1e-5, rtol=1e-5)
+        along = []
+        for i in range(n):
+            w = fit((clusters != clusters[i]).nonzero()[:, 0])
+            w = unit(0.7 * w + 0.3 * unit(d[layer, i])) if direction == "mix" else w
+            along.append(float(d[layer, i] @ w))
+        assert found.scale[layer].item() == pytest.approx(torch.tensor(along).std().item(), rel=1e-4)
+        assert found.accuracy[layer].item() == pytest.approx(sum(a > 0 for a in along) / n, abs=1e-6)
+
+
+@pytest.mark.parametrize("direction", ["shared", "lda"])
+@pytest.mark.parametrize("remove", [(), ("length",)], ids=len)
+def test_siblings_do_not_vouch_for_each_other(direction, remove):
+    """Pure noise with three negatives a prompt: chance, where leaving out the pair alone gives far more."""
+    d, clusters = noisy_siblings(100, hidden=256)
+    z = torch.randn(300, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64) if remove else None
+    method = MethodConfig(direction=direction, remove=remove)
+    by_prompt, by_pair = (estimate_directions(d, SPREAD, method, 0, z, c).accuracy for c in (clusters, None))
+    assert ((by_prompt - 0.5).abs() < 0.1).all(), by_prompt
+    assert (by_pair > by_prompt + 0.15).all(), by_pair
+
+
+def test_fitting_a_method_leaves_out_prompts(toy, tmp_path, tokenizer):
+    """The prompts are those of the items, so that siblings change the scale."""
+    items = PairTokenizer(tokenizer, 64, 64).training_items(make_pairs(12))
+    method = build_method(MethodConfig(layers="1"), (1,))
+    reference = compute_reference(toy, items, "one_row", method.request, batch_size=4, cache_dir=tmp_path, what="toy")
+    joined = replace(reference, items=[replace(item, cluster=f"{i // 4}") for i, item in enumerate(items)])
+    own, shared = (fit_method(method, r, toy.model, 1).directions for r in (reference, joined))
+    assert torch.equal(own.w, shared.w)
+    assert not torch.equal(own.scale, shared.scale)
+
+
+def test_one_prompt_is_too_few():
+    with pytest.raises(UserError, match="at least 2 prompts, got 1"):
+        estimate_directions(torch.ones(2, 3, 4), SPREAD, MethodConfig(), 0, clusters=torch.zeros(3, dtype=torch.long))
+
+
+def test_a_nuisance_that_varies_within_one_prompt_only():
+    """Without that prompt the regression does not determine its slope: the direction there is still the plain one."""
+    d = differences(9, n=6).double()
+    z = torch.eye(6, 1, dtype=torch.float64)
+    rest, without = residuals(d, z, torch.arange(6))
+    _, left = lda_directions(d, 0.2, torch.arange(6), z)
+    torch.testing.assert_close(without[:, 0], d[:, 1:].mean(1))
+    for layer in range(2):
+        rho = 0.2 * (rest[layer] - rest[layer].mean(0)).square().sum() / 4
+        mean = d[layer, 1:].mean(0)
+        centred = d[layer, 1:] - mean
+        expected = unit(torch.linalg.inv(centred.T @ centred + rho * torch.eye(4)) @ mean)
+        torch.testing.assert_close(left[layer, 0], expected)
 
 
 # -- lda -------------------------------------------------------------------------------------------------------------
@@ -115,7 +207,7 @@ def test_one_pair_is_too_few():
 def test_lda_is_the_whitened_mean_and_leaves_out_exactly(seed):
     """Against dense algebra: (S + rho I)^-1 mean, refitted without each pair at the same rho."""
     d = differences(seed).double()
-    w, left = lda_directions(d, ridge=0.2)
+    w, left = lda_directions(d, 0.2, torch.arange(7))
     for x, found, without in zip(d, w, left, strict=True):
         rho = 0.2 * (x - x.mean(0)).square().sum() / 4
 
@@ -132,14 +224,14 @@ def test_lda_turns_away_from_what_varies():
     """The mean is (1, 1); the first coordinate varies 100 times as much, so it hardly counts."""
     noise = torch.randn(1, 200, 2, generator=torch.Generator().manual_seed(0)).double()
     d = noise * torch.tensor([10.0, 0.1]) + 1.0
-    w = lda_directions(d, 1e-6)[0][0]
+    w = lda_directions(d, 1e-6, torch.arange(200))[0][0]
     assert w[1] > 0.99
-    torch.testing.assert_close(lda_directions(d, 1e9)[0], unit(d.mean(1)), atol=1e-6, rtol=0)
+    torch.testing.assert_close(lda_directions(d, 1e9, torch.arange(200))[0], unit(d.mean(1)), atol=1e-6, rtol=0)
 
 
 def test_lda_of_identical_differences_is_their_mean():
     d = torch.tensor([3.0, 0.0, 4.0]).double().repeat(1, 5, 1)
-    torch.testing.assert_close(lda_directions(d, 0.1)[0], unit(d.mean(1)))
+    torch.testing.assert_close(lda_directions(d, 0.1, torch.arange(5))[0], unit(d.mean(1)))
 
 
 # -- remove ----------------------------------------------------------------------------------------------------------
@@ -149,7 +241,7 @@ def test_lda_of_identical_differences_is_their_mean():
 def test_residuals_leave_out_exactly(n_nuisance):
     d = differences(7, n=9).double()
     z = torch.randn(9, n_nuisance, generator=torch.Generator().manual_seed(1)).double() + 0.5
-    rest, without = residuals(d, z)
+    rest, without = residuals(d, z, torch.arange(9))
 
     def fit(x, y):
         design = torch.cat([torch.ones(len(y), 1, dtype=y.dtype), y], 1)

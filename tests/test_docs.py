@@ -3,6 +3,8 @@
 import ast
 import dataclasses
 import importlib
+import importlib.util
+import itertools
 import json
 import os
 import re
@@ -10,27 +12,22 @@ import shlex
 import shutil
 import subprocess
 import sys
+import types
 import typing
 from pathlib import Path
 
 import pytest
 
-import innerpo.data.describe
-import innerpo.demo
-import innerpo.doctor.checks
-import innerpo.evaluation.export
-import innerpo.evaluation.inspect
-import innerpo.run
-from innerpo import registry
+import innerpo
+from innerpo import cli, registry
 from innerpo.cli.commands import EXAMPLES
 from innerpo.config.method import MethodConfig
 from innerpo.config.run import RunConfig, default_run
 from innerpo.config.yaml import overlay, preset_dir, read_yaml
-from innerpo.data import sources
 from innerpo.data.shifts import suites
 from innerpo.data.sources import embedded, ethics, files
-from innerpo.evaluation.score import PairScore
-from innerpo.evaluation.scorers import AGGREGATES
+from innerpo.evaluation.facts import PAIRS, RESPONSES
+from tools import docs_index
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -73,7 +70,7 @@ def commands():
 def words_of(command):
     """A command line as a shell reads it, without the variables set before it."""
     words = shlex.split(command, comments=True)
-    while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+    while words and re.fullmatch(r"[A-Z_0-9]+=.*", words[0]):
         words = words[1:]
     return words
 
@@ -99,31 +96,36 @@ def benchmark_arguments(words):
 ON_FOLDERS = ("eval", "inspect", "export")
 
 
+BEHIND_THE_FLAGS = {
+    "innerpo.run": ("train", "evaluate"),
+    "innerpo.data.describe": ("describe",),
+    "innerpo.demo": ("run_demo",),
+    "innerpo.doctor.checks": ("run_checks",),
+    "innerpo.evaluation.inspect.run": ("inspect_run",),
+    "innerpo.evaluation.export": ("export_run",),
+    "innerpo.cli.completion": ("write_completion",),
+    "innerpo.cli.render_data": ("as_rich",),
+    "innerpo.cli.render_doctor": ("as_rich",),
+    "innerpo.cli.render_scores": ("inspection_table",),
+}
+"""What the verbs import and call once the options have been read."""
+
+
 class Recorder:
     """Takes the place of everything behind the flags, and keeps what it was called with."""
 
     def __init__(self, monkeypatch, folder):
         self.calls = []
-        for module, function in (
-            (innerpo.run, "train"),
-            (innerpo.run, "evaluate"),
-            (innerpo.data.describe, "describe"),
-            (innerpo.cli.render_data, "as_rich"),
-            (innerpo.demo, "run_demo"),
-            (innerpo.doctor.checks, "run_checks"),
-            (innerpo.evaluation.inspect, "inspect_run"),
-            (innerpo.evaluation.inspect, "as_rich"),
-            (innerpo.evaluation.export, "export_run"),
-        ):
-            monkeypatch.setattr(module, function, self._instead_of(function))
-        monkeypatch.setattr(cli, "_show", lambda result: None)
+        for module, functions in BEHIND_THE_FLAGS.items():
+            for function in functions:
+                monkeypatch.setattr(importlib.import_module(module), function, self._instead_of(function))
         monkeypatch.chdir(folder)
         (folder / "configs").symlink_to(ROOT / "configs")
 
     def _instead_of(self, function):
         def record(*args):
             self.calls.append((function, args))
-            return ""
+            return types.SimpleNamespace(failures=(), tables=None, folder="")
 
         return record
 
@@ -150,7 +152,8 @@ def check_innerpo(args, recorder, capfd):
     code = recorder.parse(args)
     said = capfd.readouterr().err
     assert code == 0, said
-    assert "examples" in args or "--help" in args or recorder.calls, f"{args} reached nothing"
+    needs_no_call = "examples" in args or "--version" in args or any(a.startswith("--help") for a in args)
+    assert needs_no_call or recorder.calls, f"{args} reached nothing"
 
 
 def check_just(words, recorder, capfd):
@@ -199,7 +202,10 @@ def check(command, recorder, capfd):
     elif words[0] == "make":
         check_make(words)
     else:
-        assert words[0] in OTHER_PROGRAMS or (ROOT / words[0]).name in ("ruff", "mypy", "lint-imports")
+        if Path(words[0]).name == "python" and words[1] == "-m" and words[2].startswith("tools."):
+            assert importlib.util.find_spec(words[2]) is not None
+            return
+        assert words[0] in OTHER_PROGRAMS or (ROOT / words[0]).name in ("ruff", "mypy", "lint-imports", "mkdocs")
         for word in words[1:]:
             if word.startswith("tests/"):
                 assert (ROOT / word).exists()
@@ -225,7 +231,7 @@ def test_evaluated_folders_are_those_of_documented_runs(recorder):
         args = cli_arguments(words) or ["", ""]
         if args[0] in ON_FOLDERS and not args[1].startswith("-"):
             scored[str(Path(args[1]))] = where
-        if args[0] == "train" and "--help" not in args and recorder.parse(args) == 0:
+        if args[0] == "train" and not any(a.startswith("--help") for a in args) and recorder.parse(args) == 0:
             made.add(str(recorder.calls[0][1][0].run_dir))
     assert not {folder: where for folder, where in scored.items() if folder not in made}
 
@@ -235,7 +241,7 @@ def test_python_blocks_run(page, tmp_path, monkeypatch, toy_folder, capsys):
     """Blocks of a page share their names, in order; the embedded model is a toy here."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("INNERPO_CACHE", str(tmp_path / "cache"))
-    tables = (registry.TERMS, registry.TRANSFORMS, sources.SOURCES)
+    tables = [value for name, value in vars(registry).items() if name.isupper() and isinstance(value, dict)]
     before = [dict(table) for table in tables]
     namespace = {"__name__": "documentation"}
     try:
@@ -257,6 +263,8 @@ def imported_names_exist(text):
         if isinstance(node, ast.ImportFrom):
             module = importlib.import_module(node.module)
             assert all(hasattr(module, alias.name) for alias in node.names), ast.unparse(node)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "innerpo":
+            assert node.attr in innerpo.__all__, ast.unparse(node)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -277,7 +285,7 @@ def test_links_and_paths_lead_somewhere(page):
             if anchor:
                 titles = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.M)
                 assert anchor in {re.sub(r"[^\w -]", "", t).lower().replace(" ", "-") for t in titles}, target
-    for path in re.findall(r"(?<![\w/.])((?:src|tests|docs|configs)/[\w./-]*[\w/])", text):
+    for path in re.findall(r"(?<![\w/.])((?:src|tests|docs|configs|tools|benchmarks)/[\w./-]*[\w/])", text):
         assert (ROOT / path).exists(), path
 
 
@@ -310,37 +318,126 @@ def test_nothing_that_can_be_named_is_left_out():
         "docs/methods.md": [
             *registry.METHODS,
             *registry.TERMS,
+            *registry.OUTPUTS,
             *registry.TRANSFORMS,
-            *(c for f in ("pool", "direction", "inner") for c in choices(f)),
+            *registry.DIRECTIONS,
+            *registry.GRADIENTS,
+            *(c for f in ("pool", "inner") for c in choices(f)),
         ],
         "docs/data.md": [
             *(f"embedded:{name}" for name in embedded.DISTRIBUTIONS),
             *(f"ethics:{name}" for name in ethics.SUBSETS),
             *suites(),
         ],
-        "docs/evaluation.md": [*(f.name for f in dataclasses.fields(PairScore)), *AGGREGATES],
+        "docs/evaluation.md": [*RESPONSES, *PAIRS, *registry.SCORERS, *registry.STATISTICS],
+        "CONTRIBUTING.md": [name for name, value in vars(registry).items() if name.isupper() and name[0] != "_"],
         "docs/configuration.md": [*(p.stem for p in preset_dir().glob("*.yaml")), *environment],
     }
     for page, names in wanted.items():
         text = prose(ROOT / page)
         assert not [name for name in names if f"`{name}`" not in text], page
     data = prose(ROOT / "docs/data.md")
-    assert all(f"`{kind}:" in data for kind in sources.SOURCES)
+    assert all(f"`{kind}:" in data for kind in registry.SOURCES)
     assert all(ending.removeprefix(".") in data for ending in files.READERS)
 
 
-def test_every_module_has_its_line_on_the_map():
-    text, package = prose(ROOT / "docs/index.md"), ROOT / "src/innerpo"
-    modules = [p.relative_to(package).as_posix() for p in package.rglob("*.py") if p.name != "__init__.py"]
-    assert not [module for module in modules if f"`{module}`" not in text]
-    named = re.findall(r"`([\w/]+\.(?:py|toml))`", text)
-    assert not [path for path in named if not (package / path).is_file()]
+def test_the_index_of_modules_is_made_from_docstrings_and_the_import_contract():
+    text = docs_index.INDEX.read_text(encoding="utf-8")
+    assert docs_index.with_generated(text) == text, "run `just docs-index`"
+    modules = [p.relative_to(ROOT / "src/innerpo").as_posix() for p in (ROOT / "src/innerpo").rglob("*.py")]
+    assert not [m for m in modules if not m.endswith("__init__.py") and text.count(f"| `{m}` |") != 1]
+    assert [layer for layer in docs_index.layers() if "run" in layer or "cli" in layer][-1] == ["cli"]
+
+
+def test_the_order_of_layers_is_written_in_one_place():
+    """docs/index.md has it from pyproject.toml; no other page repeats it."""
+    copies = [page for page in PAGES if re.search(r"methods\s*<-\s*training|training\s*->\s*methods", page.read_text())]
+    assert copies == [docs_index.INDEX]
+
+
+def public_names():
+    """(module, name, object) of all that the package and its TRL interface export."""
+    found = [("innerpo", name, getattr(innerpo, name)) for name in innerpo.__all__ if name != "__version__"]
+    if importlib.util.find_spec("innerpo.trl") is not None:
+        trl = importlib.import_module("innerpo.trl")
+        found += [("innerpo.trl", name, getattr(trl, name)) for name in trl.__all__]
+    return found
+
+
+def undocumented(module, name, value):
+    """What a reader of the reference would find without a word: the name itself, a method, a field of a record."""
+    where = f"{module}.{name}"
+    if not (value.__doc__ or "").strip() or value.__doc__.startswith(f"{name}("):  # what a dataclass makes up
+        return [where]
+    if not isinstance(value, type):
+        return []
+    own = {k: v for k, v in vars(value).items() if not k.startswith("_")}
+    callables = [k for k, v in own.items() if isinstance(v, types.FunctionType | classmethod | staticmethod | property)]
+    missing = [f"{where}.{k}" for k in callables if not (getattr(own[k], "__doc__", None) or "").strip()]
+    if dataclasses.is_dataclass(value):
+        described = documented_fields(value)
+        missing += [f"{where}.{k}" for k in vars(value).get("__annotations__", {}) if k not in described]
+    return missing
+
+
+def documented_fields(record):
+    """Fields with a docstring beneath them, with a help text, or named in backquotes by the record's own docstring."""
+    tree = ast.parse(Path(sys.modules[record.__module__].__file__).read_text(encoding="utf-8"))
+    body = next(n for n in ast.walk(tree) if isinstance(n, ast.ClassDef) and n.name == record.__name__).body
+    beneath = {
+        field.target.id
+        for field, text in itertools.pairwise(body)
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
+    }
+    helped = {f.name for f in dataclasses.fields(record) if f.metadata.get("help")}
+    return beneath | helped | set(re.findall(r"`(\w+)`", record.__doc__))
+
+
+def test_every_public_name_has_a_docstring():
+    assert not [missing for found in public_names() for missing in undocumented(*found)]
+
+
+def test_every_public_name_is_in_the_reference():
+    shown = re.findall(r"^::: (\S+)$", (ROOT / "docs/reference.md").read_text(encoding="utf-8"), re.M)
+    public = {f"{module}.{name}": value for module, name, value in public_names()}
+    assert not set(shown) - set(public)
+    described = [public[name] for name in shown]
+    assert not [name for name, value in public.items() if value not in described]  # two names may be one object
+
+
+def test_a_name_without_a_docstring_would_be_noticed():
+    @dataclasses.dataclass
+    class Bare:
+        field: int = 0
+
+    assert undocumented("here", "Bare", Bare) == ["here.Bare"]
+    assert undocumented("here", "f", lambda: None) == ["here.f"]
+
+
+@pytest.mark.slow
+def test_the_site_builds_strictly(tmp_path):
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    built = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stdout + built.stderr
+    reference = (tmp_path / "site/reference.html").read_text(encoding="utf-8")
+    assert "Load a base model and its tokenizer." in reference
+    pages = list((tmp_path / "site").rglob("*.html"))
+    assert not [p for p in pages if "fonts.googleapis" in p.read_text(encoding="utf-8")]
 
 
 def test_readme_names_what_a_run_writes():
+    from innerpo.evaluation.facts import FILES
     from innerpo.training import run_folder as folder
+    from innerpo.training.directions_file import DIRECTIONS
 
     text = prose(ROOT / "README.md")
-    written = (folder.CONFIG, folder.RECORD, DIRECTIONS, folder.METRICS)
+    written = (
+        folder.CONFIG,
+        folder.RECORD,
+        DIRECTIONS,
+        folder.METRICS,
+        *(f"{stem}.parquet" for stem in FILES.values()),
+    )
     assert all(f"`{name}`" in text for name in written)
     assert f"`{folder.CHECKPOINTS}/`" in text

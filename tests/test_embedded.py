@@ -29,7 +29,8 @@ def test_sizes_ids_and_determinism(name):
         random.seed(2)
         assert pairs == pairs_of(name, split)
         assert len(pairs) == len({p.id for p in pairs}) == len({p.cluster for p in pairs}) == size
-        assert pairs != pairs_of(name, split, seed=1)
+        other = pairs_of(name, split, seed=1)
+        assert (pairs == other) == (split == "test")  # runs of all data seeds are scored on the same pairs
 
 
 def test_one_known_pair_so_that_no_change_goes_unseen():

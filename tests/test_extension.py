@@ -92,7 +92,7 @@ def test_one_run_with_everything_of_ones_own(extended, toy_folder, tmp_path):
         model=replace(config.model, base_model=str(toy_folder), lora_r=2),
         data=replace(config.data, dataset="alphabet:x", cache_dir=tmp_path / "cache", batch_size=5),
         training=replace(config.training, save_steps=0, log_steps=1, lr=1e-2),
-        eval=replace(config.eval, rnd_dataset="embedded:control", max_prompts=4, bootstrap=20),
+        eval=replace(config.eval, rnd_dataset="embedded:control", max_prompts=4),
         output_dir=tmp_path,
     )
     folder = train(config).folder

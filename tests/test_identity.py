@@ -18,7 +18,9 @@ OTHER = {
     "method.extra": {"inner": 1.0},
     "method.gradient": "projgrad",
     "method.layers": "2",
+    "method.direction": "lda",
     "method.name": "mine",
+    "method.output": "ipo",
     "method.remove": ["length"],
     "method.transform": "svd",
     "training.report_to": ["tensorboard"],
@@ -31,7 +33,7 @@ NOTHING = {
     *("data.layout", "data.micro_batch_tokens"),
     *("training.gradient_checkpointing", "training.resume", "training.overwrite", "training.save_steps"),
     *("training.log_steps", "training.grad_share_steps", "training.report_to", "training.fsdp"),
-    *("eval.batch_size", "eval.bootstrap", "eval.format", "eval.skip", "output_dir"),
+    *("eval.batch_size", "eval.format", "eval.skip", "output_dir"),
 }
 SCORES_ONLY = {
     "eval.train_dataset",

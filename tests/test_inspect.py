@@ -14,6 +14,7 @@ from innerpo.data.sources import load_pairs
 from innerpo.data.tokens import PairTokenizer
 from innerpo.data.training_pairs import training_pairs
 from innerpo.evaluation.inspect.run import best_against_first_worse, inspect_run
+from innerpo.evaluation.sets import PROMPT_SEED
 from innerpo.model.adapters import add_adapter
 from innerpo.model.loading import load_base
 from innerpo.run import train
@@ -64,7 +65,7 @@ def test_the_values_of_a_block_are_those_computed_by_hand(trained):
     base = load_base(config.model, config.data.cache_dir)
     tokens = PairTokenizer(base.tokenizer, 512, 512)
     train = tokens.training_items(training_pairs(config))
-    pairs = best_against_first_worse(load_pairs("embedded:longer", "test", config.data), 10, config.data.seed)
+    pairs = best_against_first_worse(load_pairs("embedded:longer", "test", config.data), 10, PROMPT_SEED)
     test = tokens.training_items(pairs)
     assert (found.n_train, found.n_test) == (len(train), 10)
 

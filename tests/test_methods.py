@@ -30,7 +30,7 @@ def toy_run(name, toy_folder, tmp_path, **method):
             config.data, dataset="embedded:longer", max_train_prompts=16, batch_size=8, cache_dir=tmp_path / "cache"
         ),
         training=replace(config.training, lr=5e-3, max_steps=20, save_steps=0, log_steps=1, grad_share_steps=0),
-        eval=replace(config.eval, max_prompts=4, bootstrap=20),
+        eval=replace(config.eval, max_prompts=4),
         output_dir=tmp_path / "outputs",
     )
 
@@ -136,7 +136,7 @@ def test_methods_that_read_no_states_have_no_alias():
 
 def test_an_alias_on_the_command_line(monkeypatch, tmp_path):
     seen = []
-    monkeypatch.setattr(innerpo.run, "train", lambda c: seen.append(c) or innerpo.run.Run(tmp_path))
+    monkeypatch.setattr(innerpo.run, "train", lambda c: seen.append(c) or innerpo.run.Run(tmp_path, c))
     assert main(["train", "innerpo-none", "--training.seed=3"]) == 0
     assert main(["train", "innerpo", "--method.transform=none", "--training.seed=3"]) == 0
     assert main(["train", "shuffled-labels", "--method.remove", "length", "logprob"]) == 0
@@ -160,7 +160,7 @@ def test_weights_of_the_controls():
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"frozen": True, "alpha": 0.0, "gamma": 0.0}, "method.frozen scores along directions"),
+        ({"frozen": True, "alpha": 0.0, "gamma": 0.0}, "method.frozen scores along a preference direction"),
         ({"lda_ridge": 0.0}, "method.lda_ridge must be above 0, got 0.0"),
         ({"output": "ipo", "beta": 0.0}, "method.beta must be above 0 with output=ipo"),
     ],

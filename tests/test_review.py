@@ -106,7 +106,7 @@ def test_scores_under_other_settings_do_not_replace_the_runs_own(tmp_path):
     config = default_run("dpo")
     (tmp_path / "config.yaml").write_text(as_yaml(to_dict(config)))
     assert scores_folder(tmp_path, config) == tmp_path
-    assert scores_folder(tmp_path, replace(config, eval=replace(config.eval, bootstrap=7))) == tmp_path
+    assert scores_folder(tmp_path, replace(config, eval=replace(config.eval, batch_size=7))) == tmp_path
     others = [
         replace(config, data=replace(config.data, max_response_tokens=2)),
         replace(config, eval=replace(config.eval, oos_dataset="arc_easy")),

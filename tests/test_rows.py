@@ -20,6 +20,8 @@ def test_explicit_and_implicit_prompts_in_text_and_messages():
         {"chosen": [USER, BLUE], "rejected": [USER, GREEN]},
         {"prompt": "Sky?", "chosen": [USER, BLUE], "rejected": [USER, GREEN]},
         {"prompt": [USER], "chosen": [USER, BLUE], "rejected": [USER, GREEN]},
+        {"prompt": [], "chosen": [USER, BLUE], "rejected": [USER, GREEN]},
+        {"prompt": [USER], "chosen": [BLUE | {"tool_calls": None}], "rejected": [GREEN], "tools": None},
     ):
         chat = pair(row)
         assert (chat.prompt, chat.chosen, chat.rejected) == ((USER,), (BLUE,), (GREEN,))
@@ -48,6 +50,13 @@ def test_messages_keep_role_and_content_only():
         (GOOD | {"chosen": [BLUE]}, "one of chosen and rejected is text"),
         (GOOD | {"prompt": [USER]}, "prompt is chat messages"),
         ({"chosen": [{"role": "user"}], "rejected": [GREEN]}, "without role and content"),
+        (GOOD | {"chosen": [BLUE], "rejected": [GREEN]}, "chat messages that do not begin with it"),
+        (GOOD | {"tools": [{"name": "f"}]}, "has tools, which InnerPO does not pass on"),
+        ({"chosen": [USER, BLUE | {"tool_calls": [1]}], "rejected": [USER, GREEN]}, "has a message with tool_calls"),
+        ({"chosen": [USER, BLUE, USER, BLUE], "rejected": [USER, GREEN]}, "turns are: assistant, user, assistant"),
+        ({"chosen": [USER, BLUE], "rejected": [USER, GREEN, USER, BLUE]}, "rejected must be one assistant turn"),
+        ({"chosen": [USER, BLUE, USER], "rejected": [USER, BLUE, GREEN]}, "turns are: user"),
+        ({"prompt": [USER], "chosen": [USER, BLUE], "rejected": [GREEN]}, "turns are: user, assistant"),
     ],
 )
 def test_a_bad_row_says_what_is_wrong(row, reason):
@@ -86,3 +95,29 @@ def test_common_root_is_shared_whole_and_leaves_something(start, end_a, end_b):
         for rest in (a[len(root) :], b[len(root) :]):
             assert rest[0].isspace()
             assert rest.strip()
+
+
+SYSTEM = {"role": "system", "content": "Be brief."}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "row",
+    [
+        GOOD,
+        {"chosen": "The sky is blue.", "rejected": "The sky is green."},
+        {"chosen": "Q: sky?\nA: It is blue.", "rejected": "Q: sky?\nA: It is green, I think."},
+        {"prompt": [SYSTEM, USER], "chosen": [BLUE], "rejected": [GREEN]},
+        {"chosen": [USER, BLUE], "rejected": [USER, GREEN]},
+        {"chosen": [SYSTEM, USER, GREEN, USER, BLUE], "rejected": [SYSTEM, USER, GREEN, USER, GREEN]},
+        {"prompt": "Sky?", "chosen": [USER, BLUE], "rejected": [USER, GREEN]},
+    ],
+)
+def test_prompts_are_those_of_trl(row):
+    from trl.data_utils import maybe_extract_prompt
+
+    theirs = maybe_extract_prompt({k: row[k] for k in row})
+    ours = pair(row)
+    for name in ("prompt", "chosen", "rejected"):
+        text = getattr(ours, name)
+        assert (text if isinstance(text, str) else [dict(m) for m in text]) == theirs[name]

@@ -205,7 +205,7 @@ def toy_run(folder, tmp_path, name="innerpo", **method):
         model=ModelConfig(base_model=str(folder), lora_r=4, dtype="float32"),
         data=replace(config.data, dataset="embedded:longer", max_train_prompts=16, cache_dir=tmp_path / "cache"),
         training=replace(config.training, max_steps=2, lr=5e-3, save_steps=0, grad_share_steps=0),
-        eval=replace(config.eval, max_prompts=4, bootstrap=10),
+        eval=replace(config.eval, max_prompts=4),
         output_dir=tmp_path,
     )
 

@@ -1,10 +1,13 @@
 """Data set names: what each means, and the error for a wrong one."""
 
+from dataclasses import replace
+
 import pytest
 
 from innerpo.config.run import DataConfig
+from innerpo.data.pairs import BadRows
 from innerpo.data.sources import SOURCES, hub, load_pairs, parse_name
-from source_helpers import GOOD, one_line_error, pair
+from source_helpers import BLUE, GOOD, GREEN, USER, one_line_error, pair
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +64,16 @@ def test_an_outsider_adds_a_source_by_putting_a_function_in_the_table(monkeypatc
     found = [pair(GOOD)]
     monkeypatch.setitem(SOURCES, "mine", lambda name, split, data, bad: found)
     assert load_pairs("mine:x", "train", DataConfig()) == found
+
+
+def test_a_repeated_pair_is_loaded_once_and_reported(monkeypatch):
+    rows = [GOOD, GOOD | {"rejected": " red"}, GOOD, GOOD | {"chosen": " green", "rejected": " blue"}]
+    rows += [{"chosen": [USER, BLUE], "rejected": [USER, GREEN]}] * 2
+    found = [replace(pair(row), id=str(i)) for i, row in enumerate(rows)]
+    monkeypatch.setitem(SOURCES, "mine", lambda name, split, data, bad: found)
+    bad = BadRows()
+    assert [p.id for p in load_pairs("mine:x", "train", DataConfig(), bad)] == ["0", "1", "3", "4"]
+    assert [r.partition(" (")[0] for r in bad.reasons] == ["2: repeats 0", "5: repeats 4"]
 
 
 def test_a_wrong_split_and_an_empty_result_are_errors(monkeypatch):

@@ -1,79 +1,103 @@
 """Means over pairs and their 95 % intervals: prompts, not pairs, are what varies."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from innerpo.evaluation.statistics import UNKNOWN, cluster_mean
+from innerpo.evaluation.statistics import UNKNOWN, proportion
 from innerpo.registry import STATISTICS, resolve
 
 NAN = float("nan")
 
 
-def test_the_headline_uses_the_bootstrap_over_prompts():
-    assert resolve(STATISTICS, "bootstrap", "statistic") is cluster_mean
+def of(*prompts):
+    """The estimate of pairs written prompt by prompt: "110" is a prompt with three pairs, two of them right."""
+    values = [float(pair) for prompt in prompts for pair in prompt]
+    names = [str(i) for i, prompt in enumerate(prompts) for _ in prompt]
+    return proportion(np.array(values), names)
+
+
+def test_the_table_of_statistics():
+    assert resolve(STATISTICS, "proportion", "statistic") is proportion
 
 
 @pytest.mark.parametrize(("values", "clusters"), [([], []), ([1.0, NAN], ["a", "b"])])
 def test_unknown_is_nan_and_never_zero(values, clusters):
-    found = cluster_mean(np.array(values), clusters)
+    found = proportion(np.array(values), clusters)
     assert found is UNKNOWN
     assert all(math.isnan(v) for v in (found.mean, found.low, found.high))
 
 
 def test_a_single_cluster_has_a_mean_and_no_interval():
-    found = cluster_mean(np.array([1.0, 0.0, 1.0, 1.0]), list("aaaa"))
+    found = of("1011")
     assert (found.mean, found.n, found.clusters) == (0.75, 4, 1)
     assert math.isnan(found.low)
     assert math.isnan(found.high)
 
 
+def test_an_interval_by_hand():
+    """Two prompts, "11" and "00", and two of each added: six of two pairs, mean 1/2, every residual +-1."""
+    found = of("11", "00")
+    half = stats.t.ppf(0.975, 5) * math.sqrt(6 / 5 * 6) / 12  # 0.575, more than the distance to 0 and 1
+    assert (found.mean, found.low, found.high) == (0.5, 0.0, 1.0)
+    assert half > 0.5
+    twenty = of(*["11", "00"] * 10)
+    half = stats.t.ppf(0.975, 23) * math.sqrt(24 / 23 * 24) / 48
+    assert (twenty.low, twenty.high) == pytest.approx((0.5 - half, 0.5 + half))
+
+
+def test_unequal_prompts_by_hand():
+    """Pairs 3 right of 4 in prompts of 3 and 1; the mean size is 2, so 4 successes and 4 failures are added."""
+    found = of("111", "0")
+    centre = (3 + 4) / (4 + 8)
+    residuals = [3 - 3 * centre, -centre, *[2 - 2 * centre] * 2, *[-2 * centre] * 2]
+    half = stats.t.ppf(0.975, 5) * math.sqrt(6 / 5 * sum(r**2 for r in residuals)) / 12
+    assert found.mean == 0.75
+    assert (found.low, found.high) == pytest.approx((centre - half, min(1.0, centre + half)))
+
+
 def test_copies_of_a_cluster_are_no_news():
     """Ten copies of each pair under the same prompt: the interval of the pairs, not the narrower one of ten times n."""
-    values = np.array([1.0, 0.0, 1.0, 1.0, 0.0, 0.5, 1.0, 1.0])
-    names = [f"prompt {i}" for i in range(len(values))]
-    once = cluster_mean(values, names)
-    copied = cluster_mean(np.repeat(values, 10), np.repeat(names, 10).tolist())
-    naive = cluster_mean(np.repeat(values, 10), [str(i) for i in range(80)])
-    assert (copied.mean, copied.low, copied.high) == pytest.approx((once.mean, once.low, once.high), abs=1e-12)
+    prompts = ["1", "0", "1", "1", "0", "0", "1", "1"]
+    once, copied = of(*prompts), of(*(10 * p for p in prompts))
+    naive = of(*(p for p in prompts for _ in range(10)))
+    assert (copied.mean, copied.low, copied.high) == pytest.approx((once.mean, once.low, once.high))
     assert (copied.n, copied.clusters) == (80, 8)
-    # The standard error falls by sqrt(10) = 3.2 if copies count as news.
-    assert copied.high - copied.low > 2.5 * (naive.high - naive.low)
+    assert copied.high - copied.low > 2.0 * (naive.high - naive.low)
 
 
-def test_clusters_of_unequal_size_weigh_by_their_pairs():
-    found = cluster_mean(np.array([1.0, 1.0, 1.0, 0.0]), ["a", "a", "a", "b"])
-    assert found.mean == 0.75
-    assert (found.low, found.high) == (0.0, 1.0)  # a resample may hold b twice or a twice
+@pytest.mark.parametrize("n", [2, 5, 20, 250])
+def test_each_success_more_raises_both_ends(n):
+    """From none right to all right: no jump where resampling would see no variance, and never a point."""
+    found = [of(*["1"] * k, *["0"] * (n - k)) for k in range(n + 1)]
+    for fewer, more in pairwise(found):
+        assert fewer.low <= more.low
+        assert fewer.high <= more.high
+        assert (fewer.low, fewer.high) < (more.low, more.high)
+    assert found[-1].low > found[-2].low  # 20 of 20 above 19 of 20
+    assert (found[0].low, found[-1].high) == (0.0, 1.0)
+    assert all(e.low <= e.mean <= e.high for e in found)
+    assert all(e.high - e.low > 1.0 / n for e in found)
+    mirrored = [(1.0 - e.high, 1.0 - e.low) for e in reversed(found)]
+    assert np.allclose(mirrored, [(e.low, e.high) for e in found])
 
 
-def test_all_won_or_all_lost_is_not_certainty():
-    """Resampling eight successes gives only successes; the exact interval of 8 out of 8 begins at .025 ** (1 / 8)."""
-    names = [f"prompt {i // 3}" for i in range(24)]
-    won, lost = cluster_mean(np.ones(24), names), cluster_mean(np.zeros(24), names)
-    assert (won.mean, won.high, lost.mean, lost.low) == (1.0, 1.0, 0.0, 0.0)
-    assert won.low == pytest.approx(0.025 ** (1 / 8), abs=1e-6)
-    assert lost.high == pytest.approx(1 - 0.025 ** (1 / 8), abs=1e-6)
-
-
-def test_the_interval_depends_on_the_seed_alone():
-    values, names = np.array([1.0, 0.0, 1.0, 1.0, 0.0]), list("abcde")
-    assert cluster_mean(values, names, seed=3) == cluster_mean(values, names, seed=3)
-    wide = [cluster_mean(np.arange(20) / 19, list("abcdefghijklmnopqrst"), seed=s) for s in (0, 1)]
-    assert wide[0].low != wide[1].low
-
-
-def test_intervals_cover_the_truth_about_as_often_as_they_say():
+@pytest.mark.parametrize("truth", [0.5, 0.9, 0.97, 1.0])
+@pytest.mark.parametrize("prompts", [20, 60, 250])
+@pytest.mark.parametrize("agreeing", [False, True])
+def test_intervals_cover_the_truth_about_as_often_as_they_say(truth, prompts, agreeing):
+    """Prompts of 1 to 3 pairs, which are independent or all alike."""
     rng = np.random.default_rng(0)
-    covered = naive_covered = 0
-    for _ in range(200):
-        # 40 prompts of four pairs; a prompt's own accuracy is .2 or .9 with equal chance, so the truth is .55
-        own = rng.choice([0.2, 0.9], size=40)
-        values = (rng.random((40, 4)) < own[:, None]).astype(float).ravel()
-        found = cluster_mean(values, np.repeat(np.arange(40), 4).astype(str).tolist(), resamples=400)
-        naive = cluster_mean(values, np.arange(160).astype(str).tolist(), resamples=400)
-        covered += found.low <= 0.55 <= found.high
-        naive_covered += naive.low <= 0.55 <= naive.high
-    assert 0.90 <= covered / 200 <= 0.99
-    assert naive_covered / 200 < 0.90  # intervals over pairs are too narrow here
+    covered, runs = 0, 300
+    for _ in range(runs):
+        sizes = rng.integers(1, 4, prompts)
+        index = np.repeat(np.arange(prompts), sizes)
+        drawn = rng.random(prompts)[index] if agreeing else rng.random(len(index))
+        found = proportion((drawn < truth).astype(float), index.astype(str).tolist())
+        covered += found.low <= truth <= found.high
+    # 300 draws at 95 % have a standard error of 1.3 points.
+    assert covered / runs >= 0.925
+    assert covered / runs <= (1.0 if truth > 0.9 else 0.995)

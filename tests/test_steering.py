@@ -117,7 +117,7 @@ def toy_run(name, toy_folder, tmp_path, **evaluation):
         model=replace(config.model, base_model=str(toy_folder), lora_r=4, dtype="float32"),
         data=replace(config.data, dataset="embedded:longer", max_train_prompts=12, cache_dir=tmp_path / "cache"),
         training=replace(config.training, max_steps=2, save_steps=0, grad_share_steps=0),
-        eval=replace(config.eval, max_prompts=8, bootstrap=20, **evaluation),
+        eval=replace(config.eval, max_prompts=8, **evaluation),
         output_dir=tmp_path / "outputs",
     )
 
@@ -146,7 +146,6 @@ def test_eval_steers_a_saved_run_from_either_side(toy_folder, tmp_path):
             str(folder),
             f"--eval.steer={steer}",
             "--eval.max_prompts=8",
-            "--eval.bootstrap=20",
             "--eval.format=jsonl",
         ]
         assert main(["eval", *flags]) == 0

@@ -1,6 +1,8 @@
 """PairTokenizer: one prompt for both responses, closing EOS, truncation on the left (prompt) and right (response)."""
 
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 
 from conftest import build_tokenizer, make_pairs
 from innerpo.data.pairs import PreferencePair, cluster_of
-from innerpo.data.tokens import PairTokenizer
+from innerpo.data.tokens import PairTokenizer, hash_of_items
 from innerpo.errors import UserError
 
 TOKENIZER = build_tokenizer()
@@ -115,6 +117,74 @@ def test_chat_uses_the_template_and_ends_at_eos():
     ]  # the template's "\n" is no token of R_y
 
 
+def with_template(name):
+    """The toy tokenizer with a template that TRL ships and the special tokens of its model; EOS stays <eos>."""
+    import trl
+
+    tokenizer = build_tokenizer()
+    tokenizer.add_special_tokens({"extra_special_tokens": SPECIAL[name]})
+    tokenizer.chat_template = (Path(trl.__file__).parent / "chat_templates" / f"{name}.jinja").read_text()
+    return tokenizer
+
+
+SPECIAL = {
+    "qwen2_5": ["<|im_start|>", "<|im_end|>"],
+    "gemma3": ["<start_of_turn>", "<end_of_turn>"],
+    "cohere2": ["<|START_RESPONSE|>", "<|END_RESPONSE|>", "<|START_OF_TURN_TOKEN|>", "<|END_OF_TURN_TOKEN|>"],
+    "phi3": ["<|user|>", "<|assistant|>", "<|end|>"],
+    "glm4moe": ["<|user|>", "<|assistant|>"],
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("template", "response"),
+    [
+        ("qwen2_5", "7<|im_end|>"),
+        ("gemma3", "7<end_of_turn>"),
+        ("cohere2", "7<|END_RESPONSE|><|END_OF_TURN_TOKEN|>"),
+        ("phi3", "7<|end|>\n<eos>"),  # the template writes both
+        ("glm4moe", "\n<think></think>\n7<eos>"),  # ends a turn with no special token
+    ],
+)
+def test_a_turn_ends_as_its_template_ends_it(template, response):
+    tokenizer = with_template(template)
+    (item,) = PairTokenizer(tokenizer, 4000, 64).training_items([pair(CHAT, chat("7"), chat("3 "))])
+    assert tokenizer.decode(item.responses[0]) == response
+
+
+def tokens_of_trl(tokenizer, pairs):
+    """Prompt, chosen and rejected ids as TRL's DPOTrainer prepares them."""
+    from datasets import Dataset
+    from trl.trainer.dpo_trainer import DPOTrainer
+
+    def plain(text):
+        return text if isinstance(text, str) else [dict(m) for m in text]
+
+    rows = [{name: plain(getattr(p, name)) for name in ("prompt", "chosen", "rejected")} for p in pairs]
+    args = SimpleNamespace(dataset_num_proc=None, max_length=None, truncation_mode="keep_start")
+    trainer = SimpleNamespace(_tokenizer=tokenizer)
+    return DPOTrainer._prepare_dataset(trainer, Dataset.from_list(rows), tokenizer, args, "train")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("template", [None, "qwen2_5", "gemma3", "phi3", "cohere2"])
+def test_tokens_are_those_of_trl(template):
+    """To the id; only the white space that a template writes behind its end-of-turn token is not ours to train."""
+    if template is None:
+        tokenizer, pairs = TOKENIZER, [*make_pairs(12), pair("The larger", "7 is.", "3 is<eos>")]
+    else:
+        tokenizer = with_template(template)
+        history = (*CHAT, *chat("3"), {"role": "user", "content": "Sure?"})
+        pairs = [pair(CHAT, chat("7"), chat("3 I think")), pair(history, chat("No, 7."), chat("Yes"))]
+    items = PairTokenizer(tokenizer, 4000, 400).training_items(pairs)
+    for item, theirs in zip(items, tokens_of_trl(tokenizer, pairs), strict=True):
+        assert list(item.prompt) == theirs["prompt_ids"]
+        for ours, ids in zip(item.responses, (theirs["chosen_ids"], theirs["rejected_ids"]), strict=True):
+            assert list(ours) == ids[: len(ours)]
+            assert tokenizer.decode(ids[len(ours) :]).strip() == ""
+
+
 def test_chat_without_template_is_an_error():
     tokenizer = build_tokenizer()
     tokenizer.chat_template = None
@@ -131,3 +201,20 @@ def test_all_toy_pairs_become_items():
     tokens = PairTokenizer(TOKENIZER, 64, 64)
     assert len(tokens.training_items(make_pairs(12))) == 12
     assert (tokens.report.prompts, tokens.report.responses, tokens.report.dropped) == (12, 24, 0)
+
+
+def test_longest_sequence_is_the_prompt_with_its_longest_response():
+    item, _ = one("Q:", " a b c", " a")
+    assert item.longest_sequence == len(item.prompt) + len(item.responses[0]) < item.n_tokens
+
+
+def test_the_hash_of_items_is_that_of_their_ids_and_of_where_each_begins():
+    item = one("Question", " yes", " no")[0]
+    moved = replace(item, prompt=(*item.prompt, item.responses[0][0]), responses=(item.responses[0][1:],))
+    swapped = replace(item, responses=item.responses[::-1])
+    lists = [[item], [item, item], [], [moved], [swapped], [replace(item, prompt=item.prompt[:-1])]]
+    regrouped = [replace(item, responses=item.responses[:1]), replace(item, responses=item.responses[1:])]
+    assert len({hash_of_items(items) for items in [*lists, regrouped]}) == 7
+    same = replace(item, characters=(0, 0), pairs=((1, 0, "other"),), cluster="c")
+    assert hash_of_items([same]) == hash_of_items(iter([item]))
+    assert hash_of_items([replace(item, prompt=(1,), responses=((2, 300_000), (3,)))]) == "9e7f77f21044afcd745a6622"

@@ -8,13 +8,14 @@ import torch
 
 import innerpo.methods.transforms.ether as ether_module
 import innerpo.methods.transforms.hra as hra_module
-from conftest import build_model, facts_of, make_pairs
+from conftest import build_model, facts_of, make_pairs, noisy_siblings
 from innerpo.config.method import MethodConfig, TransformConfig
 from innerpo.config.run import default_run
 from innerpo.data.batching.batch import make_batch
-from innerpo.data.tokens import PairTokenizer, PromptItem
+from innerpo.data.tokens import PairTokenizer
 from innerpo.errors import UserError
 from innerpo.methods.directions.estimate import estimate_directions
+from innerpo.methods.generators import generator_for
 from innerpo.methods.method import build_method, fit_method
 from innerpo.methods.records import PairOutputs
 from innerpo.methods.terms.inner import margin
@@ -202,18 +203,17 @@ def run_config(toy_folder, tmp_path, name, **options):
         model=replace(config.model, base_model=str(toy_folder), lora_r=2),
         data=replace(config.data, dataset="embedded:longer", max_train_prompts=12, cache_dir=tmp_path / "cache"),
         training=replace(config.training, lr=1e-2, save_steps=0, max_steps=2),
-        eval=replace(config.eval, max_prompts=4, bootstrap=20),
+        eval=replace(config.eval, max_prompts=4),
         output_dir=tmp_path / "outputs",
     )
 
 
 @pytest.mark.parametrize(("name", "options"), CASES[: len(TRANSFORMS) + 1])
 def test_training_moves_no_row_and_a_saved_run_scores_the_same(
-    toy_folder, tmp_path, monkeypatch, capsys, name, options
+    toy_folder, tmp_path, monkeypatch, caplog, name, options
 ):
     """The rows that training used, those it left behind and those on disk are one; so are the scores."""
-    import innerpo.run
-
+    caplog.set_level("INFO")
     seen = []
 
     def fit_and_keep(*args):
@@ -236,7 +236,7 @@ def test_training_moves_no_row_and_a_saved_run_scores_the_same(
     assert set(facts_of(result, column="model")) == {"base", f"innerpo-{name}"}
     assert not result.scores.responses["inner"].is_nan().any()
     if name in LEARNED:
-        assert f"transform {name}: rank 8 of 32; held-back subspace fit loss at blocks 0 (" in capsys.readouterr().err
+        assert f"transform {name}: rank 8 of 32; held-back subspace fit loss at blocks 0 (" in caplog.text
 
 
 def test_gradient_reaches_states_and_no_row(fit_on):
@@ -451,7 +451,7 @@ def test_subspace_fit_by_hand():
     d = torch.zeros(1, 3, 2, dtype=torch.float64)
     d[0, :, 0] = torch.tensor([3.0, 1.0, 2.0])
     rows = torch.eye(2, dtype=torch.float64)[None]
-    own, other = subspace_losses(rows, d, -d[:, :1])
+    own, other = subspace_losses(rows, d, -d[:, :1], torch.arange(3))
     expected = torch.nn.functional.softplus(torch.tensor([-3.0, -1.0, -2.0, 3.0], dtype=torch.float64))
     torch.testing.assert_close(own, expected[:3].mean()[None], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(other, expected[3:], rtol=1e-5, atol=1e-5)
@@ -461,9 +461,10 @@ def test_subspace_fit_sees_no_scale_and_no_rotation():
     d, held = synthetic(30).differences, synthetic(20, seed=1).differences
     rows = torch.linalg.qr(torch.randn(2, 64, RANK, dtype=torch.float64))[0].transpose(1, 2)
     turn = torch.linalg.qr(torch.randn(RANK, RANK, dtype=torch.float64))[0]
-    expected = subspace_losses(rows, d, held)
-    for other in (subspace_losses(turn @ rows, d, held), subspace_losses(100.0 * rows, d, held)):
-        torch.testing.assert_close(other, expected, rtol=1e-4, atol=1e-6)
+    expected = subspace_losses(rows, d, held, torch.arange(30))
+    for other in (turn @ rows, 100.0 * rows):
+        found = subspace_losses(other, d, held, torch.arange(30))
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_subspace_fit_is_finite_for_pairs_without_difference():
@@ -473,27 +474,40 @@ def test_subspace_fit_is_finite_for_pairs_without_difference():
         assert orthonormal(rows) < 1e-5
 
 
-def test_subspace_fit_holds_back_whole_prompts():
-    items = [PromptItem((1,), ((2,), (3,)), (1, 1), ((0, 1, f"p{i}"),), f"prompt {i // 3}") for i in range(30)]
-    kept, held = split_pairs(items, 30, torch.Generator().manual_seed(0))
-    assert sorted(kept + held) == list(range(30))
-    assert len(held) == 6
-    assert not {items[i].cluster for i in kept} & {items[i].cluster for i in held}
-    one_prompt = [replace(item, cluster="same") for item in items]
-    assert len(split_pairs(one_prompt, 30, torch.Generator().manual_seed(0))[1]) == 6
-    assert len(split_pairs((), 4, torch.Generator().manual_seed(0))[1]) == 1
+@pytest.mark.parametrize("sizes", [[1] * 30, [3] * 10, [4, 1, 1, 1], [1, 1, 1, 30], [20, 20, 20, 20], [2, 7, 7]])
+def test_subspace_fit_holds_back_whole_prompts(sizes):
+    clusters = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    for seed in range(5):
+        kept, held = split_pairs(clusters, torch.Generator().manual_seed(seed))
+        assert sorted(kept + held) == list(range(sum(sizes)))
+        assert held
+        assert len(held) <= max(min(sizes), round(0.2 * sum(sizes)))
+        kept_prompts, held_prompts = (set(clusters[part].tolist()) for part in (kept, held))
+        assert len(kept_prompts) >= 2
+        assert not kept_prompts & held_prompts
+
+
+def test_subspace_fit_leaves_out_whole_prompts():
+    """On noise a fit that leaves out the prompt finds no margin; leaving out the pair alone finds one of siblings."""
+    d, clusters = noisy_siblings(100)
+    basis = torch.eye(8, dtype=torch.float64).expand(2, 8, 8)
+    by_prompt, by_pair = (subspace_losses(basis, d, d, c)[0].mean().item() for c in (clusters, torch.arange(300)))
+    assert by_pair < 0.65 < 0.75 < by_prompt < 0.9, (by_pair, by_prompt)
 
 
 def test_subspace_fit_keeps_its_start_where_nothing_general_is_learned():
     """Labels by chance: the held-back loss of the rows kept is never above that of the start."""
     inputs = FitInputs(torch.randn(2, 60, 64), LAYERS, None, 0)
-    _, held = split_pairs((), 30, inputs.generator())
-    kept = sorted(set(range(30)) - set(held))
+    kept, held = split_pairs(inputs.clusters, inputs.generator("held-back prompts"))
     d = inputs.differences
+
+    def held_back(rows):
+        return subspace_losses(rows, d[:, kept], d[:, held], torch.arange(len(kept)))[1]
+
     v = torch.randn(2, 8, 64, dtype=torch.float64)
-    start = subspace_losses(hra_module.ReflectionChain(v.clone(), RANK)().detach(), d[:, kept], d[:, held])[1]
+    start = held_back(hra_module.ReflectionChain(v.clone(), RANK)().detach())
     rows = learn_basis("hra", hra_module.ReflectionChain(v.clone(), RANK), inputs, TransformConfig())
-    assert (subspace_losses(rows, d[:, kept], d[:, held])[1] <= start).all()
+    assert (held_back(rows) <= start).all()
 
 
 # -- wrong options -----------------------------------------------------------------------------------------------------
@@ -529,7 +543,7 @@ def test_a_wrong_option_is_named(options, says):
             {"ether_blocks": 5},
             "ether_blocks=5 does not divide the hidden size 32; these do: 1, 2, 4, 8, 16, 32",
         ),
-        ("hra", {"n_pairs": 3}, "'hra' is learned and needs 4 training pairs, got 3"),
+        ("hra", {"n_pairs": 3}, "'hra' is learned and needs 4 training prompts, got 3"),
     ],
 )
 def test_an_option_that_does_not_fit_the_model(fit_on, name, options, says):
@@ -539,7 +553,7 @@ def test_an_option_that_does_not_fit_the_model(fit_on, name, options, says):
 
 def test_suppressed_needs_tokens_enough(fit_on):
     with pytest.raises(
-        UserError, match=r"supr_k=32 directions cannot be told from the \d+ completion tokens of 1 pairs"
+        UserError, match=r"supr_k=32 directions cannot be estimated from the \d+ completion tokens of 1 pairs"
     ):
         fit_on("supr", n_pairs=1, supr_mode="suppressed", supr_k=32.0)
 
@@ -558,3 +572,30 @@ def test_margin_through_a_transform_is_that_of_the_lifted_direction(fit_on):
     inside = margin(method.transform(2 * d), method.transform(d), w, scale, weights)
     outside = margin(2 * d, d, method.transform.lift(w), scale, weights)
     torch.testing.assert_close(inside, outside, rtol=1e-4, atol=1e-4)
+
+
+# -- random streams ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["random", "ortho"])
+def test_random_direction_and_random_basis_are_independent(name):
+    """Drawn from one stream, the direction lay half along the first coordinate of the states."""
+    largest = []
+    for seed in range(4):
+        states = torch.randn(1, 8, 256, generator=torch.Generator().manual_seed(100 + seed))
+        inputs = FitInputs(states, (0,), None, seed)
+        config = replace(method_config(name, rank=64.0, fit_steps=0), direction="random")
+        transform = resolve(TRANSFORMS, name, "transform")(inputs, config)
+        states = transform(inputs.pooled)
+        found = estimate_directions(states[:, 0::2] - states[:, 1::2], torch.ones(1), config, seed)
+        largest.append(transform.lift(found.w[:, None]).abs().max().item())
+    assert max(largest) < 0.35, largest  # of a random unit vector in 256 dimensions: about 0.2
+
+
+def test_streams_differ_by_seed_and_by_name_and_repeat():
+    def draw(*key):
+        return torch.randn(4, generator=generator_for(*key))
+
+    assert torch.equal(draw(1, "a"), draw(1, "a"))
+    values = [draw(*key) for key in ((1, "a"), (1, "b"), (2, "a"), (12, "/a"), (1, "2/a"))]
+    assert not any(torch.allclose(a, b) for i, a in enumerate(values) for b in values[:i])

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from innerpo.model.base import Base
     from innerpo.progress import reporting
     from innerpo.run import Run
+    from innerpo.trl import InnerPOConfig, InnerPOTrainer
 
 __version__ = "0.1.0"
 
@@ -25,6 +26,8 @@ _PUBLIC = {
     "Base": "innerpo.model.base",
     "DataConfig": "innerpo.config.run",
     "EvalConfig": "innerpo.config.run",
+    "InnerPOConfig": "innerpo.trl",
+    "InnerPOTrainer": "innerpo.trl",
     "Loaded": "innerpo.api",
     "MachineError": "innerpo.errors",
     "MethodConfig": "innerpo.config.method",
@@ -47,6 +50,8 @@ __all__ = [
     "Base",
     "DataConfig",
     "EvalConfig",
+    "InnerPOConfig",
+    "InnerPOTrainer",
     "Loaded",
     "MachineError",
     "MethodConfig",

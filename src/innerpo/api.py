@@ -71,12 +71,16 @@ def evaluate(base: Base | None, folder: str | Path, **options: Any) -> Run:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A run in memory: the policy (base with adapter), its tokenizer, its directions and its config."""
+    """A run in memory: its policy, the base it was trained on, its directions and its config."""
 
     policy: Any
+    """The base model with the run's adapter; the fully fine-tuned model; or the base model itself (``probe``)."""
     base: Base
+    """The base model and its tokenizer."""
     inner_reward: InnerReward | None
+    """The fitted directions, with the layers, transform, pooling and site they belong to; None where there are none."""
     config: RunConfig
+    """The run's configuration."""
 
 
 def load(folder: str | Path, base: Base | None = None) -> Loaded:

@@ -34,4 +34,4 @@ def run_demo(output_dir: Path, seed: int) -> Run:
         base = base or load_base(config.model, cache_root(config.data.cache_dir))
         results.append(train(config, base))
     sets, scores = results[0].sets, combine([r.scores for r in results if r.scores is not None])
-    return Run(output_dir, config, sets, scores, headlines(scores, sets, config, ("mean_logp", "sum_logp")))
+    return Run(output_dir, config, sets, scores, headlines(scores, sets, ("mean_logp", "sum_logp")))

@@ -1,6 +1,6 @@
-"""Progress of long work, told to whoever listens. By default nobody does; the command line's console draws bars.
+"""Progress of long work, sent to the current reporter: by default one that does nothing.
 
-A program that wants to see it passes its own ``Reporter`` to ``reporting``.
+A program that wants to see progress passes its own ``Reporter`` to ``reporting``; the command line's draws bars.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sized
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 Update = Callable[..., None]
-"""``update(done, note="")``: ``done`` steps of the total are behind; ``note`` is shown beside them (the loss, say)."""
+"""``update(done, note="")``: ``done`` steps of the total are done; ``note`` is shown beside them (the loss, say)."""
 
 
 @runtime_checkable
@@ -51,7 +51,7 @@ def task(what: str, total: int | None = None) -> AbstractContextManager[Update]:
 
 
 def track(steps: Iterable[T], what: str) -> Iterator[T]:
-    """Iterate, telling the current reporter after each step."""
+    """Iterate, and report each step when it is done."""
     with task(what, len(steps) if isinstance(steps, Sized) else None) as update:
         for done, step in enumerate(steps, 1):
             yield step

@@ -186,7 +186,7 @@ SCORERS: dict[str, Entry] = {
 
 # name -> function: (one value per pair, the prompt of each) -> Estimate with its interval.
 STATISTICS: dict[str, Entry] = {
-    "bootstrap": "innerpo.evaluation.statistics:cluster_mean",
+    "proportion": "innerpo.evaluation.statistics:proportion",
 }
 
 

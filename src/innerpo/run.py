@@ -5,6 +5,7 @@ pairs -> tokens -> reference (cached) -> directions -> training -> scores -> tab
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from accelerate import PartialState
 
 from innerpo.config.run import RunConfig
 from innerpo.config.yaml import read_run_config
+from innerpo.data.tokens import hash_of_items
 from innerpo.data.training_pairs import training_pairs
-from innerpo.evaluation.facts import Scores
+from innerpo.evaluation.facts import Scores, combine
 from innerpo.evaluation.report import scores_folder, write_scores
-from innerpo.evaluation.scoring_run import layout_for, prepare_scoring, score_run
+from innerpo.evaluation.scoring_run import PreparedScoring, prepare_scoring, score_other_base, score_run, tokenise_sets
 from innerpo.evaluation.sets import EvaluationSet, load_sets
 from innerpo.evaluation.tables import Headline
 from innerpo.files import cache_root
@@ -26,8 +28,9 @@ from innerpo.training import artifacts
 from innerpo.training.arguments import check_processes, training_arguments
 from innerpo.training.card import model_card
 from innerpo.training.directions_file import load_directions
-from innerpo.training.prepare import Prepared, adapted, prepare
-from innerpo.training.record import hash_of_tokens, inputs_hash, run_record
+from innerpo.training.estimate import log_estimate
+from innerpo.training.prepare import Prepared, adapted, prepare_items, training_items
+from innerpo.training.record import check_base, inputs_hash, run_record
 from innerpo.training.run_folder import check_run_dir, is_finished, run_folder
 from innerpo.training.train import train_policy
 
@@ -36,13 +39,18 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Run:
-    """A run's folder and config, the sets that were scored, the facts (base and policy) and the tables by scorer."""
+    """What training or evaluation returns: where the run is, and its scores."""
 
     folder: Path
+    """Folder of the run, or the one beneath it that holds the scores of other sets."""
     config: RunConfig
+    """The configuration that was run."""
     sets: tuple[EvaluationSet, ...] = ()
+    """The evaluation sets; empty where nothing was scored."""
     scores: Scores | None = None
+    """Facts of every response, of base and policy (evaluation/facts.py); None where nothing was scored."""
     tables: dict[str, Headline] | None = None
+    """The headline table of each scorer, by its name; None where nothing was scored."""
 
 
 def train(config: RunConfig, base: Base | None = None) -> Run:
@@ -58,26 +66,34 @@ def train(config: RunConfig, base: Base | None = None) -> Run:
     known = training_pairs(config)
     sets = [] if config.eval.skip else load_sets(config, known)
     base = base or load_base(config.model, cache_root(config.data.cache_dir))
-    prepared = prepare(config, base, known)
-    scoring = prepare_scoring(sets, base, config, prepared.layout, prepared.inner_reward)
+    items, scored = training_items(config, base, known), tokenise_sets(sets, base, config)
+    log_estimate(config, base, items, scored.values())
+    prepared = prepare_items(config, base, items)
+    scoring = prepare_scoring(sets, base, config, prepared.method.inner_reward, scored)
     with adapted(prepared, config) as (policy, method):
         prepared = replace(prepared, method=method)
         is_whole = _train_and_save(prepared, policy, config, started)
         if config.eval.skip or not is_whole or not PartialState().is_main_process:
             return Run(config.run_dir, config)
         scores = score_run(scoring, policy, config.method_label, config.method.frozen)
+    scores = _with_other_base(scores, sets, scoring, config, base)
     return Run(config.run_dir, config, tuple(sets), scores, write_scores(config.run_dir, scores, sets, config))
 
 
 def evaluate(folder: Path, config: RunConfig, base: Base | None = None) -> Run:
-    """Score a saved run, or any peft adapter, beside its base model."""
+    """Score a saved run, or any peft adapter, beside its base model.
+
+    Raises UserError where the base is not the one that the run was trained on.
+    """
     artifacts.check_adapter(folder)
     sets = load_sets(config)
     base = base or load_base(config.model, cache_root(config.data.cache_dir))
-    scoring = prepare_scoring(sets, base, config, layout_for(sets, base, config), load_directions(folder))
+    check_base(folder, base)
+    scoring = prepare_scoring(sets, base, config, load_directions(folder))
     label = folder.resolve().name if read_run_config(folder) is None else config.method_label
     with artifacts.loaded_policy(base, folder) as policy:
         scores = score_run(scoring, policy, label, config.method.frozen)
+    scores = _with_other_base(scores, sets, scoring, config, base)
     target = scores_folder(folder, config)
     return Run(target, config, tuple(sets), scores, write_scores(target, scores, sets, config))
 
@@ -94,14 +110,14 @@ def _check_before_loading(config: RunConfig) -> None:
 
 def _train_and_save(prepared: Prepared, policy: Any, config: RunConfig, started: float) -> bool:
     """Train the policy and write the run's folder; return False where the weights are sharded over devices."""
-    data_hash = hash_of_tokens(prepared.items)
+    data_hash = hash_of_items(prepared.items)
     with run_folder(config, inputs_hash(data_hash, prepared.base)) as checkpoint:
         if config.method.frozen:
             summary: dict[str, Any] = {"steps": 0, "train_seconds": 0.0}
         else:
             summary = train_policy(policy, prepared.method, prepared.pairs, config, checkpoint)
         weights = summary.pop("gathered", None)
-        record = run_record(config, len(prepared.items), data_hash, prepared.method, prepared.layout)
+        record = run_record(config, prepared, data_hash)
         record |= summary | {"seconds": time.time() - started}
         if PartialState().is_main_process:
             card = model_card(config, record)
@@ -110,3 +126,14 @@ def _train_and_save(prepared: Prepared, policy: Any, config: RunConfig, started:
     if weights is not None:
         log.info(f"the weights are sharded over devices; score them in a process of their own: {config.run_dir}")
     return weights is None
+
+
+def _with_other_base(
+    scores: Scores, sets: Sequence[EvaluationSet], scoring: PreparedScoring, config: RunConfig, base: Base
+) -> Scores:
+    """Add the facts of ``eval.ref_model``, a base model to compare with, where the config names one."""
+    name = config.eval.ref_model
+    if name is None or name == base.name:
+        return scores
+    other = load_base(replace(config.model, base_model=name, revision=None), cache_root(config.data.cache_dir))
+    return combine([scores, score_other_base(sets, scoring, other, config)])

@@ -35,7 +35,7 @@ class EvalCommand:
 
 @dataclass(frozen=True)
 class InspectCommand(EvalCommand):
-    """Show what a run's adapter did inside, block by block, against its base; written beside it with a plot."""
+    """Show what a run's adapter changed in each block, and write it into the run's folder with a plot."""
 
     prompts: int = 64
     """Test prompts measured, a seeded choice: the best response against the first worse one."""
@@ -55,7 +55,7 @@ class ExportCommand:
 
 @dataclass(frozen=True)
 class DataCommand:
-    """Show a data set: sizes, lengths, three rows; and the shifts that lead from it."""
+    """Show a data set: sizes, lengths, three rows, and the shifts that it is the source of."""
 
     name: Annotated[str, tyro.conf.Positional, arg(metavar="NAME")]
     """GENIES name, ethics:justice, embedded:NAME, owner/name or a file."""
@@ -74,13 +74,13 @@ class DemoCommand:
 
 @dataclass(frozen=True)
 class DoctorCommand:
-    """Check a loss before training: does each term send gradient, with the right sign, seeing what it should see?"""
+    """Check a loss before training: does each term send gradient, with the right sign, and see the labels?"""
 
     method: MethodConfig = field(default_factory=MethodConfig)
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     seed: int = 0
-    """Seed of the small step that is made away from the reference before anything is measured."""
+    """Seed of the small step away from the reference at which terms are checked."""
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ def evaluate(args: list[str]) -> None:
 
 
 def inspect(args: list[str]) -> None:
-    """Show what a run's adapter did inside, block by block: inspect outputs/dpo_math_seed1."""
+    """Show what a run's adapter changed in each block: inspect outputs/dpo_math_seed1."""
     command, config = command_on_folder(InspectCommand, args, "innerpo inspect")
     from innerpo.cli.render_scores import inspection_table
     from innerpo.evaluation.inspect.run import inspect_run

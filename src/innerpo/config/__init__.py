@@ -1,1 +1,1 @@
-"""What a run is, as typed frozen records; presets and files laid over them; which fields identify a run."""
+"""The configuration of a run as typed frozen records; presets and files that change it; which fields identify it."""

@@ -13,7 +13,7 @@ from innerpo.registry import DIRECTIONS, GRADIENTS, METHODS, OUTPUTS, TERMS, TRA
 
 
 def _choices(names: Mapping[str, Any], *more: str) -> Any:
-    """Show a table's names in --help as the choices of a str field, which may also be a name added by a program."""
+    """Show a table's names in help as the choices of a str field, to which a program may add its own."""
     return arg(metavar="{" + ",".join([*more, *names]) + "}")
 
 
@@ -158,8 +158,8 @@ class MethodConfig:
             )
         if self.lda_ridge <= 0.0:
             raise UserError(f"method.lda_ridge must be above 0, got {self.lda_ridge}")
-        if self.output == "ipo" and self.beta <= 0.0:
-            raise UserError(f"method.beta must be above 0 with output=ipo, got {self.beta}")
+        if self.output != "none" and self.beta <= 0.0:
+            raise UserError(f"method.beta must be above 0 with output={self.output}, got {self.beta}")
 
     def term_weights(self) -> dict[str, float]:
         """Return the weight of every term that is switched on, in a fixed order.

@@ -1,4 +1,4 @@
-"""What a run is: typed, frozen records. The docstring under a field is its help on the command line."""
+"""The configuration of a run as typed, frozen records. The text below a field is its help on the command line."""
 
 import dataclasses
 from dataclasses import dataclass, field, replace
@@ -24,7 +24,7 @@ class ModelConfig:
     lora_alpha: float = 32.0
     """LoRA scale: updates are multiplied by lora_alpha / lora_r."""
     lora_dropout: float = 0.0
-    """Dropout on the adapter's input. All other dropout is switched off."""
+    """Dropout on the adapter's input; all other dropout is off."""
     target_modules: str = "all-linear"
     """Modules that get an adapter: all-linear, or names separated by commas (q_proj,v_proj)."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(default="auto", metadata=BOTH)
@@ -38,7 +38,7 @@ class ModelConfig:
     load_in_4bit: bool = field(default=False, metadata=BOTH)
     """Load the base weights in 4 bits (needs bitsandbytes and a CUDA device)."""
     trust_remote_code: bool = field(default=False, metadata=BOTH)
-    """Run code that comes with the model. Off unless you have read that code."""
+    """Run the code that comes with the model. Leave it off unless you have read that code."""
 
     def __post_init__(self) -> None:
         check_finite(self, "model")
@@ -63,7 +63,7 @@ class DataConfig:
     max_prompt_tokens: int = field(default=512, metadata=BOTH)
     """Longer prompts are cut on the left."""
     max_response_tokens: int = field(default=512, metadata=BOTH)
-    """Longer responses are cut on the right and keep no EOS; never to nothing."""
+    """Longer responses are cut on the right and then have no EOS; at least one token is kept."""
     negatives: Literal["one", "all"] = "one"
     """Rejected responses per prompt in training: one (seeded choice) or all. Scoring always uses all."""
     max_train_prompts: int = field(default=0, metadata=BOTH)
@@ -107,9 +107,9 @@ class TrainingConfig:
     gradient_accumulation: int = 1
     """Batches per optimiser step."""
     warmup: float = 0.1
-    """Fraction of the steps in which the learning rate rises linearly."""
+    """Linear rise of the learning rate at the start: below 1 a fraction of the steps, else a number of steps."""
     scheduler: Literal["linear", "cosine", "constant"] = "cosine"
-    """How the learning rate falls after warm-up."""
+    """Learning rate after warm-up: falling to 0 (linear, cosine) or constant."""
     optim: str = "adamw_torch_fused"
     """Optimiser, by its transformers name."""
     weight_decay: float = 0.0
@@ -121,7 +121,7 @@ class TrainingConfig:
     seed: int = 1
     """Seed of the adapter's initial weights, the order of pairs and random directions."""
     resume: bool = field(default=False, metadata=NOTHING)
-    """Go on from the run's last checkpoint, if it has one."""
+    """Continue from the run's last checkpoint, if it has one."""
     overwrite: bool = field(default=False, metadata=NOTHING)
     """Delete what the run's folder holds and start again."""
     save_steps: int = field(default=50, metadata=NOTHING)
@@ -145,6 +145,10 @@ class TrainingConfig:
         for name in ("gradient_accumulation", "log_steps"):
             if getattr(self, name) < 1:
                 raise UserError(f"training.{name} must be at least 1, got {getattr(self, name)}")
+        if self.warmup > 1 and not self.warmup.is_integer():
+            raise UserError(
+                f"training.warmup must be a fraction of the steps (below 1) or a whole number, got {self.warmup:g}"
+            )
         if self.epochs <= 0 and self.max_steps <= 0:
             raise UserError(f"training.epochs must be above 0, got {self.epochs} (and max_steps is 0)")
 
@@ -165,8 +169,6 @@ class EvalConfig:
     """Prompts scored per column, a seeded choice; 0 = all."""
     batch_size: int = field(default=16, metadata=NOTHING)
     """Prompts per forward pass, each with all its responses."""
-    bootstrap: int = field(default=2000, metadata=NOTHING)
-    """Bootstrap resamples (of prompts) behind each 95 % interval."""
     format: Literal["parquet", "jsonl"] = field(default="parquet", metadata=NOTHING)
     """File format of the score rows."""
     steer: float = 0.0
@@ -178,14 +180,16 @@ class EvalConfig:
         check_finite(self, "eval")
         if self.max_prompts < 0:
             raise UserError(f"eval.max_prompts must not be negative, got {self.max_prompts}")
-        for name in ("batch_size", "bootstrap"):
-            if getattr(self, name) < 1:
-                raise UserError(f"eval.{name} must be at least 1, got {getattr(self, name)}")
+        if self.batch_size < 1:
+            raise UserError(f"eval.batch_size must be at least 1, got {self.batch_size}")
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One training run and its scores: a pure function of this record."""
+    """One training run and its scores, which depend on nothing but this record and the data.
+
+    Its sections are ``method``, ``model``, ``data``, ``training`` and ``eval``.
+    """
 
     method: MethodConfig = field(default_factory=MethodConfig, metadata=RUN)
     model: ModelConfig = field(default_factory=ModelConfig, metadata=RUN)

@@ -41,9 +41,22 @@ class BadRows:
 
 
 def cluster_of(prompt: Text) -> str:
-    """Return the identity of a prompt: the first 16 hex digits of the SHA-256 of its text or messages."""
+    """Return the identity of a prompt (or response): 16 hex digits of the SHA-256 of its text or messages."""
     text = prompt if isinstance(prompt, str) else "\x1e".join(f"{m['role']}\x1f{m['content']}" for m in prompt)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def drop_repeats(pairs: Sequence[PreferencePair], bad: BadRows) -> list[PreferencePair]:
+    """Keep the first of pairs with the same prompt, chosen and rejected; each of the others is added to ``bad``.
+
+    A repeated row would count twice in training and in every score.
+    """
+    first: dict[tuple[str, str, str], PreferencePair] = {}
+    for pair in pairs:
+        kept = first.setdefault((pair.cluster, cluster_of(pair.chosen), cluster_of(pair.rejected)), pair)
+        if kept is not pair:
+            bad.reasons.append(f"{pair.id}: repeats {kept.id} (same prompt, chosen and rejected)")
+    return list(first.values())
 
 
 def choose_negatives(
@@ -56,10 +69,9 @@ def choose_negatives(
     """
     if negatives == "all":
         return list(pairs)
-    groups: dict[tuple[str, Text], list[PreferencePair]] = {}
+    groups: dict[tuple[str, str], list[PreferencePair]] = {}
     for pair in pairs:
-        key = (pair.cluster, pair.chosen if isinstance(pair.chosen, str) else cluster_of(pair.chosen))
-        groups.setdefault(key, []).append(pair)
+        groups.setdefault((pair.cluster, cluster_of(pair.chosen)), []).append(pair)
     return [random.Random(f"{seed}/{cluster}").choice(group) for (cluster, _), group in groups.items()]
 
 
@@ -73,6 +85,12 @@ def take_prompts(pairs: Sequence[PreferencePair], n: int | None, seed: int) -> l
 
 
 def shuffle_labels(pairs: Sequence[PreferencePair], fraction: float, seed: int) -> list[PreferencePair]:
-    """Swap chosen and rejected in each pair with probability ``fraction`` (control: at 0.5 the labels are random)."""
-    rng = random.Random(f"{seed}/labels")
-    return [replace(p, chosen=p.rejected, rejected=p.chosen) if rng.random() < fraction else p for p in pairs]
+    """Swap chosen and rejected in each pair with probability ``fraction`` (control: at 0.5 the labels are random).
+
+    Whether a pair is swapped depends on the seed and its id only, not on the other pairs.
+    """
+
+    def swapped(pair: PreferencePair) -> bool:
+        return random.Random(f"{seed}/labels/{pair.id}").random() < fraction
+
+    return [replace(p, chosen=p.rejected, rejected=p.chosen) if swapped(p) else p for p in pairs]

@@ -1,5 +1,7 @@
 """Tokenisation of pairs: one prompt shared by all its responses, each response closed by EOS, truncations counted."""
 
+import hashlib
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +32,25 @@ class PromptItem:
     def n_tokens(self) -> int:
         """Tokens of the prompt and of all responses together: the length of the item laid out as one row."""
         return len(self.prompt) + sum(len(r) for r in self.responses)
+
+    @property
+    def longest_sequence(self) -> int:
+        """Tokens of the prompt and its longest response: the highest position id is one less, in every layout."""
+        return len(self.prompt) + max(len(r) for r in self.responses)
+
+
+def hash_of_items(items: Iterable[PromptItem]) -> str:
+    """Return 24 hex digits that identify the token ids of items: prompts, responses, and their order.
+
+    Pair ids, clusters and character counts are not part of it: the model's outputs do not depend on them.
+    """
+    digest = hashlib.sha256()
+    for item in items:
+        sequences = (item.prompt, *item.responses)
+        digest.update(array("q", [len(sequences), *map(len, sequences)]))
+        for ids in sequences:
+            digest.update(array("q", ids))
+    return digest.hexdigest()[:24]
 
 
 @dataclass
@@ -65,6 +86,8 @@ class PairTokenizer:
         self.max_prompt = max_prompt_tokens
         self.max_response = max_response_tokens
         self.report = TokenReport()
+        added = getattr(tokenizer, "added_tokens_decoder", {})
+        self._special = {i for i, token in added.items() if token.special} | set(tokenizer.all_special_ids)
         if tokenizer.eos_token_id is None:
             raise UserError(f"the tokenizer {tokenizer.name_or_path!r} has no EOS token to close a response with")
 
@@ -123,7 +146,8 @@ class PairTokenizer:
         together = [self._encode(prompt, r) for r in responses]
         n = min(common_prefix(alone, ids) for ids in together)
         self.report.boundary_merged += n < len(alone)
-        prompt_ids, response_ids = alone[:n], [self._close(ids[n:]) for ids in together]
+        close = self._close if isinstance(prompt, str) else self._close_turn
+        prompt_ids, response_ids = alone[:n], [close(ids[n:]) for ids in together]
         if not prompt_ids:  # the first response token is predicted from the last prompt token, so there must be one
             self.report.started += 1
             start = self.tokenizer.bos_token_id
@@ -157,6 +181,18 @@ class PairTokenizer:
             if not self.tokenizer.decode(ids[last + 1 :]).strip():
                 return ids[: last + 1]
         return [*ids, eos]
+
+    def _close_turn(self, ids: list[int]) -> list[int]:
+        """End an assistant turn as its chat template does, with a special token that is EOS or another.
+
+        White space after that token is dropped. EOS is appended only if the template ends a turn with no special token.
+        """
+        for last in range(len(ids) - 1, -1, -1):
+            if ids[last] in self._special:
+                return ids[: last + 1]
+            if self.tokenizer.decode([ids[last]]).strip():
+                break
+        return [*ids, self.tokenizer.eos_token_id]
 
     def _cut_left(self, ids: list[int]) -> list[int]:
         """Keep the last tokens of a prompt, and its BOS token if it has one."""

@@ -14,9 +14,9 @@ from innerpo.methods.records import PairOutputs
 from innerpo.model.base import Base
 
 TRIES = 8
-"""Perturbations tried before a term counts as flat: coherence and the hinge are flat on one side of a bend."""
+"""Steps tried before a term counts as having no gradient: coherence and the hinge have none on one side of a kink."""
 CHANGED = 1e-4
-"""Least relative change that is a change, when labels are swapped; float32 rounding stays below 1e-5."""
+"""Least relative change that counts as one when labels are swapped; float32 rounding stays below 1e-5."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def _at_the_reference(setup: Setup) -> list[tuple[str, str, bool]]:
 
 
 def _edited(setup: Setup) -> list[tuple[str, str, bool]]:
-    """A step down the gradient that the method's gradient edit leaves must lower the loss."""
+    """A step down the edited gradient (projgrad, projbp) must lower the loss."""
     edit = setup.method.gradient_edit
     if edit is None:
         return []
@@ -131,7 +131,7 @@ def _edited(setup: Setup) -> list[tuple[str, str, bool]]:
 
 
 def _check_term(setup: Setup, name: str, value: Float[Tensor, " pair"], gradient: list[Tensor]) -> tuple[str, str, str]:
-    """(gradient, sign, labels) where the parameters are: each "ok" or the fault; the parameters stay where they are."""
+    """Return (gradient, sign, labels) at the current parameters, each "ok" or the fault; the parameters are kept."""
     labels = _label_check(setup, name)
     length = length_of(gradient)
     if not math.isfinite(length) or not bool(torch.isfinite(value).all()):
@@ -143,7 +143,7 @@ def _check_term(setup: Setup, name: str, value: Float[Tensor, " pair"], gradient
 
 
 def _label_check(setup: Setup, name: str) -> str:
-    """What a swap of chosen and rejected, in policy and reference alike, does to a term: changes it, or not."""
+    """Return whether a swap of chosen and rejected, in policy and reference alike, gives a "change" or the "same"."""
     with torch.no_grad():
         policy = setup.outputs()
         plain = setup.method.loss(policy, setup.reference).terms[name]
@@ -153,7 +153,7 @@ def _label_check(setup: Setup, name: str) -> str:
 
 
 def _swap(outputs: PairOutputs) -> PairOutputs:
-    """The same responses with the other one called chosen."""
+    """Return the outputs with chosen and rejected swapped."""
     return replace(
         outputs,
         chosen_logps=outputs.rejected_logps,

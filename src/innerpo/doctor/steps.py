@@ -10,9 +10,9 @@ from innerpo.doctor.setup import Parameters, Setup
 from innerpo.methods.method import LossOutput
 
 SIZES = 8
-"""Step sizes tried, each a third of the last; the smallest promises a change well above float32 rounding."""
+"""Step sizes tried, each a third of the last; the smallest still changes the value by more than float32 rounding."""
 LEAST_SLOPE = 0.1
-"""Part of the decrease that the gradient promises which a small step must bring."""
+"""Least decrease of a small step, as a part of the decrease that the gradient predicts."""
 
 
 def term_gradients(found: LossOutput, names: Sequence[str], parameters: Parameters) -> dict[str, list[Tensor]]:
@@ -63,23 +63,23 @@ def step_away(setup: Setup, start: Sequence[Tensor], seed: int) -> list[Tensor]:
 
 
 def step_lowers(setup: Setup, gradient: Sequence[Tensor], before: float, value: Callable[[LossOutput], Tensor]) -> bool:
-    """Whether a small step down a gradient lowers a value: the smaller the step, the more surely.
+    """Return whether a small step down a gradient lowers a value.
 
-    Steps forwards and backwards, ever smaller, until two sizes agree on the slope: then it is a slope, and not how the
-    loss bends further away. 1 is the slope that the gradient promises.
+    Central differences with ever smaller steps, until two sizes agree on the slope, so that curvature further away does
+    not count. The slope is relative to the one that the gradient predicts.
     """
     start = [p.detach().clone() for p in setup.parameters]
-    length, promised, slopes = length_of(gradient), 0.05 * max(abs(before), 0.01), [math.nan]
+    length, predicted, slopes = length_of(gradient), 0.05 * max(abs(before), 0.01), [math.nan]
     for _ in range(SIZES):
         ends = []
         for sign in (1.0, -1.0):
-            move(setup.parameters, start, [sign * promised / length**2 * g for g in gradient])
+            move(setup.parameters, start, [sign * predicted / length**2 * g for g in gradient])
             with torch.no_grad():
                 ends.append(float(value(setup.loss()).mean()))
-        slopes.append((ends[0] - ends[1]) / (2.0 * promised))
+        slopes.append((ends[0] - ends[1]) / (2.0 * predicted))
         if abs(slopes[-1] - slopes[-2]) <= 0.2 * abs(slopes[-1]):
             break
-        promised /= 3.0
+        predicted /= 3.0
     move(setup.parameters, start, [torch.zeros_like(p) for p in start])
     return slopes[-1] >= LEAST_SLOPE
 

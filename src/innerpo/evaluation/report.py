@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from innerpo.config.identity import scores_id
@@ -17,13 +16,13 @@ from innerpo.registry import STATISTICS, resolve
 
 
 def headlines(
-    scores: Scores, sets: Sequence[EvaluationSet], config: RunConfig, scorers: Sequence[str] | None = None
+    scores: Scores, sets: Sequence[EvaluationSet], scorers: Sequence[str] | None = None
 ) -> dict[str, Headline]:
     """Return the headline table by each scorer; by default mean_logp, sum_logp and, where it is known, inner."""
     if scorers is None:
         known = not scores.responses["inner"].is_nan().all()
         scorers = ("mean_logp", "sum_logp", *(["inner"] if known else []))
-    statistic: Statistic = partial(resolve(STATISTICS, "bootstrap", "statistic"), resamples=config.eval.bootstrap)
+    statistic: Statistic = resolve(STATISTICS, "proportion", "statistic")
     return {name: headline(scores, sets, name, statistic) for name in scorers}
 
 
@@ -36,7 +35,7 @@ def write_scores(
 ) -> dict[str, Headline]:
     """Write the facts (``eval.format``), headline.json and headline.md into a folder; return the tables by scorer."""
     scores.write(folder, config.eval.format)
-    tables = headlines(scores, sets, config, scorers)
+    tables = headlines(scores, sets, scorers)
     plain = {name: as_plain(table) for name, table in tables.items()}
     write_text(folder / "headline.json", json.dumps(plain, indent=2) + "\n")
     write_text(folder / "headline.md", "\n".join(as_markdown(table) for table in tables.values()))

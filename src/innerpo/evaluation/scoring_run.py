@@ -18,6 +18,7 @@ from innerpo.files import cache_root
 from innerpo.methods.inner_reward import InnerReward
 from innerpo.methods.steering import steering_vector
 from innerpo.model.base import Base
+from innerpo.model.context import check_context
 from innerpo.model.forward.layout import LayoutChoice, choose_layout
 from innerpo.model.forward.outputs import SequenceOutputs
 from innerpo.model.reference import compute_reference
@@ -56,16 +57,28 @@ class PreparedScoring:
     pairs: pl.DataFrame
 
 
-def prepare_scoring(
-    sets: Sequence[EvaluationSet], base: Base, config: RunConfig, layout: LayoutChoice, inner: InnerReward | None
-) -> PreparedScoring:
-    """Tokenise the sets and score the base, before any adapter is on it; its outputs come from the cache if known.
+def tokenise_sets(sets: Sequence[EvaluationSet], base: Base, config: RunConfig) -> dict[Key, Sequence[PromptItem]]:
+    """Return the prompts of every (data set, split) with all responses that any set takes from it, as tokens."""
+    return {key: _items_of(key, sets, base, config) for key in _keys(sets)}
 
-    Raises UserError for a pair that cannot be scored, and where ``eval.steer`` is set without directions.
+
+def prepare_scoring(
+    sets: Sequence[EvaluationSet],
+    base: Base,
+    config: RunConfig,
+    inner: InnerReward | None,
+    items: Mapping[Key, Sequence[PromptItem]] | None = None,
+) -> PreparedScoring:
+    """Score the base on the sets, before any adapter is on it; its outputs come from the cache if known.
+
+    ``items`` are the sets as tokens (``tokenise_sets``), if they are at hand. Raises UserError for a pair that cannot
+    be scored, for items longer than the model's context, and where ``eval.steer`` is set without directions.
     """
     if config.eval.steer and inner is None:
         raise UserError("eval.steer needs directions, and this adapter came without any")
-    splits = {key: _prepare_split(key, sets, base, config, layout, inner) for key in _keys(sets)}
+    items = tokenise_sets(sets, base, config) if items is None else items
+    layout = _layout_of(items, base, config)
+    splits = {key: _score_base(key, found, base, config, layout, inner) for key, found in items.items()}
     found = {
         key: response_facts(split.items, split.reference, inner, torch.zeros_like(split.reference.logps))
         for key, split in splits.items()
@@ -93,13 +106,13 @@ def prepare_scoring(
     return replace(prepared, steered=rows)
 
 
-def layout_for(sets: Sequence[EvaluationSet], base: Base, config: RunConfig) -> LayoutChoice:
-    """Choose the layout of rows by a few prompts of the first set that has any."""
-    pairs = next((s.pairs for s in sets if s.pairs), ())
-    tokens = PairTokenizer(base.tokenizer, config.data.max_prompt_tokens, config.data.max_response_tokens)
-    layout = choose_layout(base.model, tokens.scoring_items(pairs[:8]), base.pad_id, config.data.layout)
-    log.info(f"layout: {layout.layout} ({layout.reason})")
-    return layout
+def score_other_base(sets: Sequence[EvaluationSet], prepared: PreparedScoring, base: Base, config: RunConfig) -> Scores:
+    """Return the facts of another base model (``eval.ref_model``) on the same sets, with its own tokens, by its name.
+
+    Pairs that its tokens do not keep (identical after the cut) are missing.
+    """
+    other = prepare_scoring(sets, base, replace(config, eval=replace(config.eval, steer=0.0)), None)
+    return Scores(other.base.with_columns(model=pl.lit(base.name)), prepared.pairs)
 
 
 def score_policy(prepared: PreparedScoring, policy: Any, model: str, strength: float = 1.0) -> pl.DataFrame:
@@ -140,29 +153,46 @@ def _keys(sets: Sequence[EvaluationSet]) -> list[Key]:
     return list(dict.fromkeys((s.dataset, s.split) for s in sets if s.pairs))
 
 
-def _prepare_split(
-    key: Key,
-    sets: Sequence[EvaluationSet],
-    base: Base,
-    config: RunConfig,
-    layout: LayoutChoice,
-    inner: InnerReward | None,
-) -> ScoredSplit:
-    """Tokenise the pairs that any set takes from a split, and get the base's outputs on them."""
-    (dataset, split), data = key, config.data
+def _items_of(key: Key, sets: Sequence[EvaluationSet], base: Base, config: RunConfig) -> Sequence[PromptItem]:
+    """Tokenise the pairs that any set takes from a split."""
+    (dataset, _), data = key, config.data
     members = [s for s in sets if (s.dataset, s.split) == key]
     pairs = {pair.id: pair for s in members for pair in s.pairs}
     tokens = PairTokenizer(base.tokenizer, data.max_prompt_tokens, data.max_response_tokens)
     items = tokens.scoring_items(pairs.values())
     counts = tokens.report.line(data.max_prompt_tokens, data.max_response_tokens)
     log.info(f"{', '.join(s.name for s in members)}: {dataset}; {counts}")
+    check_context(base.model, items, dataset)
+    return items
+
+
+def _layout_of(items: Mapping[Key, Sequence[PromptItem]], base: Base, config: RunConfig) -> LayoutChoice:
+    """Choose the layout of rows for all sets together."""
+    every = [item for found in items.values() for item in found]
+    if not every:
+        return LayoutChoice("concatenated", "nothing to score")
+    layout = choose_layout(base.model, every, base.pad_id, config.data.layout)
+    log.info(f"layout for scoring: {layout.layout} ({layout.reason})")
+    return layout
+
+
+def _score_base(
+    key: Key,
+    items: Sequence[PromptItem],
+    base: Base,
+    config: RunConfig,
+    layout: LayoutChoice,
+    inner: InnerReward | None,
+) -> ScoredSplit:
+    """Get the base's outputs on the items of a split."""
+    dataset, split = key
     reference = compute_reference(
         base,
         items,
         layout.layout,
         None if inner is None else inner.request,
         batch_size=config.eval.batch_size,
-        cache_dir=cache_root(data.cache_dir),
+        cache_dir=cache_root(config.data.cache_dir),
         what=f"{dataset} ({split})",
     )
     return ScoredSplit(items, reference.outputs)

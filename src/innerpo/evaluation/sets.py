@@ -2,11 +2,11 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from innerpo.config.run import RunConfig
-from innerpo.data.pairs import PreferencePair, take_prompts
+from innerpo.data.pairs import PreferencePair, cluster_of, take_prompts
 from innerpo.data.shifts import default_target, shifts_from
 from innerpo.data.training_pairs import load_split, training_pairs
 from innerpo.errors import UserError
@@ -19,13 +19,17 @@ Role = Literal["train", "test", "oos", "rnd", "extra"]
 HEADLINE = ("train", "test", "oos", "rnd")
 """Names of the sets in the headline table, in its order."""
 
+PROMPT_SEED = 0
+"""Takes the place of ``data.seed`` in what is scored, so that runs of any data seed can be compared pair by pair."""
+
 
 @dataclass(frozen=True)
 class EvaluationSet:
     """Pairs to score under one name.
 
     ``kind`` is the kind of shift from the training set (difficulty, encoding, ...), empty where it is unknown.
-    ``pairs`` is empty where nothing could be loaded; ``note`` then says why.
+    ``pairs`` is empty where nothing could be loaded; ``note`` then says why. ``n_seen`` counts the set's prompts that
+    are training prompts, of all that are trained on and not only of those that the train set samples.
     """
 
     name: str
@@ -35,12 +39,17 @@ class EvaluationSet:
     kind: str
     pairs: tuple[PreferencePair, ...]
     note: str = ""
+    n_seen: int = 0
+
+    @property
+    def n_prompts(self) -> int:
+        """Number of distinct prompts."""
+        return len({p.cluster for p in self.pairs})
 
     @property
     def source(self) -> str:
         """The data set as it is named beneath a table."""
-        prompts = len({p.cluster for p in self.pairs})
-        return f"{self.dataset} ({self.split}), {len(self.pairs)} pairs of {prompts} prompts"
+        return f"{self.dataset} ({self.split}), {len(self.pairs)} pairs of {self.n_prompts} prompts"
 
 
 def load_sets(config: RunConfig, trained: Sequence[PreferencePair] | None = None) -> list[EvaluationSet]:
@@ -56,7 +65,7 @@ def load_sets(config: RunConfig, trained: Sequence[PreferencePair] | None = None
     elif trained is None:
         trained = training_pairs(config)
     sets = [
-        EvaluationSet("train", source, "train", "train", "", _sample(trained, config)),
+        EvaluationSet("train", source, "train", "train", "", _sample("train", trained, config)),
         _load("test", source, "", config),
         _optional("oos", config.eval.oos_dataset, target, config),
         _optional("rnd", config.eval.rnd_dataset, default_control(source, target), config),
@@ -64,7 +73,8 @@ def load_sets(config: RunConfig, trained: Sequence[PreferencePair] | None = None
     for found in sets:
         if found.note:
             log.info(found.note)
-    return sets
+    seen = {p.cluster for p in trained}
+    return [replace(s, n_seen=len({p.cluster for p in s.pairs} & seen)) for s in sets]
 
 
 def default_control(source: str, target: str | None) -> str | None:
@@ -93,7 +103,7 @@ def _optional(role: Literal["oos", "rnd"], named: str | None, default: str | Non
 
 
 def _load(role: Literal["test", "oos", "rnd"], dataset: str, kind: str, config: RunConfig) -> EvaluationSet:
-    pairs = _sample(load_split(dataset, "test", config.data), config)
+    pairs = _sample(role, load_split(dataset, "test", replace(config.data, seed=PROMPT_SEED)), config)
     return EvaluationSet(role, dataset, "test", role, kind, pairs)
 
 
@@ -103,5 +113,19 @@ def _kind(source: str, target: str) -> str:
     return next((shift.kind for shift in shifts_from(source) if shift.target == name), "")
 
 
-def _sample(pairs: Sequence[PreferencePair], config: RunConfig) -> tuple[PreferencePair, ...]:
-    return tuple(take_prompts(pairs, config.eval.max_prompts, config.data.seed))
+def distinct(pairs: Sequence[PreferencePair]) -> list[PreferencePair]:
+    """Leave out every pair whose prompt, chosen and rejected response are those of an earlier pair."""
+    found: dict[tuple[str, str, str], PreferencePair] = {}
+    for pair in pairs:
+        found.setdefault((pair.cluster, cluster_of(pair.chosen), cluster_of(pair.rejected)), pair)
+    return list(found.values())
+
+
+def _sample(name: str, pairs: Sequence[PreferencePair], config: RunConfig) -> tuple[PreferencePair, ...]:
+    """Return the distinct pairs of at most ``eval.max_prompts`` prompts."""
+    taken = take_prompts(pairs, config.eval.max_prompts, PROMPT_SEED)
+    found = distinct(taken)
+    if len(found) < len(taken):
+        dataset, n = taken[0].source, len(taken) - len(found)
+        log.info(f"{name}: {dataset} repeats {n} of its {len(taken)} pairs; each pair is scored once")
+    return tuple(found)

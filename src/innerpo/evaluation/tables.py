@@ -10,7 +10,7 @@ import polars as pl
 from innerpo.evaluation.facts import Scores
 from innerpo.evaluation.outcomes import pair_outcomes
 from innerpo.evaluation.sets import HEADLINE, EvaluationSet
-from innerpo.evaluation.statistics import UNKNOWN, Estimate, Statistic, accuracy, cluster_mean
+from innerpo.evaluation.statistics import UNKNOWN, Estimate, Statistic, accuracy, proportion
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Headline:
 
 
 def headline(
-    scores: Scores, sets: Sequence[EvaluationSet], scorer: str = "mean_logp", statistic: Statistic = cluster_mean
+    scores: Scores, sets: Sequence[EvaluationSet], scorer: str = "mean_logp", statistic: Statistic = proportion
 ) -> Headline:
     """Return the accuracy of every model on the headline sets. Raises UserError for an unknown scorer."""
     outcomes = pair_outcomes(scores, scorer)
@@ -51,10 +51,9 @@ def headline(
 
 
 def overlap_notes(sets: Sequence[EvaluationSet]) -> list[str]:
-    """Say of which sets some prompts are in the train set too: accuracy there is not held-out."""
-    clusters = {s.name: {p.cluster for p in s.pairs} for s in sets}
-    shared = {name: len(found & clusters.get("train", set())) for name, found in clusters.items() if name != "train"}
-    return [f"note: {n} prompts of {name} are also in train" for name, n in shared.items() if n]
+    """Name the sets with prompts that were trained on: accuracy there is not held-out."""
+    seen = (s for s in sets if s.role != "train" and s.n_seen)
+    return [f"note: {s.n_seen} of {s.n_prompts} prompts of {s.name} are training prompts too" for s in seen]
 
 
 def format_estimate(estimate: Estimate) -> str:

@@ -10,9 +10,11 @@ from torch import Tensor
 from innerpo.config.method import MethodConfig
 from innerpo.data.batching.row_plan import Layout
 from innerpo.errors import UserError
+from innerpo.methods.directions.clusters import cluster_numbers
 from innerpo.methods.directions.estimate import estimate_directions
 from innerpo.methods.directions.nuisance import nuisance_of
 from innerpo.methods.gradients.edit import GradientEdit
+from innerpo.methods.inner_reward import InnerReward
 from innerpo.methods.records import Directions, PairOutputs, Term, TermInputs, log_ratio_margin
 from innerpo.methods.terms.inner import margin_of
 from innerpo.methods.transforms.transform import IDENTITY, FitInputs, Transform
@@ -62,6 +64,13 @@ class Method:
         edits = gradient != "none" and resolve(GRADIENTS, gradient, "method.gradient").hooks_modules
         return edits or (request is not None and request.site != RESIDUAL)
 
+    @property
+    def inner_reward(self) -> InnerReward | None:
+        """The fitted directions, which score responses; None before they are fitted or for a method without."""
+        if self.directions is None:
+            return None
+        return InnerReward(self.layers, self.transform, self.directions, self.config.pool, self.config.site)
+
     def to(self, device: torch.device) -> "Method":
         """Return the method with its directions and its transform on a device."""
         directions = None if self.directions is None else self.directions.to(device)
@@ -73,16 +82,31 @@ class Method:
         values = {name: term.function(inputs) for name, term in self.terms.items()}
         per_pair: Any = sum(self.term_weights[name] * value for name, value in values.items())
         with torch.no_grad():
-            log_ratio = log_ratio_margin(policy, reference)
-            metrics = {
-                "reward_margin": self.config.beta * log_ratio,
-                "reward_accuracy": (log_ratio.sign() + 1) / 2,
-                "chosen_logps": policy.chosen_logps / policy.chosen_n_tokens,
-                "rejected_logps": policy.rejected_logps / policy.rejected_n_tokens,
-            }
+            metrics = _reward_metrics(policy, reference, self.config.beta)
             if self.directions is not None:
                 metrics["inner_margin"] = margin_of(inputs)
         return LossOutput(per_pair, values, metrics)
+
+
+def _reward_metrics(policy: PairOutputs, reference: PairOutputs, beta: float) -> dict[str, Float[Tensor, " pair"]]:
+    """Return what TRL's DPOTrainer logs, under its names.
+
+    Rewards are beta (log pi - log ref), ``logps`` sums over a response's tokens, in nats, and ``mean_logps`` the same
+    per token. An accuracy of equal rewards is 1/2.
+    """
+    chosen = beta * (policy.chosen_logps - reference.chosen_logps)
+    rejected = beta * (policy.rejected_logps - reference.rejected_logps)
+    log_ratio = log_ratio_margin(policy, reference)
+    return {
+        "rewards/chosen": chosen,
+        "rewards/rejected": rejected,
+        "rewards/margins": beta * log_ratio,
+        "rewards/accuracies": (log_ratio.sign() + 1) / 2,
+        "logps/chosen": policy.chosen_logps,
+        "logps/rejected": policy.rejected_logps,
+        "mean_logps/chosen": policy.chosen_logps / policy.chosen_n_tokens,
+        "mean_logps/rejected": policy.rejected_logps / policy.rejected_n_tokens,
+    }
 
 
 def build_method(config: MethodConfig, layers: tuple[int, ...]) -> Method:
@@ -117,5 +141,6 @@ def fit_method(
     removed = method.config.remove
     nuisance = nuisance_of(removed, reference.logps, reference.n_tokens) if removed else None
     d = states[:, 0::2] - states[:, 1::2]
-    directions = estimate_directions(d, reference.token_spread, method.config, seed, nuisance)
+    clusters = cluster_numbers(reference.items)
+    directions = estimate_directions(d, reference.token_spread, method.config, seed, nuisance, clusters)
     return replace(method, transform=transform, directions=replace(directions, token_rms=reference.token_rms))

@@ -74,7 +74,7 @@ class Directions:
 
     Per layer: ``w`` is the unit direction w_l; ``scale`` is sigma_l, the standard deviation of the reference's
     differences along it; ``layer_weights`` are a_l and sum to 1; ``accuracy`` is the fraction of training pairs whose
-    difference has a positive projection on the direction fitted without them; ``token_spread`` is
+    difference has a positive projection on the direction fitted without their prompt; ``token_spread`` is
     E |u - mean u|^2 over completion tokens, the unit of drift; ``token_rms`` is the mean root mean square of a token's
     state before normalisation (None where it was not measured). ``own`` is the share of a pair's own difference in its
     direction, 0 to 1.

@@ -18,7 +18,8 @@ class Base:
     """A base model without adapter, frozen, with its tokenizer.
 
     ``Base(model, tokenizer)`` takes over a model in memory: it is put into evaluation mode, its parameters are frozen
-    and its dropout is switched off. ``loading.load_base`` makes one from a name or a folder.
+    and its dropout is switched off. ``loading.load_base`` makes one from a name or a folder. ``model`` is a causal
+    language model of transformers, ``tokenizer`` its tokenizer. ``name`` is recorded in the config of runs.
 
     ``identity`` names the weights' content; it is part of the key of everything that is cached. Empty: a hash of the
     weights, computed when it is first needed.

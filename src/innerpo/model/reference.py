@@ -53,6 +53,18 @@ class Reference:
     def _offsets(self) -> Offsets:
         return Offsets.of(self.items)
 
+    def spread_over(self, items: Sequence[PromptItem], indices: Sequence[int]) -> "Reference":
+        """Return a reference of all ``items`` from this one, which has those at ``indices`` (in that order).
+
+        Log-probabilities of the others are NaN, so that a loss that used one would not be finite. Only for references
+        without states.
+        """
+        at = Offsets.of(items)
+        logps, n_tokens = torch.full((at.sequences[-1],), float("nan")), torch.zeros(at.sequences[-1], dtype=torch.long)
+        seq = at.sequence_rows(indices)
+        logps[seq], n_tokens[seq] = self.logps, self.n_tokens
+        return Reference(items, logps, n_tokens, computed=self.computed)
+
     @property
     def outputs(self) -> SequenceOutputs:
         """The outputs on all items, but for token states: what scoring reads."""

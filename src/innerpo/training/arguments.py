@@ -29,13 +29,14 @@ def training_arguments(config: RunConfig) -> TrainingArguments:
             num_train_epochs=t.epochs,
             max_steps=t.max_steps or -1,
             warmup_steps=t.warmup,
-            lr_scheduler_type=t.scheduler,
+            lr_scheduler_type="constant_with_warmup" if t.scheduler == "constant" else t.scheduler,
             optim=t.optim,
             weight_decay=t.weight_decay,
             max_grad_norm=t.max_grad_norm,
             seed=t.seed,
             save_strategy="steps" if t.save_steps else "no",
             save_steps=t.save_steps or 500,
+            save_total_limit=1,
             logging_steps=t.log_steps,
             logging_first_step=True,
             logging_nan_inf_filter=False,
@@ -50,10 +51,15 @@ def training_arguments(config: RunConfig) -> TrainingArguments:
         )
     except (ValueError, ImportError) as error:
         raise UserError(f"transformers refuses the training options: {' '.join(str(error).split())[:300]}") from error
-    if args.n_gpu > 1:  # the Trainer would split each batch's tensors by rows, which packed completions do not follow
+    use_one_gpu(args)
+    return args
+
+
+def use_one_gpu(args: TrainingArguments) -> None:
+    """Let a process use one GPU: the Trainer would split a batch's tensors by rows, which completions do not follow."""
+    if args.n_gpu > 1:
         log.info(f"using one of {args.n_gpu} GPUs; `accelerate launch` uses them all")
         args._n_gpu = 1
-    return args
 
 
 def is_sharded(config: RunConfig) -> bool:

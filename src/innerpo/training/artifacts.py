@@ -32,8 +32,8 @@ def save_run(
             model.save_pretrained(staging, state_dict=weights)
         if not method.config.frozen and not (staging / "adapter_config.json").is_file():
             tokenizer.save_pretrained(staging)  # a whole model is used with its own tokenizer
-        if method.directions is not None:
-            save_directions(staging / DIRECTIONS, method)
+        if method.inner_reward is not None:
+            save_directions(staging / DIRECTIONS, method.inner_reward)
         (staging / "README.md").write_text(card)
     with machine_errors(folder):
         for path in sorted((folder / "adapter").iterdir()):

@@ -9,34 +9,32 @@ from safetensors.torch import save_file
 from innerpo.errors import UserError
 from innerpo.files import write_atomically
 from innerpo.methods.inner_reward import InnerReward
-from innerpo.methods.method import Method
 from innerpo.methods.records import Directions
 from innerpo.methods.transforms.transform import Transform
 
 DIRECTIONS = "directions.safetensors"
 
 
-def save_directions(path: Path, method: Method) -> None:
-    """Write directions and transform as safetensors."""
-    directions = method.directions
-    assert directions is not None
+def save_directions(path: Path, inner: InnerReward) -> None:
+    """Write fitted directions and their transform as safetensors."""
+    directions, transform = inner.directions, inner.transform
     tensors = {
         "w": directions.w,
         "scale": directions.scale,
         "layer_weights": directions.layer_weights,
         "accuracy": directions.accuracy,
         "token_spread": directions.token_spread,
-        "layers": torch.tensor(method.layers),
+        "layers": torch.tensor(inner.layers),
     }
     if directions.token_rms is not None:
         tensors["token_rms"] = directions.token_rms
-    if method.transform.basis is not None:
-        tensors["transform_basis"] = method.transform.basis
+    if transform.basis is not None:
+        tensors["transform_basis"] = transform.basis
     header = {
-        "transform": method.transform.name,
-        "pool": method.config.pool,
+        "transform": transform.name,
+        "pool": inner.pool,
         "own": repr(directions.own),
-        "site": method.config.site,
+        "site": inner.site,
     }
     write_atomically(path, lambda p: save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, p, header))
 

@@ -4,55 +4,56 @@ Training, doctor, inspection and benchmarks start here, so that what they measur
 """
 
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+from accelerate import PartialState
 from torch import nn
 
 from innerpo.config.run import RunConfig
+from innerpo.data.batching.row_plan import Layout
 from innerpo.data.pairs import PreferencePair, choose_negatives, shuffle_labels
 from innerpo.data.tokens import PairTokenizer, PromptItem
 from innerpo.errors import UserError
 from innerpo.files import cache_root
 from innerpo.methods.gradients.fit import fit_gradients
-from innerpo.methods.inner_reward import InnerReward
 from innerpo.methods.method import Method, build_method, fit_method
 from innerpo.model.adapters import add_adapter, remove_adapter
 from innerpo.model.base import Base
+from innerpo.model.context import check_context
 from innerpo.model.forward.layout import LayoutChoice, choose_layout
 from innerpo.model.forward.sites import read_points
+from innerpo.model.identity import fingerprint
 from innerpo.model.layer_spec import resolve_layers
 from innerpo.model.reference import Reference, compute_reference
 from innerpo.training.collate import PairCollator
+from innerpo.training.sampler import first_indices
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run's pairs as tokens, their layout, the reference's outputs on them, and the method fitted on those."""
+    """A run's pairs as tokens, their layout, the reference's outputs on them, and the method fitted on those.
+
+    ``fingerprint`` is that of the base's weights (identity.py).
+    """
 
     base: Base
     items: Sequence[PromptItem]
     layout: LayoutChoice
     reference: Reference
     method: Method
+    fingerprint: str
 
     @property
     def pairs(self) -> PairCollator:
         """The pairs with their reference outputs, as a trainer takes them."""
         return PairCollator(self.items, self.reference, self.layout.layout, self.base.pad_id)
-
-    @property
-    def inner_reward(self) -> InnerReward | None:
-        """The fitted directions, which score responses; None for a method without."""
-        method = self.method
-        if method.directions is None:
-            return None
-        config = method.config
-        return InnerReward(method.layers, method.transform, method.directions, config.pool, config.site)
 
 
 def prepare(
@@ -88,22 +89,56 @@ def prepare_items(
     method = build_method(config.method, resolve_layers(config.method.layers, base.n_blocks))
     if method.request is not None:
         read_points(base.model, method.layers, config.method.site)  # refuses a site that the model does not have
+    check_context(base.model, items, data.dataset)
     layout = choose_layout(base.model, items, base.pad_id, data.layout)
     log.info(f"layout: {layout.layout} ({layout.reason})")
-    reference = compute_reference(
-        base,
-        items,
-        layout.layout,
-        method.request,
-        batch_size=data.batch_size,
-        cache_dir=cache,
-        what=f"{data.dataset} (train)",
-        # Full fine-tuning has no adapter to switch off, so its reference cannot be run again during training.
-        token_limit_bytes=data.token_cache_gb * 1e9 if config.model.lora_r else float("inf"),
-    )
-    method = fit_method(method, reference, base.model, config.training.seed, layout.layout, base.pad_id)
+    reference = _reference(config, base, items, layout.layout, method, cache)
+    with torch.autocast(base.device.type, enabled=False):  # mixed precision is for passes of the model
+        method = fit_method(method, reference, base.model, config.training.seed, layout.layout, base.pad_id)
     _log_directions(method)
-    return Prepared(base, items, layout, reference, method)
+    return Prepared(base, items, layout, reference, method, fingerprint(base.model))
+
+
+def _reference(
+    config: RunConfig, base: Base, items: Sequence[PromptItem], layout: Layout, method: Method, cache: Path
+) -> Reference:
+    """Reference outputs on the pairs; without directions to fit, only on those that the run's steps will see."""
+
+    def compute(some: Sequence[PromptItem]) -> Reference:
+        return compute_reference(
+            base,
+            some,
+            layout,
+            method.request,
+            batch_size=config.data.batch_size,
+            cache_dir=cache,
+            what=f"{config.data.dataset} (train)",
+            # Full fine-tuning has no adapter to switch off, so its reference cannot be run again during training.
+            token_limit_bytes=config.data.token_cache_gb * 1e9 if config.model.lora_r else float("inf"),
+        )
+
+    seen = seen_pairs(config, len(items))
+    if method.request is not None or len(seen) == len(items):
+        return compute(items)
+    log.info(f"reference: only of the {len(seen)} of {len(items)} pairs that {config.training.max_steps} steps see")
+    return compute([items[i] for i in seen]).spread_over(items, seen)
+
+
+def seen_pairs(config: RunConfig, n_pairs: int) -> list[int]:
+    """Return the indices of the pairs that the run will train on, in the order of their first step."""
+    return first_indices(n_pairs, pairs_per_step(config), config.training.seed, planned_steps(config, n_pairs))
+
+
+def planned_steps(config: RunConfig, n_pairs: int) -> int:
+    """Return how many optimiser steps the run will make."""
+    training = config.training
+    return training.max_steps or math.ceil(training.epochs * -(-n_pairs // pairs_per_step(config)))
+
+
+def pairs_per_step(config: RunConfig) -> int:
+    """Pairs of one optimiser step, over accumulated batches and processes."""
+    processes: int = PartialState().num_processes
+    return config.data.batch_size * config.training.gradient_accumulation * processes
 
 
 @contextmanager

@@ -3,44 +3,61 @@
 import hashlib
 import json
 import platform
-from collections.abc import Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import innerpo
 from innerpo.config.identity import run_id
 from innerpo.config.run import RunConfig
-from innerpo.data.tokens import PromptItem
-from innerpo.methods.method import Method
+from innerpo.errors import UserError
 from innerpo.model.base import Base
-from innerpo.model.forward.layout import LayoutChoice
+from innerpo.model.identity import fingerprint
+from innerpo.training.prepare import Prepared
+from innerpo.training.run_folder import RECORD
 
 
-def run_record(config: RunConfig, n_pairs: int, data_hash: str, method: Method, layout: LayoutChoice) -> dict[str, Any]:
+def run_record(config: RunConfig, prepared: Prepared, data_hash: str) -> dict[str, Any]:
     """Return what a reader needs to trust or repeat the run."""
+    method, base = prepared.method, prepared.base
     return {
         "run_id": run_id(config),
         "name": config.run_name,
         "method": config.method_label,
         "base_model": config.model.base_model,
+        "base_identity": base.identity,
+        "base_fingerprint": prepared.fingerprint,
         "dataset": config.data.dataset,
-        "n_pairs": n_pairs,
+        "n_pairs": len(prepared.items),
         "data_hash": data_hash,
-        "layout": layout.layout,
+        "layout": prepared.layout.layout,
         "layers": list(method.layers) if method.request is not None else [],
         "site": "" if method.request is None else method.config.site,
         "versions": versions(),
     }
 
 
+def check_base(folder: Path, base: Base) -> None:
+    """Raise UserError where a run's folder says that it was trained on other weights than those of a base model.
+
+    Weights are told apart by a fingerprint that is the same in every data type, so that a run may be scored on its base
+    in another type. Nothing is known of adapters made elsewhere, nor of weights in 4 bits.
+    """
+    path = folder / RECORD
+    if not path.is_file():
+        return
+    record = json.loads(path.read_text())
+    trained, here = record.get("base_fingerprint", ""), fingerprint(base.model)
+    if trained and here and trained != here:
+        raise UserError(
+            f"{folder} was trained on {record['base_model']!r} with other weights (fingerprint {trained}) than "
+            f"{base.name!r} has ({here}); name the base model that it was trained on in model.base_model"
+        )
+
+
 def inputs_hash(data_hash: str, base: Base) -> str:
     """Identity of what a run computes on, beyond its config: token ids and base weights."""
     return hashlib.sha256(f"{data_hash}/{base.identity}".encode()).hexdigest()[:16]
-
-
-def hash_of_tokens(items: Sequence[PromptItem]) -> str:
-    """Hash of the token ids that were trained on."""
-    return hashlib.sha256(json.dumps([(i.prompt, i.responses) for i in items]).encode()).hexdigest()[:16]
 
 
 def versions() -> dict[str, str]:

@@ -1,25 +1,54 @@
-"""The order of pairs in an epoch: shuffled by seed, with pairs of similar length in a step."""
+"""The order of pairs in training: a uniform shuffle per epoch, determined by the seed.
+
+Steps hold random pairs, not pairs of similar length: a step's composition depends on the seed, a pair's place in an
+epoch does not depend on its length, and the short last step of an epoch, whose pairs weigh more in the mean loss, is a
+random sample. Similar lengths are grouped within a step only, where the order of pairs changes no gradient
+(``data.batching.order.token_batches``). Grouping them over 16 steps as well would save 1 to 9 % of the padded cells of
+a GENIES ``math_easy`` run with 8 pairs a step and micro-batches of 1,024 tokens, 5 to 22 % on ``truthful_qa``.
+"""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from itertools import count
 
 from torch.utils.data import Sampler
 
-# Pairs are sorted by length within pools of this many steps. Larger pools waste less padding; smaller ones are closer
-# to a uniform shuffle.
-POOL_OF_STEPS = 16
+
+def epoch_order(n_pairs: int, seed: int, epoch: int) -> list[int]:
+    """Return the indices of all pairs in the order of one epoch, a function of the three arguments alone."""
+    order = list(range(n_pairs))
+    random.Random(f"{seed}/{epoch}").shuffle(order)
+    return order
+
+
+def first_steps(n_pairs: int, pairs_per_step: int, seed: int, steps: int) -> list[list[int]]:
+    """Return the indices of the pairs of each of the first ``steps`` optimiser steps, in the order of training.
+
+    ``pairs_per_step`` counts the pairs of all accumulated batches and processes. The last step of an epoch takes what
+    is left of it; the next epoch has its own order.
+    """
+    found: list[list[int]] = []
+    epochs = (epoch_order(n_pairs, seed, epoch) for epoch in count())
+    while n_pairs and len(found) < steps:
+        order = next(epochs)
+        found += [order[i : i + pairs_per_step] for i in range(0, n_pairs, pairs_per_step)]
+    return found[:steps]
+
+
+def first_indices(n_pairs: int, pairs_per_step: int, seed: int, steps: int) -> list[int]:
+    """Return the indices of the pairs that the first ``steps`` optimiser steps train on, each once, as first seen.
+
+    After one epoch these are all pairs, however many steps follow.
+    """
+    in_one_epoch = -(-n_pairs // pairs_per_step)
+    return [i for step in first_steps(n_pairs, pairs_per_step, seed, min(steps, in_one_epoch)) for i in step]
 
 
 class PairSampler(Sampler[int]):
-    """Yields every index once an epoch; the order depends on (seed, epoch) and on nothing else.
+    """Yields every index once per epoch, in the order of ``epoch_order``."""
 
-    The pairs are shuffled, cut into pools of ``POOL_OF_STEPS`` steps, sorted by length within a pool, and the steps
-    are shuffled again. ``pairs_per_step`` counts all accumulated batches, so that accumulation changes no step.
-    """
-
-    def __init__(self, lengths: Sequence[int], pairs_per_step: int, seed: int) -> None:
-        self.lengths = lengths
-        self.pairs_per_step = pairs_per_step
+    def __init__(self, n_pairs: int, seed: int) -> None:
+        self.n_pairs = n_pairs
         self.seed = seed
         self.epoch = 0
 
@@ -28,18 +57,7 @@ class PairSampler(Sampler[int]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        return self.n_pairs
 
     def __iter__(self) -> Iterator[int]:
-        rng = random.Random(f"{self.seed}/{self.epoch}")
-        order = list(range(len(self.lengths)))
-        rng.shuffle(order)
-        pool = self.pairs_per_step * POOL_OF_STEPS
-        steps: list[list[int]] = []
-        for start in range(0, len(order), pool):
-            members = sorted(order[start : start + pool], key=lambda i: (-self.lengths[i], i))
-            steps += [members[i : i + self.pairs_per_step] for i in range(0, len(members), self.pairs_per_step)]
-        full = [s for s in steps if len(s) == self.pairs_per_step]
-        rng.shuffle(full)
-        short = [s for s in steps if len(s) < self.pairs_per_step]  # at most one; last, so that steps stay whole
-        return iter([i for step in full + short for i in step])
+        return iter(epoch_order(self.n_pairs, self.seed, self.epoch))

@@ -2,7 +2,8 @@
 
 import json
 import logging
-import shutil
+import math
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -12,8 +13,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import TrainOutput
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import TrainOutput, speed_metrics
 
 from innerpo.config.run import ModelConfig
 from innerpo.errors import MachineError, UserError
@@ -24,7 +25,9 @@ from innerpo.model.base import reference_mode
 from innerpo.model.forward.outputs import sequence_outputs
 from innerpo.model.numerics.half_matmul import float32_matmul
 from innerpo.model.numerics.hardware import Choice, choose_compile, choose_micro_batch_tokens, compiled_blocks
+from innerpo.training.checkpoints import CheckpointTrainer
 from innerpo.training.collate import PairBatch, PairCollator
+from innerpo.training.evaluate import chosen_sets, mean_metrics, sets_by_name
 from innerpo.training.sampler import PairSampler
 from innerpo.training.shares import GradientShares
 
@@ -52,7 +55,7 @@ class _SetEpoch(TrainerCallback):
         self.sampler.set_epoch(int((state.epoch or 0.0) + 1e-6))
 
 
-class PairTrainer(Trainer):
+class PairTrainer(CheckpointTrainer):
     """Trains a policy with a Method, complete in itself: construct it, call ``train``.
 
     The optimiser, the schedule, distribution over processes and resuming are the Trainer's. What makes training with a
@@ -60,8 +63,11 @@ class PairTrainer(Trainer):
     products on CPUs without matrix units, compiled decoder blocks.
 
     ``pairs`` holds the training pairs with their reference outputs; its ``micro_batch_tokens`` of 0 means: choose by
-    the memory at hand. ``compile`` is "auto", "on" or "off" (``hardware.choose_compile``).
+    the memory at hand. ``eval_pairs`` holds the evaluation pairs, as one set or as several by name. ``compile`` is
+    "auto", "on" or "off" (``hardware.choose_compile``).
     """
+
+    control: TrainerControl
 
     def __init__(
         self,
@@ -70,20 +76,28 @@ class PairTrainer(Trainer):
         method: Method,
         pairs: PairCollator,
         *,
+        eval_pairs: PairCollator | Mapping[str, PairCollator] | None = None,
         compile: Literal["auto", "on", "off"] = "auto",
         grad_share_steps: int = 0,
         metrics_path: Path | None = None,
         callbacks: Sequence[TrainerCallback] = (),
+        processing_class: Any = None,
+        optimizers: tuple[Any, Any] = (None, None),
     ) -> None:
         self.pairs_per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps
         self.pairs_per_step *= max(1, args.world_size)
-        self.sampler = PairSampler([i.n_tokens for i in pairs.items], self.pairs_per_step, args.seed)
+        order_seed = args.seed if args.data_seed is None else args.data_seed
+        self.sampler = PairSampler(len(pairs.items), order_seed)
+        self.eval_pairs = sets_by_name(eval_pairs)
         super().__init__(
             model=model,
             args=args,
             data_collator=pairs,
             train_dataset=_Indices(len(pairs.items)),
+            eval_dataset={name: _Indices(len(p.items)) for name, p in self.eval_pairs.items()} or None,
+            processing_class=processing_class,
             callbacks=[_SetEpoch(self.sampler), *callbacks],
+            optimizers=optimizers,
         )
         # The loss is divided by the pairs of the whole step below, not by the number of accumulated batches.
         self.model_accepts_loss_kwargs = True
@@ -100,15 +114,25 @@ class PairTrainer(Trainer):
         self._unchecked: list[tuple[int, list[str], Tensor]] = []
         self._sums: dict[str, Tensor] = {}
         self._count = 0
-        self._staging: Path | None = None
+
+    @property
+    def n_steps(self) -> int:
+        """Optimiser steps of the whole training."""
+        steps_per_epoch = -(-len(self.pairs.items) // self.pairs_per_step)
+        return int(
+            self.args.max_steps if self.args.max_steps > 0 else math.ceil(self.args.num_train_epochs * steps_per_epoch)
+        )
 
     # -- training ----------------------------------------------------------------------------------------------------
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """Train to the end. Raises MachineError where memory runs out, UserError where a loss is not finite.
 
-        A checkpoint of the last step is only loaded: transformers' Trainer would take one step more.
+        A checkpoint of the last step is only loaded: transformers' Trainer would take one step more. ``True`` resumes
+        from the newest checkpoint in the output folder.
         """
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = self.last_checkpoint()
         compiled = self._choose()
         edit = self.method.gradient_edit
         try:
@@ -117,7 +141,7 @@ class PairTrainer(Trainer):
                 compiled_blocks(self.model) if compiled else nullcontext(),
                 nullcontext() if edit is None else edit.installed(self.model),
             ):
-                if isinstance(resume_from_checkpoint, str) and self._load_finished(resume_from_checkpoint):
+                if isinstance(resume_from_checkpoint, str) and self.load_if_finished(resume_from_checkpoint):
                     return TrainOutput(self.state.global_step, float("nan"), {})
                 found: TrainOutput = super().train(resume_from_checkpoint, *args, **kwargs)
                 return found
@@ -136,23 +160,12 @@ class PairTrainer(Trainer):
             tokens = choose_micro_batch_tokens(pairs.micro_batch_tokens, self.model)
         self.pairs = self.data_collator = replace(pairs, micro_batch_tokens=int(tokens.value))
         weights = next(p for p in self.model.parameters() if p.is_floating_point())
-        epochs = int(self.args.num_train_epochs * -(-len(pairs.items) // self.pairs_per_step))
-        steps = self.args.max_steps if self.args.max_steps > 0 else epochs
         config = ModelConfig(compile=self.compile)
-        compiled = choose_compile(config, weights.dtype, weights.device, steps, self.method.hooks_inside_blocks)
+        compiled = choose_compile(config, weights.dtype, weights.device, self.n_steps, self.method.hooks_inside_blocks)
         shown = f"at most {tokens.value} tokens" if tokens.value else "one a batch"
         log.info(f"micro-batches: {shown} ({tokens.reason})")
         log.info(f"blocks: {'compiled' if compiled.value else 'not compiled'} ({compiled.reason})")
         return bool(compiled.value)
-
-    def _load_finished(self, checkpoint: str) -> bool:
-        """Load a checkpoint of the last step, and tell whether it was one."""
-        state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
-        if state.global_step < state.max_steps:
-            return False
-        self._load_from_checkpoint(checkpoint, self.model)
-        self.state = state
-        return True
 
     # -- the loss ----------------------------------------------------------------------------------------------------
 
@@ -168,7 +181,7 @@ class PairTrainer(Trainer):
         out = self.loss_on(model, pairs)
         self._unchecked.append((self.state.global_step + 1, pairs.ids, out.per_pair.detach()))
         if self.checks_every_micro_batch:
-            self._raise_if_not_finite()
+            self.check_losses()
         self.shares.add(out, self.method.term_weights, self.model.parameters())
         self._record(out)
         n_pairs = len(pairs.ids) if num_items_in_batch is None else num_items_in_batch
@@ -177,7 +190,7 @@ class PairTrainer(Trainer):
             loss = loss * self.accelerator.num_processes  # DDP and FSDP average gradients over processes
         return (loss, out) if return_outputs else loss
 
-    def _raise_if_not_finite(self) -> None:
+    def check_losses(self) -> None:
         """Raise UserError naming step and pairs if a loss since the last look was nan or inf."""
         looked_at, self._unchecked = self._unchecked, []
         for step, ids, per_pair in looked_at:
@@ -194,9 +207,10 @@ class PairTrainer(Trainer):
         request, transform = self.method.request, self.method.transform
         tokens, cached = pairs.tokens.to(device, non_blocking=True), pairs.reference.to(device, non_blocking=True)
         if request is not None and request.token_states and cached.token_states is None:
-            with reference_mode(self.accelerator.unwrap_model(model)):
+            with reference_mode(self.accelerator.unwrap_model(model)), self.accelerator.autocast():
                 cached = sequence_outputs(model, tokens, request)
-        policy = sequence_outputs(model, tokens, request)
+        with self.accelerator.autocast():
+            policy = sequence_outputs(model, tokens, request)
         return self.method.loss(PairOutputs.of(policy, tokens, transform), PairOutputs.of(cached, tokens, transform))
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
@@ -227,6 +241,44 @@ class PairTrainer(Trainer):
         """Not estimated: the Trainer's estimate counts padded (row, time) cells of one sequence a row."""
         return 0
 
+    # -- evaluation --------------------------------------------------------------------------------------------------
+
+    def evaluate(
+        self,
+        eval_dataset: str | PairCollator | Mapping[str, PairCollator] | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Return and log loss and metrics of every evaluation set: means over its pairs, ``eval_<set>_<metric>``.
+
+        ``eval_dataset`` is a set or the name of one; by default all sets that the trainer was given are evaluated.
+        """
+        found: dict[str, float] = {}
+        for name, pairs in chosen_sets(self.eval_pairs, eval_dataset).items():
+            found |= self._evaluate_set(pairs, f"{metric_key_prefix}_{name}" if name else metric_key_prefix)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, found)
+        return found
+
+    def _evaluate_set(self, pairs: PairCollator, prefix: str) -> dict[str, float]:
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        model, started = self.model_wrapped if sharded else self.model, time.time()
+        was_training = model.training
+        model.eval()
+        try:
+            with torch.no_grad():
+                means = mean_metrics(
+                    lambda batch: self.loss_on(model, batch),
+                    pairs,
+                    self.args.per_device_eval_batch_size,
+                    self.accelerator,
+                )
+        finally:
+            model.train(was_training)
+        logs = {f"{prefix}_{name}": value for name, value in means.items()}
+        logs |= speed_metrics(prefix, started, num_samples=len(pairs.items))
+        self.log(logs)
+        return logs
+
     # -- logs --------------------------------------------------------------------------------------------------------
 
     def _record(self, out: LossOutput) -> None:
@@ -238,7 +290,7 @@ class PairTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the mean of every term and metric since the last line, and append the line to metrics.jsonl."""
-        self._raise_if_not_finite()
+        self.check_losses()
         if "loss" in logs and self._count:
             logs |= {name: (total / self._count).item() for name, total in self._sums.items()} | self._shares
             self._sums, self._count, self._shares = {}, 0, {}
@@ -247,30 +299,3 @@ class PairTrainer(Trainer):
             line = json.dumps({"step": self.state.global_step, **logs})
             with machine_errors(self.metrics_path), self.metrics_path.open("a") as file:
                 file.write(line + "\n")
-
-    # -- checkpoints -------------------------------------------------------------------------------------------------
-
-    def _get_output_dir(self, trial: Any) -> str:
-        return str(self._staging or self.args.output_dir)
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Write a checkpoint aside and rename it, then drop the older ones: a kill leaves the last whole one."""
-        self._raise_if_not_finite()
-        root = Path(str(self.args.output_dir))
-        self._staging = root / ".partial"
-        try:
-            with machine_errors(root):
-                if self.is_world_process_zero():
-                    shutil.rmtree(self._staging, ignore_errors=True)
-                self.accelerator.wait_for_everyone()
-                super()._save_checkpoint(model, trial)
-                self.accelerator.wait_for_everyone()
-                if self.is_world_process_zero():
-                    name = f"checkpoint-{self.state.global_step}"
-                    shutil.rmtree(root / name, ignore_errors=True)
-                    (self._staging / name).replace(root / name)
-                    for older in root.glob("checkpoint-*"):
-                        if older.name != name:
-                            shutil.rmtree(older, ignore_errors=True)
-        finally:
-            self._staging = None

@@ -14,7 +14,7 @@ name                         source
 from pathlib import Path
 
 from innerpo.config.run import DataConfig
-from innerpo.data.pairs import BadRows, PreferencePair
+from innerpo.data.pairs import BadRows, PreferencePair, drop_repeats
 from innerpo.data.shifts import genies_names
 from innerpo.errors import UserError, near_matches
 from innerpo.registry import SOURCES, resolve
@@ -44,7 +44,7 @@ def parse_name(name: str) -> tuple[str, str]:
 
 
 def load_pairs(name: str, split: str, data: DataConfig, bad: BadRows | None = None) -> list[PreferencePair]:
-    """Return every best/worse pair of one split ("train" or "test") of a data set.
+    """Return every best/worse pair of one split ("train" or "test") of a data set, repeated ones once.
 
     Rows that are left out are added to ``bad`` with their reasons. One rejected response per prompt is chosen
     later, by ``choose_negatives``.
@@ -57,6 +57,7 @@ def load_pairs(name: str, split: str, data: DataConfig, bad: BadRows | None = No
     bad = BadRows() if bad is None else bad
     before = len(bad)
     pairs: list[PreferencePair] = resolve(SOURCES, kind, "source")(rest, split, data, bad)
+    pairs = drop_repeats(pairs, bad)
     if not pairs:
         why = f" ({len(bad) - before} rows left out, first: {bad.reasons[before]})" if len(bad) > before else ""
         raise UserError(f"data set {name!r} has no usable pair in its {split} split{why}")

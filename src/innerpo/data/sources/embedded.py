@@ -114,11 +114,16 @@ DISTRIBUTIONS: dict[str, Callable[[Random], Drawn]] = {
 
 
 def load(name: str, split: str, data: DataConfig, bad: BadRows) -> list[PreferencePair]:
-    """Return the pairs of an embedded distribution: a function of its name, the split and ``data.seed``."""
+    """Return the pairs of an embedded distribution.
+
+    The training pairs are a function of its name and ``data.seed``; the test pairs of its name alone, so that runs with
+    different data seeds are scored on the same pairs.
+    """
     del bad  # nothing generated is bad
     if name not in DISTRIBUTIONS:
         raise UserError(f"unknown embedded data set {name!r}{near_matches(name, DISTRIBUTIONS)}")
-    rng, drawn = Random(f"{data.seed}/{name}/{split}"), dict[str, Drawn]()
+    seed = data.seed if split == "train" else 0
+    rng, drawn = Random(f"{seed}/{name}/{split}"), dict[str, Drawn]()
     while len(drawn) < SIZES[split]:
         question = DISTRIBUTIONS[name](rng)
         if split_of(question.fact) == split:

@@ -30,7 +30,8 @@ def load(name: str, split: str, data: DataConfig, bad: BadRows) -> list[Preferen
     found = BadRows()
     pairs = read_pairs(path, name, data, found)
     # Both splits read the same file: report a bad row once.
-    bad.reasons += [reason for reason in found.reasons if reason not in set(bad.reasons)]
+    known = set(bad.reasons)
+    bad.reasons += [reason for reason in found.reasons if reason not in known]
     ours = [p for p in pairs if p.split == split]
     if pairs and not ours:
         raise UserError(

@@ -10,6 +10,10 @@ from typing import Any
 from innerpo.data.pairs import BadRows, Message, PreferencePair, Text, cluster_of
 from innerpo.errors import UserError
 
+# What TRL passes on to the chat template beside role and content. A row that has one would lose it here without a word.
+NOT_APPLIED = ("tools", "chat_template_kwargs")
+NOT_APPLIED_IN_MESSAGES = ("tool_calls", "reasoning_content", "thinking")
+
 
 class BadRowError(Exception):
     """A row that cannot be made into a pair; the message is the reason."""
@@ -33,16 +37,27 @@ def pair_from_row(row: Any, id: str, source: str, split: str) -> PreferencePair:
     chosen, rejected = _text(row["chosen"], "chosen"), _text(row["rejected"], "rejected")
     if isinstance(chosen, str) != isinstance(rejected, str):
         raise BadRowError("one of chosen and rejected is text and the other chat messages")
+    for column in NOT_APPLIED:
+        if row.get(column):
+            raise BadRowError(f"has {column}, which InnerPO does not pass on to the chat template")
     raw = row.get("prompt")
-    prompt = None if raw is None else _text(raw, "prompt")
+    prompt = None if raw is None or raw == [] else _text(raw, "prompt")
     return make_pair(*split_prompt(prompt, chosen, rejected), id=id, source=source, split=split)
 
 
 def make_pair(prompt: Text, chosen: Text, rejected: Text, *, id: str, source: str, split: str) -> PreferencePair:
-    """Return a pair after checking that both responses are non-empty and differ; raise BadRowError otherwise."""
+    """Return a pair after checking its responses; raise BadRowError otherwise.
+
+    Responses must be non-empty and differ. In chat data each must be one assistant turn: every token of a response
+    is a completion token, so a user turn in it would be trained and scored as the model's own text.
+    """
     for name, response in (("chosen", chosen), ("rejected", rejected)):
         if is_empty(response):
             raise BadRowError(f"{name} is empty")
+        roles = ["assistant"] if isinstance(response, str) else [m["role"] for m in response]
+        if roles != ["assistant"]:
+            turns = ", ".join(roles)
+            raise BadRowError(f"{name} must be one assistant turn after the prompt, but its turns are: {turns}")
     if chosen == rejected:
         raise BadRowError("chosen and rejected are identical")
     return PreferencePair(prompt, chosen, rejected, id, source, split, cluster_of(prompt))
@@ -67,6 +82,8 @@ def split_prompt(prompt: Text | None, chosen: Text, rejected: Text) -> tuple[Tex
     n = 0
     while n < min(len(chosen), len(rejected)) and chosen[n] == rejected[n]:
         n += 1
+    if n == 0 and prompt is not None:
+        raise BadRowError("prompt is text, but the responses are chat messages that do not begin with it")
     if n == 0:
         raise BadRowError(_no_root(chosen, rejected, "leading messages"))
     return chosen[:n], chosen[n:], rejected[n:]
@@ -110,6 +127,11 @@ def _text(value: Any, column: str) -> Text:
             isinstance(message.get(key), str) for key in ("role", "content")
         ):
             raise BadRowError(f"{column} holds a message without role and content as text: {message!r:.80}")
+        for key in NOT_APPLIED_IN_MESSAGES:
+            if message.get(key):
+                raise BadRowError(
+                    f"{column} has a message with {key}, which InnerPO does not pass on to the chat template"
+                )
     messages: tuple[Message, ...] = tuple({"role": m["role"], "content": m["content"]} for m in value)
     return messages
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from innerpo.config.method import MethodConfig
 from innerpo.config.run import RunConfig
-from innerpo.data.pairs import BadRows, PreferencePair, take_prompts
+from innerpo.data.pairs import PreferencePair, take_prompts
 from innerpo.data.sources import load_pairs
 from innerpo.data.tokens import PairTokenizer
 from innerpo.data.training_pairs import training_pairs
@@ -20,6 +20,7 @@ from innerpo.evaluation.inspect.measure import measure
 from innerpo.evaluation.inspect.records import BlockRow, Inspection
 from innerpo.evaluation.inspect.report import write_inspection
 from innerpo.evaluation.report import scores_folder
+from innerpo.evaluation.sets import PROMPT_SEED
 from innerpo.files import cache_root
 from innerpo.model.base import Base
 from innerpo.model.layer_spec import resolve_layers
@@ -42,7 +43,7 @@ def inspect_run(folder: Path, config: RunConfig, prompts: int = 64, base: Base |
     data = replace(config.data, dataset=dataset, shuffled_labels=0.0)
     every_block = replace(config, data=data, method=_shared_directions(config.method))
     known = training_pairs(every_block)
-    test = best_against_first_worse(load_pairs(dataset, "test", data, BadRows()), prompts, data.seed)
+    test = best_against_first_worse(load_pairs(dataset, "test", replace(data, seed=PROMPT_SEED)), prompts, PROMPT_SEED)
 
     base = base or load_base(config.model, cache_root(data.cache_dir))
     n_blocks = base.n_blocks

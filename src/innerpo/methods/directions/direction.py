@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from innerpo.config.method import MethodConfig
@@ -15,28 +15,31 @@ from innerpo.registry import DIRECTIONS, resolve
 class DirectionInputs:
     """What a direction is fitted on, all from the reference model.
 
-    ``d`` holds the state differences (chosen minus rejected, after the transform) in float64. ``nuisance`` holds what
-    is to be regressed out of them (nuisance.py), None without ``method.remove``. ``generator`` is seeded.
+    ``d`` holds the state differences (chosen minus rejected, after the transform) in float64. ``clusters`` numbers the
+    prompt of each pair. ``nuisance`` holds what is to be regressed out of d (nuisance.py), None without
+    ``method.remove``. ``generator`` is seeded.
     """
 
     d: Float[Tensor, "layer pair rank"]
+    clusters: Int[Tensor, " pair"]
     nuisance: Float[Tensor, "pair nuisance"] | None
     method: MethodConfig
     generator: torch.Generator
 
 
 Fitted = tuple[Float[Tensor, "layer rank"], Float[Tensor, "layer pair rank"]]
-"""The unit direction of each layer, and for each pair the direction that is fitted without it."""
+"""The unit direction of each layer, and for each pair the direction that is fitted without its prompt."""
 
 
 @dataclass(frozen=True)
 class Direction:
     """A named kind of preference direction.
 
-    ``fit`` returns the direction that all pairs share, and for every pair the same fitted without that pair, which is
-    used for estimates on the training pairs (scale, accuracy). ``own``, a number or a function of the config, is the
-    share of the pair's own unit difference in the pair's direction: unit((1 - own) w + own unit(d_i)). With own = 1
-    a swap of chosen and rejected flips the direction too, so terms on it do not depend on the label.
+    ``fit`` returns the direction that all pairs share, and for every pair the same fitted without the pairs of its
+    prompt (clusters.py), which is used for estimates on the training pairs (scale, accuracy). ``own``, a number or a
+    function of the config, is the share of the pair's own unit difference in the pair's direction:
+    unit((1 - own) w + own unit(d_i)). With own = 1 a swap of chosen and rejected flips the direction too, so terms on
+    it do not depend on the label.
 
     ``remove``: ``fit`` uses ``nuisance``. ``gradients``: gradient methods may use it; at each module they take the mean
     difference of its outputs, or what ``draw`` returns for (width, generator), which needs no data.

@@ -1,12 +1,13 @@
 """Preference directions, their scales and layer weights, from the reference states of the training pairs."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from innerpo.config.method import MethodConfig
 from innerpo.errors import UserError
 from innerpo.methods.directions.direction import DirectionInputs, direction_of
+from innerpo.methods.generators import generator_for
 from innerpo.methods.records import Directions, norm, unit
 
 # Lower limit of a scale, as a fraction of the differences' root mean square: identical pairs have no spread.
@@ -19,22 +20,25 @@ def estimate_directions(
     method: MethodConfig,
     seed: int,
     nuisance: Float[Tensor, "pair nuisance"] | None = None,
+    clusters: Int[Tensor, " pair"] | None = None,
 ) -> Directions:
     """Return w_l, sigma_l and a_l for reference differences d_{l,i}.
 
     sigma_l = std_i <d_i, w_{-i}> and acc_l = mean_i [<d_i, w_{-i}> > 0] (a tie counts one half), with w_{-i} the
-    direction of pair i fitted without it. a_l is proportional to max(0, acc_l - 1/2), or uniform where the config says
-    so or no layer is above chance. ``nuisance`` is regressed out of the directions only; scale and accuracy are those
-    of the differences themselves. Raises UserError for fewer than two pairs.
+    direction of pair i fitted without the pairs of its prompt. a_l is proportional to max(0, acc_l - 1/2), or uniform
+    where the config says so or no layer is above chance. ``nuisance`` is regressed out of the directions only; scale
+    and accuracy are those of the differences themselves. ``clusters`` numbers the prompt of each pair; None means a
+    prompt of its own for each. Raises UserError for pairs of fewer than two prompts.
     """
-    if d.shape[1] < 2:
-        raise UserError(f"preference directions need at least 2 training pairs, got {d.shape[1]}")
+    clusters = torch.arange(d.shape[1]) if clusters is None else clusters
+    if (n := len(set(clusters.tolist()))) < 2:
+        raise UserError(f"preference directions need training pairs of at least 2 prompts, got {n}")
     d = d.double()
     direction = direction_of(method)
     own = direction.own_share(method)
-    generator = torch.Generator().manual_seed(seed)
+    generator = generator_for(seed, f"direction/{method.direction}")
     nuisance = None if nuisance is None else nuisance.to(d)
-    w, without = direction.fit(DirectionInputs(d, nuisance, method, generator))
+    w, without = direction.fit(DirectionInputs(d, clusters.to(d.device), nuisance, method, generator))
     w_of_pair = without if own == 0.0 else unit((1.0 - own) * without + own * unit(d))
     along = (d * w_of_pair).sum(-1)
     floor = SCALE_FLOOR * norm(d).square().mean(1).sqrt()

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from innerpo.methods.directions.clusters import clusters_by_size
+
 
 def nuisance_of(
     names: Sequence[str], logps: Float[Tensor, " seq"], n_tokens: Int[Tensor, " seq"]
@@ -21,19 +23,24 @@ def nuisance_of(
 
 
 def residuals(
-    d: Float[Tensor, "layer pair rank"], z: Float[Tensor, "pair nuisance"]
+    d: Float[Tensor, "layer pair rank"], z: Float[Tensor, "pair nuisance"], clusters: Int[Tensor, " pair"]
 ) -> tuple[Float[Tensor, "layer pair rank"], Float[Tensor, "layer pair rank"]]:
-    """Return d_i - B z_i (least squares d_i = b + B z_i + e_i), and the intercept b fitted without each pair in turn.
+    """Return d_i - B z_i (least squares d_i = b + B z_i + e_i), and for each pair the intercept b without its cluster.
 
     The mean of the first is b: the difference that remains between responses of equal length (and likelihood). The
-    second is exact: b_{-i} = b - [(Z^T Z)^-1 z_i]_0 e_i / (1 - h_i), with leverages h_i. A nuisance that does not vary
-    has no effect (pseudo-inverse).
+    second is exact: b_{-c} = b - [(Z^T Z)^-1 Z_c^T]_0 (I - H_cc)^-1 e_c, with the hat matrix H. A nuisance that does
+    not vary has no effect (pseudo-inverse).
     """
     design = torch.cat([torch.ones_like(z[:, :1]), z], dim=1)
     inverse = torch.linalg.pinv(design)  # coefficient, pair
     coefficients = inverse @ d
     rest = d - design[:, 1:] @ coefficients[:, 1:]
     error = rest - coefficients[:, :1]
-    leverage = (design * inverse.T).sum(1).clamp(max=1.0 - 1e-6)
-    without = coefficients[:, :1] - (inverse[0] / (1.0 - leverage))[:, None] * error
+    without = torch.empty_like(d)
+    for members in clusters_by_size(clusters):
+        columns = inverse.T[members]  # cluster, member, coefficient
+        hat = design[members] @ columns.mT
+        kept = torch.eye(members.shape[1], dtype=d.dtype, device=d.device) - (hat + hat.mT) / 2.0
+        factors = columns[:, None, :, 0] @ torch.linalg.pinv(kept, atol=1e-6, hermitian=True)
+        without[:, members] = coefficients[:, :1, None] - factors @ error[:, members]
     return rest, without

@@ -9,7 +9,7 @@ from innerpo.methods.records import unit
 
 
 def fit(x: DirectionInputs) -> Fitted:
-    """Return a seeded random unit vector for each layer; it is the same with and without a pair."""
+    """Return a seeded random unit vector for each layer; it is the same with and without a prompt."""
     drawn = unit(torch.randn(x.d.mean(1).shape, generator=x.generator, dtype=torch.float64))
     return drawn, drawn[:, None].expand_as(x.d)
 

@@ -15,6 +15,7 @@ from innerpo.data.batching.row_plan import Layout
 from innerpo.data.tokens import PromptItem
 from innerpo.errors import UserError
 from innerpo.methods.directions.direction import direction_of
+from innerpo.methods.generators import generator_for
 from innerpo.methods.gradients.edit import ModuleKey, adapted_modules
 from innerpo.methods.method import Method
 from innerpo.methods.records import unit
@@ -57,8 +58,10 @@ def fit_gradients(
         )
     direction = direction_of(config)
     if direction.draw is not None:
-        generator = torch.Generator().manual_seed(seed)
-        means = {key: direction.draw(module.out_features, generator) for key, module in modules.items()}
+        means = {
+            (block, name): direction.draw(module.out_features, generator_for(seed, f"gradient/{block}/{name}"))
+            for (block, name), module in modules.items()
+        }
     else:
         cache_key = content_key(
             weights=base.identity,
@@ -108,7 +111,8 @@ def mean_differences(
                 raise UserError(
                     f"block {key[0]}, {key[1] or 'output'}: not one output per token (a mixture of experts?)"
                 )
-            pooled = state["weights"] @ rms_normalise(found.flatten(0, 1)[batch.completion])
+            with torch.autocast(found.device.type, enabled=False):  # states are pooled in float32
+                pooled = state["weights"] @ rms_normalise(found.flatten(0, 1)[batch.completion])
             difference = (pooled[0::2] - pooled[1::2]).sum(0).double().cpu()
             sums[key] = sums[key] + difference if key in sums else difference
 

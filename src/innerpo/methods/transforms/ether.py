@@ -49,5 +49,5 @@ def fit(inputs: FitInputs, method: MethodConfig) -> Transform:
             f"method.subspace.ether_blocks={blocks} does not divide the hidden size {hidden}; these do: {fitting}"
         )
     shape = (len(inputs.layers), options.reflections, blocks, hidden // blocks)
-    v = torch.randn(shape, generator=inputs.generator(), dtype=torch.float64)
+    v = torch.randn(shape, generator=inputs.generator("ether"), dtype=torch.float64)
     return freeze("ether", learn_basis("ether", BlockReflections(v, rank), inputs, options))

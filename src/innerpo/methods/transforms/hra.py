@@ -38,5 +38,5 @@ def fit(inputs: FitInputs, method: MethodConfig) -> Transform:
     options = method.subspace
     rank = count_of(options.rank, inputs.hidden, "rank")
     shape = (len(inputs.layers), options.reflections, inputs.hidden)
-    v = torch.randn(shape, generator=inputs.generator(), dtype=torch.float64)
+    v = torch.randn(shape, generator=inputs.generator("hra"), dtype=torch.float64)
     return freeze("hra", learn_basis("hra", ReflectionChain(v, rank), inputs, options))

@@ -33,6 +33,6 @@ class OrthogonalBasis(nn.Module):
 def fit(inputs: FitInputs, method: MethodConfig) -> Transform:
     """Fit a basis from a seeded random start and freeze it."""
     rank = count_of(method.subspace.rank, inputs.hidden, "rank")
-    module = OrthogonalBasis(random_basis(inputs, rank), inputs.seed)
+    module = OrthogonalBasis(random_basis(inputs, rank, "ortho"), inputs.generator("ortho completion").initial_seed())
     # each entry of the skew matrix rotates one plane, and each row of the basis lies in about `hidden` of them
     return freeze("ortho", learn_basis("ortho", module, inputs, method.subspace, step_scale=inputs.hidden**-0.5))

@@ -8,10 +8,10 @@ from innerpo.config.method import MethodConfig
 from innerpo.methods.transforms.transform import FitInputs, Transform, count_of, freeze
 
 
-def random_basis(inputs: FitInputs, rank: int) -> Float[Tensor, "layer rank hidden"]:
-    """Return a seeded, uniformly distributed (Haar) orthonormal basis of each layer's own, in float64."""
+def random_basis(inputs: FitInputs, rank: int, name: str) -> Float[Tensor, "layer rank hidden"]:
+    """Return an orthonormal basis for each layer, uniformly distributed (Haar), in float64, from a named stream."""
     shape = (len(inputs.layers), inputs.hidden, rank)
-    columns, r = torch.linalg.qr(torch.randn(shape, generator=inputs.generator(), dtype=torch.float64))
+    columns, r = torch.linalg.qr(torch.randn(shape, generator=inputs.generator(name), dtype=torch.float64))
     signs = r.diagonal(dim1=1, dim2=2).sign()[:, None]  # without this QR does not give the Haar measure
     basis: Tensor = (columns * signs).transpose(1, 2)
     return basis
@@ -19,4 +19,4 @@ def random_basis(inputs: FitInputs, rank: int) -> Float[Tensor, "layer rank hidd
 
 def fit(inputs: FitInputs, method: MethodConfig) -> Transform:
     """Return a random basis; neither states nor labels are used."""
-    return freeze("random", random_basis(inputs, count_of(method.subspace.rank, inputs.hidden, "rank")))
+    return freeze("random", random_basis(inputs, count_of(method.subspace.rank, inputs.hidden, "rank"), "random"))

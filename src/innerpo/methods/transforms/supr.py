@@ -75,7 +75,7 @@ def suppressed_grams(inputs: FitInputs, k: int) -> list[Float[Tensor, "hidden hi
 def sample_pairs(inputs: FitInputs) -> list[int]:
     """Return a seeded sample of at most MAX_PAIRS pairs and (beyond the first pair) MAX_TOKENS completion tokens."""
     chosen, tokens = list[int](), 0
-    for i in torch.randperm(len(inputs.items), generator=inputs.generator()).tolist()[:MAX_PAIRS]:
+    for i in torch.randperm(len(inputs.items), generator=inputs.generator("supr")).tolist()[:MAX_PAIRS]:
         tokens += sum(len(r) for r in inputs.items[i].responses)
         if chosen and tokens > MAX_TOKENS:
             break

@@ -5,12 +5,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from innerpo.data.batching.row_plan import Layout
 from innerpo.data.tokens import PromptItem
 from innerpo.errors import UserError
+from innerpo.methods.directions.clusters import cluster_numbers
+from innerpo.methods.generators import generator_for
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,11 @@ class FitInputs:
         return pooled[:, 0::2] - pooled[:, 1::2]
 
     @property
+    def clusters(self) -> Int[Tensor, " pair"]:
+        """The prompt of every training pair as a number; without ``items``, a prompt of its own for each."""
+        return cluster_numbers(self.items) if self.items else torch.arange(self.pooled.shape[1] // 2)
+
+    @property
     def hidden(self) -> int:
         """Size of a state."""
         return int(self.pooled.shape[2])
@@ -75,9 +82,9 @@ class FitInputs:
         found = next((p.device for p in self.model.parameters()), None) if self.model is not None else None
         return torch.device("cpu") if found is None or found.type == "mps" else found
 
-    def generator(self) -> torch.Generator:
-        """Return a new random generator, seeded with the training seed."""
-        return torch.Generator().manual_seed(self.seed)
+    def generator(self, name: str) -> torch.Generator:
+        """Return a new random generator for the training seed and a use of it, independent of all other uses."""
+        return generator_for(self.seed, f"transform/{name}")
 
 
 def count_of(value: float, hidden: int, field: str) -> int:

@@ -94,7 +94,9 @@ def _test(model: nn.Module, items: Sequence[PromptItem], pad_id: int, tried: Lay
     window = _row_window(model)
     if window:
         return False, f"the model has an attention window of its own ({window}), which may count positions in the row"
-    dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
+    weight = next(p for p in model.parameters() if p.is_floating_point())
+    mixed = torch.is_autocast_enabled(weight.device.type)
+    dtype = torch.get_autocast_dtype(weight.device.type) if mixed else weight.dtype
     short = _difference(model, items[:2], pad_id, tried)
     if not short.within(dtype):
         return False, f"compared one batch both ways: {short.words()}"

@@ -145,7 +145,9 @@ def _read_blocks(model: nn.Module, batch: TokenBatch, request: StateRequest) -> 
         states = output.flatten(0, 1).index_select(0, batch.completion)
         tokens = rms_normalise(states)
         rms = states.float().square().mean(-1).sqrt().mean() if _measures_size(request) else None
-        return weights @ tokens, tokens if request.token_states else None, rms
+        with torch.autocast(tokens.device.type, enabled=False):  # states are pooled in float32
+            pooled = weights @ tokens
+        return pooled, tokens if request.token_states else None, rms
 
     def hook_for(layer: int) -> Any:
         def hook(state: Tensor) -> None:
