@@ -181,8 +181,9 @@ class Measured:
     """What a family can do, and the numbers that a test judges.
 
     ``one_row`` and ``concatenated`` are the largest differences (nats) of a response's summed log-probability from the
-    model's own forward pass on that response alone; ``outputs`` are the mean DPO losses of the optimiser steps. A
-    family that is refused has its ``reason`` alone.
+    model's own forward pass on that response alone; ``reloaded`` is that of the trained policy after it was saved and
+    loaded, ``removed`` that of the base after the adapter was taken off. ``outputs`` are the mean DPO losses of the
+    optimiser steps. A family that is refused has its ``reason`` alone.
     """
 
     family: Family
@@ -192,6 +193,8 @@ class Measured:
     frozen: tuple[str, ...] = ()
     one_row: float = math.nan
     concatenated: float = math.nan
+    reloaded: float = math.nan
+    removed: float = math.nan
     outputs: tuple[float, ...] = ()
     drift: float = math.nan
     gradient_norms: tuple[float, ...] = ()
@@ -238,7 +241,10 @@ def measure(family: Family, folder: Path) -> Measured:
 def train(base: Any, items: Sequence[Any], site: str, folder: Path, measured: Measured) -> Measured:
     """Add what a short training with states shows."""
     from innerpo.config.run import default_run
+    from innerpo.data.batching.batch import make_batch
+    from innerpo.model.adapters import load_adapter, remove_adapter
     from innerpo.model.coverage import weights_without_adapter
+    from innerpo.model.forward.outputs import sequence_outputs
     from innerpo.training.prepare import adapted, prepare_items
     from innerpo.training.train import train_policy
 
@@ -252,10 +258,22 @@ def train(base: Any, items: Sequence[Any], site: str, folder: Path, measured: Me
         output_dir=folder,
     )
     config.run_dir.mkdir(parents=True)
+    batch = make_batch(items, "concatenated", 0)
+
+    @torch.no_grad()
+    def logps(model: nn.Module) -> torch.Tensor:
+        return sequence_outputs(model.eval(), batch).logps
+
+    untrained = logps(base.model)
     prepared = prepare_items(config, base, items)
     with adapted(prepared, config) as (policy, method):
         shares = weights_without_adapter(policy)
         train_policy(policy, method, prepared.pairs, config)
+        trained = logps(policy)
+        policy.save_pretrained(folder / "adapter")
+    policy = load_adapter(base, folder / "adapter")
+    reloaded = logps(policy)
+    remove_adapter(base, policy)
     lines = [json.loads(line) for line in (config.run_dir / "metrics.jsonl").read_text().splitlines()]
     steps = [line for line in lines if "loss/output" in line]
     frozen: dict[str, float] = {}
@@ -266,6 +284,8 @@ def train(base: Any, items: Sequence[Any], site: str, folder: Path, measured: Me
         measured,
         site=site,
         frozen=tuple(sorted(name for name, share in frozen.items() if share > SHARE)),
+        reloaded=float((reloaded - trained).abs().max()),
+        removed=float((logps(base.model) - untrained).abs().max()),
         outputs=tuple(line["loss/output"] for line in steps),
         drift=steps[0]["loss/drift"],
         gradient_norms=tuple(line["grad_norm"] for line in steps),
@@ -289,7 +309,8 @@ random models, and a test fails when it is out of date. For each family that is 
 
 * log-probabilities of responses are those of the model's own forward pass on each response alone (1e-4 nats);
 * with a new LoRA adapter on all linear modules and in training mode, the first step's DPO loss is log 2 and drift is 0;
-* the loss then falls, and gradients are finite.
+* the loss then falls, and gradients are finite;
+* the saved adapter gives the same numbers when it is loaded, and the base without it is bit-identical to before.
 
 The columns:
 

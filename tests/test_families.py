@@ -25,7 +25,7 @@ def test_the_page_lists_these_families():
     [*FAST, *(pytest.param(family, marks=pytest.mark.slow) for family in SLOW)],
     ids=lambda family: family.name,
 )
-@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore:The following (rank|alpha)_pattern")
 def test_family(family, tmp_path):
     found = measure(family, tmp_path)
     assert found.row() in lines(), "docs/models.md is out of date: python tests/families.py"
@@ -33,6 +33,8 @@ def test_family(family, tmp_path):
         return
     assert found.concatenated < 1e-4
     assert found.one_row < 1e-4 or found.layout == "concatenated"
+    assert found.reloaded < 1e-4
+    assert found.removed == 0.0
     assert len(found.outputs) == STEPS
     assert found.outputs[0] == pytest.approx(math.log(2), abs=1e-6)
     assert found.outputs[-1] < found.outputs[1] < found.outputs[0]
