@@ -27,7 +27,6 @@ from innerpo.model.forward.unembedding import Unembedding, block_states, final_n
 from innerpo.model.reference import compute_reference
 from innerpo.registry import TRANSFORMS, resolve
 from innerpo.run import evaluate, train
-from innerpo.training import prepare
 from innerpo.training.directions_file import load_directions
 
 H, RANK, LAYERS = 32, 8, (0, 2)
