@@ -1,5 +1,6 @@
 """Transforms: orthonormal, frozen, seeded, saved; each does what its page claims, against dense references here."""
 
+import math
 from dataclasses import replace
 from itertools import pairwise
 
@@ -488,11 +489,15 @@ def test_subspace_fit_holds_back_whole_prompts(sizes):
 
 
 def test_subspace_fit_leaves_out_whole_prompts():
-    """On noise a fit that leaves out the prompt finds no margin; leaving out the pair alone finds one of siblings."""
-    d, clusters = noisy_siblings(100)
+    """On noise, log 2 is the loss without a margin. Leaving out the pair alone finds a margin of its siblings'."""
     basis = torch.eye(8, dtype=torch.float64).expand(2, 8, 8)
-    by_prompt, by_pair = (subspace_losses(basis, d, d, c)[0].mean().item() for c in (clusters, torch.arange(300)))
-    assert by_pair < 0.65 < 0.75 < by_prompt < 0.9, (by_pair, by_prompt)
+    losses = {"by_prompt": [], "by_pair": []}
+    for seed in range(10):
+        d, clusters = noisy_siblings(100, seed=seed)
+        for name, c in (("by_prompt", clusters), ("by_pair", torch.arange(300))):
+            losses[name].append(subspace_losses(basis, d, d, c)[0].mean().item())
+    by_prompt, by_pair = (sum(values) / 10 for values in losses.values())
+    assert by_pair < math.log(2.0) < by_prompt, (by_pair, by_prompt)
 
 
 def test_subspace_fit_keeps_its_start_where_nothing_general_is_learned():
