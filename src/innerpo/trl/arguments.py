@@ -82,7 +82,7 @@ REFUSED = {
     "bf16_full_eval": Refused("bf16=True is mixed precision in evaluation too", (False,)),
     "fp16_full_eval": Refused("fp16=True is mixed precision in evaluation too", (False,)),
     "train_sampling_strategy": Refused(
-        "the order is random by seed, with pairs of like length in a step", ("random", "group_by_length")
+        "the order is random by seed; similar lengths share a micro-batch", ("random", "group_by_length")
     ),
     "parallelism_config": Refused("rows that hold several responses are not split; use FSDP or more processes"),
 }
