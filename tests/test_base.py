@@ -1,13 +1,14 @@
 """A base model that many runs share: untouched by each of them, loaded once, its reference computed once."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 import innerpo
 from conftest import build_model, build_tokenizer
-from innerpo.model import reference
+from innerpo.model import adapters, reference
 from innerpo.model.adapters import add_adapter, load_adapter, remove_adapter
 from innerpo.model.base import Base
 from innerpo.model.cache import TensorMemory
@@ -148,3 +149,77 @@ def test_public_names_resolve_and_a_wrong_one_is_an_attribute_error():
 def test_faults_are_named(call, message):
     with pytest.raises(innerpo.UserError, match=message):
         call()
+
+
+# -- one adapter at a time, and options that loading used up -----------------------------------------------------------
+
+
+def test_an_adapter_left_on_the_base_stops_the_next_run_before_anything_is_cached(toy_folder, tmp_path):
+    options = SMALL | {"data.cache_dir": tmp_path / "cache", "output_dir": tmp_path}
+    base = innerpo.load_base(str(toy_folder))
+    run = innerpo.train(base, "dpo", data="embedded:compare", **options)
+    kept = set((tmp_path / "cache").rglob("*"))
+    loaded = innerpo.load(run.folder, base)
+    for call in (
+        lambda: innerpo.train(base, "innerpo", data="embedded:compare", **options),
+        lambda: innerpo.evaluate(base, run.folder),
+        lambda: innerpo.load(run.folder, base),
+    ):
+        with pytest.raises(innerpo.UserError, match="an adapter is on the base model"):
+            call()
+    assert set((tmp_path / "cache").rglob("*")) == kept
+    innerpo.remove_adapter(base, loaded.policy)
+    innerpo.evaluate(base, run.folder)
+
+
+def test_an_adapter_that_does_not_fit_leaves_the_base_as_it_was(base, tmp_path):
+    wide = Base(build_model(hidden_size=64, head_dim=16), build_tokenizer(), "wide", "wide")
+    add_adapter(wide, innerpo.ModelConfig(lora_r=2), seed=1).save_pretrained(tmp_path)
+    before = state_of(base.model)
+    with pytest.raises(innerpo.UserError, match="does not fit the base model"):
+        load_adapter(base, tmp_path)
+    assert_same_state(base.model, before)
+    remove_adapter(base, add_adapter(base, innerpo.ModelConfig(lora_r=2), seed=1))
+    assert_same_state(base.model, before)
+
+
+def test_an_interrupt_while_an_adapter_is_put_on_leaves_the_base_as_it_was(base, monkeypatch):
+    before = state_of(base.model)
+
+    def interrupted(policy):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(adapters, "fuse_lora", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        add_adapter(base, innerpo.ModelConfig(lora_r=2), seed=1)
+    assert_same_state(base.model, before)
+
+
+def test_a_run_records_how_its_base_was_loaded(toy_folder):
+    base = innerpo.load_base(str(toy_folder), dtype="bfloat16", attention="eager")
+    config = innerpo.run_config("dpo", base=base)
+    assert (config.model.base_model, config.model.dtype, config.model.attention) == (
+        str(toy_folder),
+        "bfloat16",
+        "eager",
+    )
+    with pytest.raises(innerpo.UserError, match=r"model.dtype='float32', but the base model .* loaded with 'bfloat16'"):
+        innerpo.run_config("dpo", base=base, **{"model.dtype": "float32"})
+    in_memory = Base(build_model(), build_tokenizer())
+    assert innerpo.run_config("dpo", base=in_memory).model.dtype == "float32"
+
+
+def test_full_fine_tuning_of_half_precision_weights_must_be_chosen(toy_folder, tmp_path):
+    base = innerpo.load_base(str(toy_folder), dtype="bfloat16")
+    base.loaded = replace(base.loaded, dtype="auto")  # as on hardware with bfloat16 units
+    options = SMALL | {"data.cache_dir": tmp_path, "output_dir": tmp_path, "model.lora_r": 0}
+    with pytest.raises(innerpo.UserError, match=r"full fine-tuning .* trains float32 weights"):
+        innerpo.train(base, "dpo", data="embedded:compare", **options)
+
+
+def test_an_adapter_made_elsewhere_needs_its_training_set_named(base, tmp_path):
+    policy = add_adapter(base, innerpo.ModelConfig(lora_r=2), seed=1)
+    policy.save_pretrained(tmp_path)
+    remove_adapter(base, policy)
+    with pytest.raises(innerpo.UserError, match=r"its training set is unknown; name it by eval\.train_dataset"):
+        innerpo.evaluate(base, tmp_path)

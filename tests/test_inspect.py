@@ -128,7 +128,8 @@ def test_a_foreign_adapter_that_does_nothing_moved_nothing(toy_folder, tmp_path,
     assert main(["inspect", *flags]) == 2
     assert "was not trained by innerpo" in capsys.readouterr().err
     assert main(["inspect", *flags, "--eval.train-dataset=embedded:longer", "--prompts=4"]) == 0
-    blocks = json.loads((tmp_path / "foreign" / "inspect.json").read_text())["blocks"]
+    (written,) = (tmp_path / "foreign").glob("eval-*")
+    blocks = json.loads((written / "inspect.json").read_text())["blocks"]
     assert len(blocks) == 4
     for row in blocks:
         assert (row["along"], row["across"], row["read"]) == (0.0, 0.0, False)

@@ -479,7 +479,8 @@ def test_an_adapter_that_innerpo_did_not_train(trained, toy_folder, tmp_path, ca
     words += [f"--data.cache-dir={folder / 'cache'}", "--model.dtype=float32"]
     assert main(["eval", str(tmp_path / "foreign"), *words]) == 0
     captured = capsys.readouterr()
-    scores = read_scores(tmp_path / "foreign")
+    (written,) = (tmp_path / "foreign").glob("eval-*")
+    scores = read_scores(written)
     assert set(scores.responses["model"]) == {"base", "foreign"}
     assert set(scores.responses["set"]) == {"train", "test", "rnd"}
     assert "no shift is listed" in captured.out
@@ -487,8 +488,8 @@ def test_an_adapter_that_innerpo_did_not_train(trained, toy_folder, tmp_path, ca
     base, policy_logp = logp_of(scores, "base"), logp_of(scores, "foreign")
     assert len(base) == 3 * 4 * 2
     assert all(abs(policy_logp[key] - logp) > 1e-4 for key, logp in base.items())
-    table = (tmp_path / "foreign" / "headline.md").read_text()
+    table = (written / "headline.md").read_text()
     assert f"oos: no shift is listed for {data}" in table
-    cells = json.loads((tmp_path / "foreign" / "headline.json").read_text())["mean_logp"]["base"]
+    cells = json.loads((written / "headline.json").read_text())["mean_logp"]["base"]
     assert math.isnan(cells["oos"]["mean"])
     assert cells["test"]["n"] == 4

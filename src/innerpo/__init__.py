@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from innerpo.config.method import MethodConfig, TransformConfig
     from innerpo.config.run import DataConfig, EvalConfig, ModelConfig, RunConfig, TrainingConfig, default_run
     from innerpo.errors import MachineError, UserError
+    from innerpo.model.adapters import remove_adapter
     from innerpo.model.base import Base
     from innerpo.progress import reporting
     from innerpo.run import Run
@@ -41,6 +42,7 @@ _PUBLIC = {
     "evaluate": "innerpo.api",
     "load": "innerpo.api",
     "load_base": "innerpo.api",
+    "remove_adapter": "innerpo.model.adapters",
     "reporting": "innerpo.progress",
     "run_config": "innerpo.api",
     "train": "innerpo.api",
@@ -66,6 +68,7 @@ __all__ = [
     "evaluate",
     "load",
     "load_base",
+    "remove_adapter",
     "reporting",
     "run_config",
     "train",

@@ -14,10 +14,12 @@ from innerpo.errors import UserError
 from innerpo.files import cache_root, existing_folder
 from innerpo.methods.inner_reward import InnerReward
 from innerpo.model import loading
+from innerpo.model.adapters import check_bare
 from innerpo.model.base import Base
 from innerpo.run import Run
 from innerpo.training import artifacts
 from innerpo.training.directions_file import load_directions
+from innerpo.training.record import check_base
 
 
 def load_base(name: str = "smollm2-135m", *, cache_dir: Path | None = None, **options: Any) -> Base:
@@ -40,7 +42,7 @@ def run_config(
     config = overlay(default_run(method), nested(options), "options")
     if data is not None:
         config = replace(config, data=replace(config.data, dataset=data))
-    return config if base is None else replace(config, model=replace(config.model, base_model=base.name))
+    return config if base is None else replace(config, model=loading.as_loaded(config.model, base))
 
 
 def train(
@@ -66,6 +68,9 @@ def evaluate(base: Base | None, folder: str | Path, **options: Any) -> Run:
     """
     path = existing_folder(folder)
     config = overlay(config_of_folder(path), nested(options), "options")
+    if base is not None:  # by whatever name: run.evaluate compares the weights
+        model = loading.as_loaded(config.model, base)
+        config = replace(config, model=replace(model, base_model=config.model.base_model))
     return run.evaluate(path, config, base)
 
 
@@ -89,6 +94,8 @@ def load(folder: str | Path, base: Base | None = None) -> Loaded:
     config = config_of_folder(path)
     artifacts.check_adapter(path)
     base = base or loading.load_base(config.model, cache_root(config.data.cache_dir))
+    check_bare(base)
+    check_base(path, base)
     return Loaded(artifacts.load_policy(base, path), base, load_directions(path), config)
 
 
@@ -97,4 +104,4 @@ def _config(base: Base | None, method: str | RunConfig, data: str | None, option
         return run_config(method, base=base, data=data, **options)
     if data is not None or options:
         raise UserError("a RunConfig holds all options already; change it with dataclasses.replace")
-    return method if base is None else replace(method, model=replace(method.model, base_model=base.name))
+    return method if base is None else replace(method, model=loading.as_loaded(method.model, base))

@@ -33,5 +33,8 @@ def run_demo(output_dir: Path, seed: int) -> Run:
         log.info(f"[{i}/{len(METHODS_SHOWN)}] {method}: train on {config.data.dataset}, then score")
         base = base or load_base(config.model, cache_root(config.data.cache_dir))
         results.append(train(config, base))
-    sets, scores = results[0].sets, combine([r.scores for r in results if r.scores is not None])
+    found = [r.scores for r in results if r.scores is not None]
+    if not found:  # another process than the main one
+        return Run(output_dir, config)
+    sets, scores = results[0].sets, combine(found)
     return Run(output_dir, config, sets, scores, headlines(scores, sets, ("mean_logp", "sum_logp")))

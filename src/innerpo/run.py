@@ -13,7 +13,7 @@ from typing import Any
 from accelerate import PartialState
 
 from innerpo.config.run import RunConfig
-from innerpo.config.yaml import read_run_config
+from innerpo.config.yaml import check_training_set, read_run_config
 from innerpo.data.tokens import hash_of_items
 from innerpo.data.training_pairs import training_pairs
 from innerpo.evaluation.facts import Scores, combine
@@ -22,8 +22,9 @@ from innerpo.evaluation.scoring_run import PreparedScoring, prepare_scoring, sco
 from innerpo.evaluation.sets import EvaluationSet, load_sets
 from innerpo.evaluation.tables import Headline
 from innerpo.files import cache_root
+from innerpo.model.adapters import check_bare
 from innerpo.model.base import Base
-from innerpo.model.loading import load_base
+from innerpo.model.loading import check_precision, load_base
 from innerpo.training import artifacts
 from innerpo.training.arguments import check_processes, training_arguments
 from innerpo.training.card import model_card
@@ -66,17 +67,20 @@ def train(config: RunConfig, base: Base | None = None) -> Run:
     known = training_pairs(config)
     sets = [] if config.eval.skip else load_sets(config, known)
     base = base or load_base(config.model, cache_root(config.data.cache_dir))
+    check_bare(base)
+    check_precision(config.model, base)
     items, scored = training_items(config, base, known), tokenise_sets(sets, base, config)
     log_estimate(config, base, items, scored.values())
     prepared = prepare_items(config, base, items)
     scoring = prepare_scoring(sets, base, config, prepared.method.inner_reward, scored)
+    other = _score_other_base(sets, scoring, config, base)
     with adapted(prepared, config) as (policy, method):
         prepared = replace(prepared, method=method)
         is_whole = _train_and_save(prepared, policy, config, started)
         if config.eval.skip or not is_whole or not PartialState().is_main_process:
             return Run(config.run_dir, config)
         scores = score_run(scoring, policy, config.method_label, config.method.frozen)
-    scores = _with_other_base(scores, sets, scoring, config, base)
+    scores = combine([scores, *other])
     return Run(config.run_dir, config, tuple(sets), scores, write_scores(config.run_dir, scores, sets, config))
 
 
@@ -86,15 +90,19 @@ def evaluate(folder: Path, config: RunConfig, base: Base | None = None) -> Run:
     Raises UserError where the base is not the one that the run was trained on.
     """
     artifacts.check_adapter(folder)
+    check_training_set(folder, config.eval.train_dataset)
     sets = load_sets(config)
     base = base or load_base(config.model, cache_root(config.data.cache_dir))
+    check_bare(base)
     check_base(folder, base)
     scoring = prepare_scoring(sets, base, config, load_directions(folder))
+    other, target = _score_other_base(sets, scoring, config, base), scores_folder(folder, config)
+    if not PartialState().is_main_process:
+        return Run(target, config)
     label = folder.resolve().name if read_run_config(folder) is None else config.method_label
     with artifacts.loaded_policy(base, folder) as policy:
         scores = score_run(scoring, policy, label, config.method.frozen)
-    scores = _with_other_base(scores, sets, scoring, config, base)
-    target = scores_folder(folder, config)
+    scores = combine([scores, *other])
     return Run(target, config, tuple(sets), scores, write_scores(target, scores, sets, config))
 
 
@@ -128,12 +136,12 @@ def _train_and_save(prepared: Prepared, policy: Any, config: RunConfig, started:
     return weights is None
 
 
-def _with_other_base(
-    scores: Scores, sets: Sequence[EvaluationSet], scoring: PreparedScoring, config: RunConfig, base: Base
-) -> Scores:
-    """Add the facts of ``eval.ref_model``, a base model to compare with, where the config names one."""
+def _score_other_base(
+    sets: Sequence[EvaluationSet], scoring: PreparedScoring, config: RunConfig, base: Base
+) -> list[Scores]:
+    """Score ``eval.ref_model``, a base model to compare with, where the config names one; by all processes, early."""
     name = config.eval.ref_model
-    if name is None or name == base.name:
-        return scores
+    if name is None or name == base.name or config.eval.skip:
+        return []
     other = load_base(replace(config.model, base_model=name, revision=None), cache_root(config.data.cache_dir))
-    return combine([scores, score_other_base(sets, scoring, other, config)])
+    return [score_other_base(sets, scoring, other, config)]

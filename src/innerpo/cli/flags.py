@@ -14,7 +14,7 @@ from innerpo.cli.commands import EvalCommand
 from innerpo.cli.options import check_words, unknown
 from innerpo.config.method import method_names
 from innerpo.config.run import RunConfig, default_run
-from innerpo.config.yaml import config_of_folder, read_run_config
+from innerpo.config.yaml import check_training_set, config_of_folder
 from innerpo.errors import UserError
 from innerpo.files import existing_folder
 from innerpo.registry import METHODS
@@ -80,11 +80,7 @@ def command_on_folder(record: type[E], words: Sequence[str], prog: str) -> tuple
     config = config_of_folder(folder)
     default = record(run=folder, eval=config.eval, data=config.data, model=config.model)
     command = parse(record, words, prog, default)
-    foreign = read_run_config(folder) is None and (folder / "adapter_config.json").is_file()
-    if foreign and command.eval.train_dataset is None:
-        raise UserError(
-            f"{folder} was not trained by innerpo, so its training set is unknown; name it by eval.train_dataset"
-        )
+    check_training_set(folder, command.eval.train_dataset)
     return command, replace(config, eval=command.eval, data=command.data, model=command.model)
 
 

@@ -89,6 +89,14 @@ def config_of_folder(folder: Path) -> RunConfig:
     return dataclasses.replace(config, model=dataclasses.replace(config.model, base_model=named)) if named else config
 
 
+def check_training_set(folder: Path, named: str | None) -> None:
+    """Raise UserError where a folder is an adapter made elsewhere and nobody named its training set."""
+    if named is None and read_run_config(folder) is None and (folder / "adapter_config.json").is_file():
+        raise UserError(
+            f"{folder} was not trained by innerpo, so its training set is unknown; name it by eval.train_dataset"
+        )
+
+
 def without_identity(values: dict[str, Any]) -> dict[str, Any]:
     """Drop what a run's own config.yaml holds beyond options: it is a config file too."""
     return {k: v for k, v in values.items() if k not in ("run_id", "inputs")}

@@ -16,6 +16,7 @@ from innerpo.data.training_pairs import training_pairs
 from innerpo.files import cache_root
 from innerpo.methods.method import LossOutput, Method
 from innerpo.methods.records import PairOutputs
+from innerpo.model.adapters import check_bare
 from innerpo.model.base import Base
 from innerpo.model.forward.outputs import sequence_outputs
 from innerpo.model.loading import load_base
@@ -54,6 +55,7 @@ def set_up(config: RunConfig, base: Base | None = None) -> Iterator[Setup]:
     config = replace(config, method=replace(config.method, frozen=False))  # its terms are checked on an adapter too
     pairs = training_pairs(config)
     base = base or load_base(config.model, cache_root(config.data.cache_dir))
+    check_bare(base)
     with TemporaryDirectory() as scratch:
         prepared = prepare(config, base, pairs, cache_dir=Path(scratch))
         with adapted(prepared, config, cache_dir=Path(scratch)) as (policy, fitted):

@@ -43,8 +43,8 @@ def write_scores(
 
 
 def scores_folder(folder: Path, config: RunConfig) -> Path:
-    """Where the scores of a folder belong: beside the adapter, or, for other sets than the run's own, beneath it."""
+    """Where scores belong: beside a run's adapter for its own sets; else, and for adapters made elsewhere, beneath."""
     own = read_run_config(folder)
-    if own is None or scores_id(config) == scores_id(own):
+    if own is not None and scores_id(config) == scores_id(own):
         return folder
     return folder / f"eval-{scores_id(config)}"

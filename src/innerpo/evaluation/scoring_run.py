@@ -109,7 +109,7 @@ def prepare_scoring(
 def score_other_base(sets: Sequence[EvaluationSet], prepared: PreparedScoring, base: Base, config: RunConfig) -> Scores:
     """Return the facts of another base model (``eval.ref_model``) on the same sets, with its own tokens, by its name.
 
-    Pairs that its tokens do not keep (identical after the cut) are missing.
+    Raises UserError for a pair that its tokens do not keep (responses identical after the cut).
     """
     other = prepare_scoring(sets, base, replace(config, eval=replace(config.eval, steer=0.0)), None)
     return Scores(other.base.with_columns(model=pl.lit(base.name)), prepared.pairs)

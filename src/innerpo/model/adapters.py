@@ -1,6 +1,8 @@
 """Adapters on a base model: a fresh one, a saved one, and their removal, after which the base is what it was."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ def add_adapter(base: Base, config: ModelConfig, seed: int) -> nn.Module:
     """Return the policy: the base with a fresh seeded LoRA adapter or, where lora_r is 0, a trainable copy of it."""
     from peft import LoraConfig, get_peft_model
 
+    check_bare(base)
     if config.lora_r == 0:
         full: nn.Module = copy.deepcopy(base.model)
         return full.requires_grad_(True)
@@ -37,9 +40,13 @@ def add_adapter(base: Base, config: ModelConfig, seed: int) -> nn.Module:
         task_type="CAUSAL_LM",
     )
     try:
-        policy: nn.Module = get_peft_model(base.model, lora)
+        with _restored_on_failure(base):
+            policy: nn.Module = get_peft_model(base.model, lora)
+            fuse_lora(policy)
+            if names == "all-linear":
+                log_weights_without_adapter(policy)
+            return policy
     except ValueError as error:
-        _take_off_parts(base.model)
         if "not found in the base model" not in str(error):
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"model.target_modules={names!r} cannot be adapted in {base.name!r}: {reason}") from error
@@ -47,10 +54,6 @@ def add_adapter(base: Base, config: ModelConfig, seed: int) -> nn.Module:
         raise UserError(
             f"model.target_modules={names!r} fits no module of {base.name!r}; it has {', '.join(linear)}"
         ) from error
-    fuse_lora(policy)
-    if names == "all-linear":
-        log_weights_without_adapter(policy)
-    return policy
 
 
 def load_adapter(base: Base, folder: Path) -> nn.Module:
@@ -60,14 +63,26 @@ def load_adapter(base: Base, folder: Path) -> nn.Module:
     """
     from peft import PeftModel
 
+    check_bare(base)
     _check_changes_weights(folder)
     try:
-        policy: nn.Module = PeftModel.from_pretrained(base.model, str(folder))
+        with _restored_on_failure(base):
+            policy: nn.Module = PeftModel.from_pretrained(base.model, str(folder))
+            fuse_lora(policy)
+            return policy
     except (RuntimeError, ValueError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"the adapter in {folder} does not fit the base model {base.name!r}: {reason}") from error
-    fuse_lora(policy)
-    return policy
+
+
+def check_bare(base: Base) -> None:
+    """Raise UserError where an adapter is on the base: reference outputs would be those of the adapted model."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    if any(isinstance(module, BaseTunerLayer) for module in base.model.modules()):
+        raise UserError(
+            f"an adapter is on the base model {base.name!r}; take it off first (innerpo.remove_adapter(base, policy))"
+        )
 
 
 def remove_adapter(base: Base, policy: Any) -> None:
@@ -89,7 +104,17 @@ def remove_adapter(base: Base, policy: Any) -> None:
     base.model.eval()
 
 
-def _take_off_parts(model: nn.Module) -> None:
+@contextmanager
+def _restored_on_failure(base: Base) -> Iterator[None]:
+    """Take half an adapter off the base where putting it on fails or is interrupted."""
+    try:
+        yield
+    except BaseException:
+        take_off_parts(base.model)
+        raise
+
+
+def take_off_parts(model: nn.Module) -> None:
     """Restore the modules that peft had wrapped before it raised an error."""
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from innerpo.config.run import DataConfig
+from innerpo.config.run import DataConfig, ModelConfig
 from innerpo.data.tokens import PairTokenizer
 from innerpo.model.cache import TensorMemory
 from innerpo.model.dropout import switch_off_dropout
@@ -26,7 +26,8 @@ class Base:
     ``identity`` names the weights' content; it is part of the key of everything that is cached. Empty: a hash of the
     weights, computed when it is first needed.
     ``memory`` keeps reference outputs in memory, up to its limit in bytes, so that a second run reads no file;
-    ``encodings`` keeps the token ids of texts.
+    ``encodings`` keeps the token ids of texts. ``loaded`` is the config that the model was loaded with; of a model in
+    memory, its name and data type.
     """
 
     model: Any
@@ -35,6 +36,7 @@ class Base:
     identity: str = ""
     memory: TensorMemory = field(default_factory=TensorMemory, repr=False)
     encodings: dict[str, list[int]] = field(default_factory=dict, repr=False)
+    loaded: ModelConfig | None = None
 
     def __post_init__(self) -> None:
         self.name = self.name or str(getattr(self.model.config, "_name_or_path", "") or type(self.model).__name__)
@@ -43,6 +45,9 @@ class Base:
         self.model.requires_grad_(False)
         self.model.eval()
         self.identity = self.identity or hash_of_weights(self.model)
+        named = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+        dtype: Any = named.get(self.model.dtype, "auto")
+        self.loaded = self.loaded or ModelConfig(base_model=self.name, dtype=dtype)
 
     def pair_tokenizer(self, data: DataConfig) -> PairTokenizer:
         """Return a tokenizer of pairs with the limits of a config; all of this base share what they tokenised."""

@@ -1,6 +1,7 @@
 """Load a base model and its tokenizer by name or from a folder, and log the choices made."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,37 @@ def device() -> torch.device:
 
     found: torch.device = PartialState().device
     return found
+
+
+LOADED = ("base_model", "revision", "dtype", "attention", "threads", "load_in_4bit", "trust_remote_code")
+"""Fields of ModelConfig that loading uses up: a run on a loaded base has the base's values."""
+
+
+def as_loaded(config: ModelConfig, base: Base) -> ModelConfig:
+    """Return the config of a run on a loaded base: the fields that loading used are those of the base.
+
+    Raises UserError where the config asks for another value of one (another name of the model but excepted).
+    """
+    assert base.loaded is not None
+    default, changes = ModelConfig(), dict[str, Any]()
+    actual = {"dtype": str(base.model.dtype).removeprefix("torch.")}
+    for name in LOADED[1:]:
+        wanted, has = getattr(config, name), getattr(base.loaded, name)
+        if wanted == actual.get(name, has):  # "auto" may have chosen just that
+            continue
+        if wanted not in (has, getattr(default, name)):
+            raise UserError(f"model.{name}={wanted!r}, but the base model {base.name!r} is loaded with {has!r}")
+        changes[name] = has
+    return replace(config, base_model=base.name, **changes)
+
+
+def check_precision(config: ModelConfig, base: Base) -> None:
+    """Raise UserError where full fine-tuning would train half-precision weights that nobody chose."""
+    if config.lora_r == 0 and config.dtype == "auto" and base.model.dtype != torch.float32:
+        raise UserError(
+            f"full fine-tuning (model.lora_r=0) trains float32 weights, but {base.name!r} is loaded in "
+            f"{str(base.model.dtype).removeprefix('torch.')}; load it with model.dtype=float32, or name its type there"
+        )
 
 
 def model_source(config: ModelConfig, cache_dir: Path) -> str:
@@ -68,7 +100,7 @@ def load_base(config: ModelConfig, cache_dir: Path) -> Base:
         f"{threads.value} CPU threads ({threads.reason})"
     )
     identity = f"{hash_of_source(model, source, cache_dir)}/{dtype}/4bit={config.load_in_4bit}"
-    return Base(model, tokenizer, config.base_model, identity)
+    return Base(model, tokenizer, config.base_model, identity, loaded=config)
 
 
 def _four_bit(dtype: torch.dtype) -> Any:

@@ -84,6 +84,12 @@ def check_processes(config: RunConfig) -> None:
             "torchrun or accelerate launch, which say which is which (LOCAL_RANK), and without GPUs with "
             "ACCELERATE_USE_CPU=true"
         )
+    precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if precision != "no":
+        raise UserError(
+            f"accelerate was started with mixed precision {precision}, in which the policy would be rounded otherwise "
+            "than its reference; start it without, and choose the type of the weights by model.dtype"
+        )
     if config.method.gradient != "none" and is_sharded(config):
         raise UserError(f"{config.method.gradient} needs whole gradients; FSDP and DeepSpeed keep them in pieces")
     if _fsdp(config) and PartialState().distributed_type in (DistributedType.NO, DistributedType.MULTI_CPU):

@@ -50,11 +50,12 @@ class Prepared:
     reference: Reference
     method: Method
     fingerprint: str
+    micro_batch_tokens: int = 0
 
     @property
     def pairs(self) -> PairCollator:
         """The pairs with their reference outputs, as a trainer takes them."""
-        return PairCollator(self.items, self.reference, self.layout.layout, self.base.pad_id)
+        return PairCollator(self.items, self.reference, self.layout.layout, self.base.pad_id, self.micro_batch_tokens)
 
 
 def prepare(
@@ -81,6 +82,7 @@ def training_items(config: RunConfig, base: Base, pairs: Sequence[PreferencePair
     log.info(f"training pairs of {data.dataset}: {len(items)}; {counts}")
     if not items:
         raise UserError(f"{data.dataset} has no pair left to train on")
+    check_context(base.model, items, data.dataset)
     return items
 
 
@@ -92,14 +94,13 @@ def prepare_items(
     method = build_method(config.method, resolve_layers(config.method.layers, base.n_blocks))
     if method.request is not None:
         read_points(base.model, method.layers, config.method.site)  # refuses a site that the model does not have
-    check_context(base.model, items, data.dataset)
     layout = choose_layout(base.model, items, base.pad_id, data.layout)
     log.info(f"layout: {layout.layout} ({layout.reason})")
     reference = _reference(config, base, items, layout.layout, method, cache)
     with torch.autocast(base.device.type, enabled=False):  # mixed precision is for passes of the model
         method = fit_method(method, reference, base.model, config.training.seed, layout.layout, base.pad_id)
     _log_directions(method)
-    return Prepared(base, items, layout, reference, method, fingerprint(base.model))
+    return Prepared(base, items, layout, reference, method, fingerprint(base.model), data.micro_batch_tokens)
 
 
 def _reference(

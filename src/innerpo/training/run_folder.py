@@ -69,7 +69,8 @@ def run_folder(config: RunConfig, inputs: str) -> Iterator[Path | None]:
     try:
         yield last_checkpoint(folder) if training.resume else None
     except BaseException:
-        if fresh and last_checkpoint(folder) is None:
+        unfinished = last_checkpoint(folder) is None and not (folder / RECORD).is_file()
+        if fresh and unfinished and process.is_main_process:
             shutil.rmtree(folder, ignore_errors=True)
             _remove_empty(missing)
         raise

@@ -5,7 +5,6 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +72,7 @@ def train_policy(
         policy,
         training_arguments(config),
         method,
-        replace(pairs, micro_batch_tokens=config.data.micro_batch_tokens),
+        pairs,
         compile=config.model.compile,
         grad_share_steps=config.training.grad_share_steps,
         metrics_path=config.run_dir / METRICS,

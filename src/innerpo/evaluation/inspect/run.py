@@ -11,6 +11,7 @@ from pathlib import Path
 
 from innerpo.config.method import MethodConfig
 from innerpo.config.run import RunConfig
+from innerpo.config.yaml import check_training_set
 from innerpo.data.pairs import PreferencePair, take_prompts
 from innerpo.data.sources import load_pairs
 from innerpo.data.training_pairs import training_pairs
@@ -21,11 +22,13 @@ from innerpo.evaluation.inspect.report import write_inspection
 from innerpo.evaluation.report import scores_folder
 from innerpo.evaluation.sets import PROMPT_SEED
 from innerpo.files import cache_root
+from innerpo.model.adapters import check_bare
 from innerpo.model.base import Base
 from innerpo.model.layer_spec import resolve_layers
 from innerpo.model.loading import load_base
 from innerpo.training import artifacts
 from innerpo.training.prepare import prepare
+from innerpo.training.record import check_base
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +41,7 @@ def inspect_run(folder: Path, config: RunConfig, prompts: int = 64, base: Base |
     if prompts < 1:
         raise UserError(f"prompts must be at least 1, got {prompts}")
     artifacts.check_adapter(folder)
+    check_training_set(folder, config.eval.train_dataset)
     dataset = config.eval.train_dataset or config.data.dataset
     data = replace(config.data, dataset=dataset, shuffled_labels=0.0)
     every_block = replace(config, data=data, method=_shared_directions(config.method))
@@ -45,6 +49,8 @@ def inspect_run(folder: Path, config: RunConfig, prompts: int = 64, base: Base |
     test = best_against_first_worse(load_pairs(dataset, "test", replace(data, seed=PROMPT_SEED)), prompts, PROMPT_SEED)
 
     base = base or load_base(config.model, cache_root(data.cache_dir))
+    check_bare(base)
+    check_base(folder, base)
     n_blocks = base.n_blocks
     test_items = base.pair_tokenizer(data).training_items(test)
     if not test_items:
