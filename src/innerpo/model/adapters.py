@@ -39,7 +39,7 @@ def add_adapter(base: Base, config: ModelConfig, seed: int) -> nn.Module:
     try:
         policy: nn.Module = get_peft_model(base.model, lora)
     except ValueError as error:
-        _take_off_parts(base.model)
+        take_off_parts(base.model)
         if "not found in the base model" not in str(error):
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"model.target_modules={names!r} cannot be adapted in {base.name!r}: {reason}") from error
@@ -89,7 +89,7 @@ def remove_adapter(base: Base, policy: Any) -> None:
     base.model.eval()
 
 
-def _take_off_parts(model: nn.Module) -> None:
+def take_off_parts(model: nn.Module) -> None:
     """Restore the modules that peft had wrapped before it raised an error."""
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
