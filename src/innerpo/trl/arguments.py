@@ -81,9 +81,7 @@ REFUSED = {
     "include_num_input_tokens_seen": Refused("tokens are not counted; steps and pairs are", ("no", False)),
     "bf16_full_eval": Refused("bf16=True is mixed precision in evaluation too", (False,)),
     "fp16_full_eval": Refused("fp16=True is mixed precision in evaluation too", (False,)),
-    "train_sampling_strategy": Refused(
-        "the order is random by seed; similar lengths share a micro-batch", ("random", "group_by_length")
-    ),
+    "train_sampling_strategy": Refused("the order is a uniform shuffle by seed (random)", ("random",)),
     "parallelism_config": Refused("rows that hold several responses are not split; use FSDP or more processes"),
 }
 """Arguments that are accepted only with the values that mean nothing, with what to use in place of others."""
@@ -98,7 +96,7 @@ PARAMETERS: dict[str, str | Refused] = {
     "callbacks": "",
     "optimizers": "",
     "quantization_config": "for a model given by name",
-    "peft_config": "any peft configuration that adds no virtual tokens; None: full fine-tuning, in place",
+    "peft_config": "any peft configuration that only changes weights; None: full fine-tuning, in place",
     "data_collator": Refused("the batches of a pair's responses are made by the trainer; see the field layout"),
     "compute_metrics": Refused(
         "loss, rewards and accuracies of evaluation sets are logged; innerpo.evaluate scores runs"

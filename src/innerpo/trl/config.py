@@ -183,9 +183,9 @@ class InnerPOConfig(TrainingArguments):
             },
         }
         model = {"lora_r": 0 if full else config.model.lora_r, "compile": self.compile}
-        values = {
-            "data": data,
-            "model": model,
-            "training": {"seed": self.seed, "grad_share_steps": self.grad_share_steps},
-        }
+        training: dict[str, Any] = {"seed": self.seed, "grad_share_steps": self.grad_share_steps}
+        if self.max_steps > 0 and self.precompute_ref_batch_size is None and self.data_seed is None:
+            # The reference of other pairs than those of these steps need not be computed.
+            training |= {"max_steps": self.max_steps, "gradient_accumulation": self.gradient_accumulation_steps}
+        values = {"data": data, "model": model, "training": training}
         return replace(overlay(config, values, "InnerPOConfig"), method=self.method_config())

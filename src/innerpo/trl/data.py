@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from innerpo.data.pairs import PreferencePair, Text
+from innerpo.data.divergence import with_divergence_of
+from innerpo.data.pairs import PreferencePair
 from innerpo.data.sources.parse import BadRowError, pair_from_row
 from innerpo.data.tokens import PairTokenizer, PromptItem
 from innerpo.errors import UserError
+from innerpo.model.context import max_positions
 
 log = logging.getLogger(__name__)
 
@@ -25,16 +27,8 @@ UNREAD = {
 class TrlTokenizer(PairTokenizer):
     """Tokenises as TRL 1.16 does: chat messages end as their template ends them, plain text with EOS."""
 
-    def __init__(self, tokenizer: Any) -> None:
-        super().__init__(tokenizer, sys.maxsize, sys.maxsize)
-        self._is_chat = False
-
-    def _shared_prompt(self, prompt: Text, responses: Sequence[Text]) -> tuple[list[int], list[list[int]]]:
-        self._is_chat = not isinstance(prompt, str)
-        return super()._shared_prompt(prompt, responses)
-
-    def _close(self, ids: list[int]) -> list[int]:
-        return ids if self._is_chat else super()._close(ids)
+    def _close_turn(self, ids: list[int]) -> list[int]:
+        return ids
 
 
 def pairs_of(rows: Any, name: str, on_bad_row: str) -> list[PreferencePair]:
@@ -64,21 +58,43 @@ def pairs_of(rows: Any, name: str, on_bad_row: str) -> list[PreferencePair]:
     return pairs
 
 
-def items_of(pairs: Sequence[PreferencePair], tokenizer: Any, max_length: int | None, name: str) -> list[PromptItem]:
+def items_of(
+    pairs: Sequence[PreferencePair], tokenizer: Any, max_length: int | None, name: str, per_prompt: bool = False
+) -> list[PromptItem]:
     """Tokenise pairs; cut prompt and response together to ``max_length`` tokens, on the right.
 
     Pairs are left out where the prompt alone is that long, as in TRL, and where nothing is left in which the two
-    responses differ. Raises UserError where none remains.
+    responses differ. With ``per_prompt``, the divergence of a pair is that of all responses of its prompt
+    (divergence.py). Raises UserError where no pair remains.
     """
-    tokens = TrlTokenizer(tokenizer)
+    tokens = TrlTokenizer(tokenizer, sys.maxsize, sys.maxsize)
     whole = tokens.training_items(pairs)
+    counts = tokens.report.line(sys.maxsize, sys.maxsize)
+    if per_prompt:
+        whole = with_divergence_of(whole, tokens.scoring_items(pairs))
     items = whole if max_length is None else [cut for item in whole if (cut := _cut(item, max_length)) is not None]
-    log.info(f"{name}: {len(items)} pairs; {tokens.report.line(tokens.max_prompt, tokens.max_response)}")
+    n_cut = sum(_longest(item) > (max_length or sys.maxsize) for item in whole)
+    log.info(f"{name}: {len(items)} pairs; {counts}; {n_cut} longer than {max_length} tokens")
     if len(items) < len(whole):
         log.warning(f"{name}: {len(whole) - len(items)} pairs left out: nothing to learn within {max_length} tokens")
     if not items:
         raise UserError(f"{name} has no pair left to train on")
     return items
+
+
+def check_length(items: Sequence[PromptItem], model: Any, name: str) -> None:
+    """Raise UserError where a prompt with its response is longer than the model's positions."""
+    limit = max_positions(model)
+    n = sum(_longest(item) > limit for item in items)
+    if n:
+        raise UserError(
+            f"{n} of {len(items)} pairs of {name} are longer than the model's {limit:.0f} positions; "
+            f"max_length={limit:.0f} cuts them"
+        )
+
+
+def _longest(item: PromptItem) -> int:
+    return len(item.prompt) + max(map(len, item.responses))
 
 
 def _cut(item: PromptItem, max_length: int) -> PromptItem | None:

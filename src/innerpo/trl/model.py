@@ -1,7 +1,7 @@
 """The model argument of a trainer - a name, a model in memory, a model with an adapter - as a base and its policy."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ from innerpo.data.batching.batch import make_batch
 from innerpo.data.tokens import PromptItem
 from innerpo.errors import UserError
 from innerpo.files import cache_root
+from innerpo.model.adapters import UNSUPPORTED, take_off_parts
 from innerpo.model.base import Base
+from innerpo.model.coverage import excluded_from_all_linear, log_weights_without_adapter
 from innerpo.model.dropout import switch_off_dropout
 from innerpo.model.forward.outputs import sequence_outputs
 from innerpo.model.loading import model_source
@@ -46,6 +48,7 @@ class Source:
             try:
                 policy: Any = get_peft_model(self.base.model, self.peft_config)
             except ValueError as error:
+                take_off_parts(self.base.model)
                 raise UserError(f"peft_config does not fit the model: {' '.join(str(error).split())[:300]}") from error
         else:
             policy = self.base.model if self.adapted is None else self.adapted
@@ -53,6 +56,8 @@ class Source:
                 parameter.requires_grad_(True)
         switch_off_dropout(policy)
         fuse_lora(policy)
+        if not self.is_full:
+            log_weights_without_adapter(policy)
         return policy
 
 
@@ -98,8 +103,8 @@ def source_of(model: Any, tokenizer: Any, args: InnerPOConfig, ref_model: Any, p
     adapted = model if isinstance(model, PeftModel) else None
     if peft_config is not None and adapted is not None:
         raise UserError("the model has an adapter already; leave out peft_config, or model = model.merge_and_unload()")
-    if getattr(peft_config, "is_prompt_learning", False):
-        raise UserError(f"{type(peft_config).__name__} adds virtual tokens, which is not supported; use LoraConfig")
+    for config in [peft_config] if adapted is None else adapted.peft_config.values():
+        _check_kind(config)
     bare = model if adapted is None else adapted.get_base_model()
     if getattr(bare, "hf_device_map", None) is None:
         model.to(args.device)
@@ -112,6 +117,8 @@ def source_of(model: Any, tokenizer: Any, args: InnerPOConfig, ref_model: Any, p
     if peft_config is None and not trained:
         raise UserError("no weight of the model is trained (requires_grad); give a peft_config")
     base = Base(bare, tokenizer, name=str(bare.config._name_or_path))
+    if getattr(peft_config, "target_modules", None) == "all-linear" and peft_config.exclude_modules is None:
+        peft_config = replace(peft_config, exclude_modules=excluded_from_all_linear(bare))
     base.identity += f"/{args.mixed_precision}"  # rounds alike only in the same one
     return Source(base, peft_config, adapted, trained)
 
@@ -131,6 +138,15 @@ def check_untrained(source: Source, item: PromptItem) -> None:
             "the model's adapter is trained already, and the reference would be the model without it; merge it "
             "(model = model.merge_and_unload()) and give a peft_config"
         )
+
+
+def _check_kind(config: Any) -> None:
+    """Refuse adapters that do not only change weights: rows of several responses have no place for more tokens."""
+    if config is None:
+        return
+    kind = str(getattr(config.peft_type, "value", config.peft_type))
+    if config.is_prompt_learning or config.is_adaption_prompt or kind in UNSUPPORTED:
+        raise UserError(f"{type(config).__name__} does not only change weights, which is not supported; use LoraConfig")
 
 
 def _same_weights(reference: Any, model: nn.Module) -> bool:

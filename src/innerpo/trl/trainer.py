@@ -23,7 +23,7 @@ from innerpo.training.prepare import Prepared, prepare_items
 from innerpo.training.trainer import PairTrainer
 from innerpo.trl.arguments import check_parameters
 from innerpo.trl.config import InnerPOConfig
-from innerpo.trl.data import items_of, pairs_of
+from innerpo.trl.data import check_length, items_of, pairs_of
 from innerpo.trl.model import check_untrained, load, load_tokenizer, source_of
 
 OPTIONS = {
@@ -128,7 +128,10 @@ class InnerPOTrainer(PairTrainer):
         pairs = pairs_of(rows, name, data.on_bad_row)
         if name == "train_dataset":
             pairs = shuffle_labels(pairs, data.shuffled_labels, data.seed)
-        return items_of(pairs, self.source.base.tokenizer, self._max_length, name)
+        base, per_prompt = self.source.base, self.config.method.pool == "first_divergence"
+        items = items_of(pairs, base.tokenizer, self._max_length, name, per_prompt)
+        check_length(items, base.model, name)
+        return items
 
     def _eval_pairs(self, eval_dataset: Any) -> dict[str, PairCollator]:
         """Return evaluation sets by name, each with its reference outputs; a single set has the empty name."""
