@@ -8,7 +8,7 @@ from transformers import TrainerControl, TrainerState
 
 from innerpo.config.run import default_run
 from innerpo.training import trainer
-from innerpo.training.sampler import PairSampler, first_indices, first_steps
+from innerpo.training.sampler import PairSampler, SetEpoch, first_indices, first_steps
 from test_training import train
 
 
@@ -87,6 +87,6 @@ def test_epochs_reach_the_sampler_where_accelerate_does_not_forward_them():
     loader.set_epoch(1)
     assert sampler.epoch == 1
     skip_first_batches(loader, 2).set_epoch(2)
-    assert sampler.epoch == 1  # if this fails, accelerate forwards it and _SetEpoch can go
-    trainer._SetEpoch(sampler).on_epoch_begin(None, TrainerState(epoch=2.4), TrainerControl())
+    assert sampler.epoch == 1  # if this fails, accelerate forwards it and SetEpoch can go
+    SetEpoch(sampler).on_epoch_begin(None, TrainerState(epoch=2.4), TrainerControl())
     assert sampler.epoch == 2

@@ -10,8 +10,10 @@ a GENIES ``math_easy`` run with 8 pairs a step and micro-batches of 1,024 tokens
 import random
 from collections.abc import Iterator
 from itertools import count
+from typing import Any
 
-from torch.utils.data import Sampler
+from torch.utils.data import Dataset, Sampler
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
 
 def epoch_order(n_pairs: int, seed: int, epoch: int) -> list[int]:
@@ -61,3 +63,31 @@ class PairSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         return iter(epoch_order(self.n_pairs, self.seed, self.epoch))
+
+
+class PairIndices(Dataset[int]):
+    """The indices of pairs as a data set: the collator makes batches of them."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+
+class SetEpoch(TrainerCallback):
+    """Tells the sampler the epoch.
+
+    transformers does so too, but not where several processes resume in the middle of an epoch: accelerate then wraps
+    the sampler once more and the epoch does not reach it.
+    """
+
+    def __init__(self, sampler: PairSampler) -> None:
+        self.sampler = sampler
+
+    def on_epoch_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Set the epoch that begins or goes on."""
+        self.sampler.set_epoch(int((state.epoch or 0.0) + 1e-6))

@@ -12,8 +12,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainingArguments
 from transformers.trainer_utils import TrainOutput, speed_metrics
 
 from innerpo.config.run import ModelConfig
@@ -28,31 +27,10 @@ from innerpo.model.numerics.hardware import Choice, choose_compile, choose_micro
 from innerpo.training.checkpoints import CheckpointTrainer
 from innerpo.training.collate import PairBatch, PairCollator
 from innerpo.training.evaluate import chosen_sets, mean_metrics, sets_by_name
-from innerpo.training.sampler import PairSampler
+from innerpo.training.sampler import PairIndices, PairSampler, SetEpoch
 from innerpo.training.shares import GradientShares
 
 log = logging.getLogger(__name__)
-
-
-class _Indices(Dataset[int]):
-    def __init__(self, n: int) -> None:
-        self.n = n
-
-    def __len__(self) -> int:
-        return self.n
-
-    def __getitem__(self, index: int) -> int:
-        return index
-
-
-class _SetEpoch(TrainerCallback):
-    """Tells the sampler the epoch, also after resuming, when the Trainer starts in the middle of one."""
-
-    def __init__(self, sampler: PairSampler) -> None:
-        self.sampler = sampler
-
-    def on_epoch_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self.sampler.set_epoch(int((state.epoch or 0.0) + 1e-6))
 
 
 class PairTrainer(CheckpointTrainer):
@@ -93,10 +71,10 @@ class PairTrainer(CheckpointTrainer):
             model=model,
             args=args,
             data_collator=pairs,
-            train_dataset=_Indices(len(pairs.items)),
-            eval_dataset={name: _Indices(len(p.items)) for name, p in self.eval_pairs.items()} or None,
+            train_dataset=PairIndices(len(pairs.items)),
+            eval_dataset={name: PairIndices(len(p.items)) for name, p in self.eval_pairs.items()} or None,
             processing_class=processing_class,
-            callbacks=[_SetEpoch(self.sampler), *callbacks],
+            callbacks=[SetEpoch(self.sampler), *callbacks],
             optimizers=optimizers,
         )
         # The loss is divided by the pairs of the whole step below, not by the number of accumulated batches.
