@@ -277,6 +277,7 @@ def test_copied_pickled_undone():
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # dynamo looks
+@pytest.mark.slow
 def test_compiled(monkeypatch, traceable):
     """As `compiled_blocks` does, but by a backend that needs no C++ compiler."""
     policy = adapted(build_model(num_hidden_layers=2))

@@ -57,6 +57,7 @@ def test_two_processes_train_what_one_does(launch, adapter_of_one):
     assert_same(adapter_of_one, load_file(launch("two", 2) / "adapter_model.safetensors"))
 
 
+@pytest.mark.slow
 def test_two_processes_with_half_the_weights_each_train_what_one_does(launch, adapter_of_one):
     folder = launch("fsdp", 2, "--training.fsdp=full_shard", program="tests/fsdp_on_cpu.py")
     assert_same(adapter_of_one, load_file(folder / "adapter_model.safetensors"))

@@ -27,7 +27,7 @@ def test_twenty_steps_with_compiled_blocks(method, here, toy_folder, pairs_file,
 @pytest.mark.parametrize(
     ("method", "paths"),
     [
-        ("dpo", [p for p in PATHS if p != "compiled"]),
+        pytest.param("dpo", [p for p in PATHS if p != "compiled"], marks=pytest.mark.slow),
         ("innerpo", ["default", "a pass a pair", "concatenated", "packed"]),
     ],
     ids=["dpo", "innerpo"],

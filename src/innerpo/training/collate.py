@@ -27,7 +27,7 @@ class PairBatch:
 
 @dataclass(frozen=True)
 class PairCollator:
-    """Turns indices of pairs into micro-batches of like length, of at most ``micro_batch_tokens`` padded tokens each.
+    """Turns indices of pairs into micro-batches of similar length, each of at most ``micro_batch_tokens`` padded cells.
 
     0 = no limit: one micro-batch.
     """

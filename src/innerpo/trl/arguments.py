@@ -81,7 +81,9 @@ REFUSED = {
     "include_num_input_tokens_seen": Refused("tokens are not counted; steps and pairs are", ("no", False)),
     "bf16_full_eval": Refused("bf16=True is mixed precision in evaluation too", (False,)),
     "fp16_full_eval": Refused("fp16=True is mixed precision in evaluation too", (False,)),
-    "train_sampling_strategy": Refused("the order is a uniform shuffle by seed (random)", ("random",)),
+    "train_sampling_strategy": Refused(
+        "the order is random by seed; similar lengths share a micro-batch", ("random", "group_by_length")
+    ),
     "parallelism_config": Refused("rows that hold several responses are not split; use FSDP or more processes"),
 }
 """Arguments that are accepted only with the values that mean nothing, with what to use in place of others."""

@@ -45,7 +45,7 @@ def batches(
 ) -> Iterator[tuple[list[int], TokenBatch]]:
     """Yield (indices of items, their batch on the device) until all items were there once, longest first.
 
-    Of like length, and within a batch in the order of their prompts, so that those which begin alike share a row.
+    Of similar length; within a batch in the order of their prompts, so that prompts with a common prefix share a row.
     """
     for alike in track(length_batches([i.n_tokens for i in items], batch_size), what):
         indices = by_prompt(items, alike)
