@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import fmean, median
 
 from innerpo.config.run import DataConfig
-from innerpo.data.pairs import BadRows, PreferencePair, Text
+from innerpo.data.pairs import BadRows, PreferencePair, n_characters
 from innerpo.data.sources import SPLITS, load_pairs
 from innerpo.errors import UserError
 
@@ -59,8 +59,3 @@ def summarise(pairs: Sequence[PreferencePair], split: str, bad: BadRows) -> Spli
         left_out=tuple(bad.reasons),
         rows=tuple(pairs[:N_ROWS]),
     )
-
-
-def n_characters(text: Text) -> int:
-    """Return the characters of a text, or of the contents of its messages together."""
-    return len(text) if isinstance(text, str) else sum(len(m["content"]) for m in text)

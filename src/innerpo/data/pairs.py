@@ -40,6 +40,11 @@ class BadRows:
         return len(self.reasons)
 
 
+def n_characters(text: Text) -> int:
+    """Return the characters of a text, or of the contents of its messages together."""
+    return len(text) if isinstance(text, str) else sum(len(m["content"]) for m in text)
+
+
 def cluster_of(prompt: Text) -> str:
     """Return the identity of a prompt (or response): 16 hex digits of the SHA-256 of its text or messages."""
     text = prompt if isinstance(prompt, str) else "\x1e".join(f"{m['role']}\x1f{m['content']}" for m in prompt)

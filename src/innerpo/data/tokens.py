@@ -8,7 +8,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from innerpo.data.pairs import PreferencePair, Text
+from innerpo.data.pairs import PreferencePair, Text, n_characters
 from innerpo.errors import UserError
 
 Ids = tuple[int, ...]
@@ -144,7 +144,7 @@ class PairTokenizer:
         return PromptItem(
             prompt=tuple(prompt_ids),
             responses=tuple(tuple(r) for r in cut),
-            characters=tuple(_characters(r) for r in responses),
+            characters=tuple(n_characters(r) for r in responses),
             pairs=kept,
             cluster=cluster,
         )
@@ -227,7 +227,3 @@ class PairTokenizer:
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
     """Return the length of the longest common prefix of two token sequences."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
-
-
-def _characters(text: Text) -> int:
-    return len(text) if isinstance(text, str) else sum(len(m["content"]) for m in text)
