@@ -326,7 +326,7 @@ def test_nothing_that_can_be_named_is_left_out():
             *(c for f in ("pool", "inner") for c in choices(f)),
         ],
         "docs/data.md": [
-            *(f"embedded:{name}" for name in embedded.DISTRIBUTIONS),
+            *(f"embedded:{name}" for name in embedded.NAMES),
             *(f"ethics:{name}" for name in ethics.SUBSETS),
             *suites(),
         ],

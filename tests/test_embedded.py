@@ -6,8 +6,10 @@ import re
 import pytest
 
 from innerpo.config.run import DataConfig
+from innerpo.data.shifts import shifts_from
 from innerpo.data.sources import load_pairs
 from innerpo.data.sources.embedded import DISTRIBUTIONS, SIZES
+from innerpo.errors import UserError
 
 NAMES = sorted(DISTRIBUTIONS)
 NUMERIC = [n for n in NAMES if n != "control"]
@@ -80,3 +82,55 @@ def test_control_agrees_with_the_first_noun_and_not_the_last():
         words = pair.prompt.split()
         assert words[1].endswith("s") != words[-1].endswith("s")
         assert pair.chosen.split()[0] == ("are" if words[1].endswith("s") else "is")
+
+
+# -- the cue bench -------------------------------------------------------------------------------------------------
+
+
+def has_cue(text):
+    return text.endswith("is the larger number.") or text.startswith(" Clearly")
+
+
+def right(pair):
+    """Whether the chosen answer names the larger number."""
+    a, b = (int(n) for n in re.findall(r"\d+", pair.prompt))
+    return str(max(a, b)) in pair.chosen
+
+
+@pytest.mark.parametrize("cue", ["cue", "marker"])
+def test_the_cue_agrees_in_exactly_the_fraction_asked_for(cue):
+    data = DataConfig()
+    train, test = (load_pairs(f"embedded:{cue}", split, data) for split in ("train", "test"))
+    assert (len(train), len(test)) == (192, 64)
+    assert sum(has_cue(p.chosen) for p in train) == round(0.95 * 192)
+    assert all(has_cue(p.chosen) != has_cue(p.rejected) for p in train + test)
+    assert all(has_cue(p.chosen) for p in test)
+    assert not any(has_cue(p.chosen) for p in load_pairs(f"embedded:{cue}_reversed", "test", data))
+    assert sum(has_cue(p.chosen) for p in load_pairs(f"embedded:{cue}_half", "test", data)) == 32
+    assert all(right(p) for p in train + test)
+    few = load_pairs(f"embedded:{cue}(rho=.8,noise=.05)", "train", data)
+    assert sum(not right(p) for p in few) == round(0.05 * 192)
+    assert sum(has_cue(p.chosen) == right(p) for p in few) == round(0.8 * 192)
+    clean = load_pairs(f"embedded:{cue}(rho=.8,noise=.05)", "test", data)
+    assert [(p.prompt, p.chosen) for p in clean] == [(p.prompt, p.chosen) for p in test]
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("cue(rho=2)", r"'rho=2' in embedded:cue\(rho=2\) is no option of it: embedded:cue has rho and noise"),
+        ("cue(roh=.5)", "'roh=.5' in"),
+        ("cue(rho=half)", "'rho=half' in"),
+        ("cue(rho=.5", "unknown embedded data set"),
+        ("cue_half(rho=.5)", "embedded:cue_half has no options"),
+        ("compare(rho=.5)", "embedded:compare has no options"),
+        ("cues", "did you mean 'cue'"),
+    ],
+)
+def test_options_that_do_not_exist(name, says):
+    with pytest.raises(UserError, match=says):
+        load_pairs(f"embedded:{name}", "train", DataConfig())
+
+
+def test_options_in_a_name_keep_its_shifts():
+    assert [s.target for s in shifts_from("embedded:cue(rho=.8)")] == ["embedded:cue_reversed", "embedded:compare"]

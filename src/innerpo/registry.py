@@ -88,6 +88,39 @@ METHODS: dict[str, dict[str, Any]] = {
         "retain": 1.0,
         "about": "Moves rejected responses' states to the chosen ones' (after circuit breakers, Zou et al. 2024).",
     },
+    "residual": {
+        **_OUTPUT_ONLY,
+        "output": "residual",
+        "about": "DPO on what the frozen probe does not explain: its log-odds are added to each pair's logit.",
+    },
+    "residual-permuted": {
+        **_OUTPUT_ONLY,
+        "output": "residual",
+        "offset": "permuted",
+        "about": "Control: residual with the offsets in a random order of the pairs.",
+    },
+    "residual-length": {
+        **_OUTPUT_ONLY,
+        "output": "residual",
+        "offset": "length",
+        "about": "Control: residual with log-odds from the difference in length alone.",
+    },
+    "residual-reversed": {
+        **_OUTPUT_ONLY,
+        "output": "residual",
+        "offset": "reversed",
+        "about": "Control: residual with the probe's log-odds turned round, which must hurt.",
+    },
+    "reweight": {
+        **_OUTPUT_ONLY,
+        "reweight": "probe",
+        "about": "DPO with more weight on the pairs that the frozen probe gets wrong (after Liu et al. 2021).",
+    },
+    "reweight-random": {
+        **_OUTPUT_ONLY,
+        "reweight": "random",
+        "about": "Control: DPO with that weight on as many random pairs.",
+    },
     "probe": {
         "output": "none",
         "gamma": 0.0,
@@ -128,6 +161,21 @@ OUTPUTS: dict[str, Entry] = {
     "dpo": "innerpo.methods.outputs.dpo:dpo",
     "ipo": "innerpo.methods.outputs.ipo:ipo",
     "simpo": "innerpo.methods.outputs.simpo:simpo",
+    "residual": "innerpo.methods.outputs.residual:residual",
+}
+
+# name -> function: NoteInputs -> log-odds that chosen is better, one per pair (methods/notes/notes.py).
+OFFSETS: dict[str, Entry] = {
+    "probe": "innerpo.methods.notes.probe:probe",
+    "permuted": "innerpo.methods.notes.probe:permuted",
+    "length": "innerpo.methods.notes.probe:length",
+    "reversed": "innerpo.methods.notes.probe:reversed_",
+}
+
+# name -> function: NoteInputs -> weights, one per pair (methods/notes/notes.py).
+WEIGHTINGS: dict[str, Entry] = {
+    "probe": "innerpo.methods.notes.reweight:probe",
+    "random": "innerpo.methods.notes.reweight:random",
 }
 
 # name -> function: (FitInputs, MethodConfig) -> Transform with an orthonormal basis (methods/transforms/transform.py).

@@ -9,7 +9,18 @@ from typing import Annotated, Any, Literal
 from tyro.conf import arg
 
 from innerpo.errors import UserError, near_matches
-from innerpo.registry import DIRECTIONS, GRADIENTS, METHODS, OUTPUTS, TERMS, TRANSFORMS, check_name, fact
+from innerpo.registry import (
+    DIRECTIONS,
+    GRADIENTS,
+    METHODS,
+    OFFSETS,
+    OUTPUTS,
+    TERMS,
+    TRANSFORMS,
+    WEIGHTINGS,
+    check_name,
+    fact,
+)
 
 
 def _choices(names: Mapping[str, Any], *more: str) -> Any:
@@ -20,6 +31,8 @@ def _choices(names: Mapping[str, Any], *more: str) -> Any:
 TransformName = Annotated[str, _choices(TRANSFORMS)]
 DirectionName = Annotated[str, _choices(DIRECTIONS)]
 OutputName = Annotated[str, _choices(OUTPUTS, "none")]
+OffsetName = Annotated[str, _choices(OFFSETS)]
+WeightingName = Annotated[str, _choices(WEIGHTINGS, "none")]
 GradientName = Annotated[str, _choices(GRADIENTS, "none")]
 
 
@@ -94,6 +107,14 @@ class MethodConfig:
     """dpo: logits per nat of log-ratio margin. ipo: target 1/(2 beta) nats/token. simpo: logits per nat/token."""
     simpo_gamma: float = 1.0
     """simpo: target margin, in logits."""
+    offset: OffsetName = "probe"
+    """residual: logits that count as explained: of the frozen probe (probe), or a control."""
+    offset_weight: float = 1.0
+    """residual: kappa, weight of the offset; 0 = dpo."""
+    reweight: WeightingName = "none"
+    """Raise the weight of the pairs that the frozen probe gets wrong (probe), or of as many random ones (random)."""
+    reweight_factor: float = 4.0
+    """Weight of those pairs over that of the others."""
     inner: Literal["hinge", "logistic", "linear"] = "hinge"
     """Inner term as a function of the margin m: max(0, tau - m)^2, softplus(-beta_h m), or -min(m, tau)."""
     alpha: float = 0.3
@@ -135,13 +156,19 @@ class MethodConfig:
         ):
             if value != "none":
                 check_name(table, value, kind)
+        check_name(OFFSETS, self.offset, "method.offset")
+        if self.reweight != "none":
+            check_name(WEIGHTINGS, self.reweight, "method.reweight")
+        if self.reweight_factor <= 0.0:
+            raise UserError(f"method.reweight_factor must be above 0, got {self.reweight_factor:g}")
         if self.transform == "supr" and self.site != "residual":
             raise UserError(
                 f"method.transform=supr needs method.site=residual (it uses the unembedding), not {self.site}"
             )
         on_states = self.state_terms
-        if self.name == "dpo" and on_states:
-            raise UserError(f"dpo has no terms on hidden states, got {', '.join(on_states)}; use innerpo")
+        if self.name == "dpo" and self.reads_states:
+            what = ", ".join(on_states) or "offsets or weights of pairs"
+            raise UserError(f"dpo has no terms on hidden states, got {what}; use innerpo")
         if self.gradient != "none" and not fact(DIRECTIONS, self.direction, "gradients", "method.direction"):
             known = [name for name in DIRECTIONS if fact(DIRECTIONS, name, "gradients", "method.direction")]
             raise UserError(
@@ -189,8 +216,13 @@ class MethodConfig:
 
     @property
     def reads_states(self) -> bool:
-        """Whether any term that is switched on needs hidden states, and therefore directions."""
-        return bool(self.state_terms)
+        """Whether a term that is switched on, or the notes on pairs, need hidden states, and therefore directions."""
+        return bool(self.state_terms) or self.needs_notes
+
+    @property
+    def needs_notes(self) -> bool:
+        """Whether pairs have offsets or weights, which the frozen probe gives them before training."""
+        return self.output == "residual" or self.reweight != "none"
 
 
 def default_method(name: str) -> MethodConfig:

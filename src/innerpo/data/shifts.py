@@ -45,8 +45,13 @@ def _read(where: str) -> dict[str, tuple[DistributionShift, ...]]:
 
 def shifts_from(source: str) -> list[DistributionShift]:
     """Return the shifts whose source is a data set, the default one first."""
-    name = source.removeprefix("genies:")
+    name = plain_name(source)
     return [shift for suite in suites().values() for shift in suite if shift.source == name]
+
+
+def plain_name(dataset: str) -> str:
+    """Return the name by which lists of shifts know a data set: without ``genies:``, without options in brackets."""
+    return dataset.removeprefix("genies:").partition("(")[0]
 
 
 def default_target(source: str) -> str | None:

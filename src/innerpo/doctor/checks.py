@@ -146,8 +146,9 @@ def _label_check(setup: Setup, name: str) -> str:
     """Return whether a swap of chosen and rejected, in policy and reference alike, gives a "change" or the "same"."""
     with torch.no_grad():
         policy = setup.outputs()
-        plain = setup.method.loss(policy, setup.reference).terms[name]
-        swapped = setup.method.loss(_swap(policy), _swap(setup.reference)).terms[name]
+        notes = None if setup.notes is None else setup.notes.swapped()
+        plain = setup.method.loss(policy, setup.reference, setup.notes).terms[name]
+        swapped = setup.method.loss(_swap(policy), _swap(setup.reference), notes).terms[name]
     change = float((swapped - plain).abs().max())
     return "change" if change > CHANGED * max(float(plain.abs().max()), 1e-3) else "same"
 

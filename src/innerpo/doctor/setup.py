@@ -15,6 +15,7 @@ from innerpo.data.batching.batch import TokenBatch, make_batch
 from innerpo.data.training_pairs import training_pairs
 from innerpo.files import cache_root
 from innerpo.methods.method import LossOutput, Method
+from innerpo.methods.notes.notes import PairNotes
 from innerpo.methods.records import PairOutputs
 from innerpo.model.adapters import check_bare
 from innerpo.model.base import Base
@@ -34,6 +35,7 @@ class Setup:
     batch: TokenBatch
     reference: PairOutputs
     parameters: Parameters
+    notes: PairNotes | None = None
 
     def outputs(self) -> PairOutputs:
         """Return the policy's outputs for the batch, with its parameters as they are now."""
@@ -42,7 +44,7 @@ class Setup:
 
     def loss(self) -> LossOutput:
         """Return the loss of those outputs, with its terms."""
-        return self.method.loss(self.outputs(), self.reference)
+        return self.method.loss(self.outputs(), self.reference, self.notes)
 
 
 @contextmanager
@@ -65,4 +67,6 @@ def set_up(config: RunConfig, base: Base | None = None) -> Iterator[Setup]:
             with torch.no_grad():  # a new adapter changes nothing; the same pass, so that the two agree to the last bit
                 reference = PairOutputs.of(sequence_outputs(policy, batch, method.request), batch, method.transform)
             parameters = [p for p in policy.parameters() if p.requires_grad]
-            yield Setup(method, policy, batch, reference, parameters)
+            notes = prepared.notes
+            here = None if notes is None else notes.select(list(range(len(items)))).to(base.device)
+            yield Setup(method, policy, batch, reference, parameters, here)

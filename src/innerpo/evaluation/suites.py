@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from innerpo.config.run import RunConfig
-from innerpo.data.shifts import DistributionShift, default_target, shifts_from, suites
+from innerpo.data.shifts import DistributionShift, default_target, plain_name, shifts_from, suites
 from innerpo.errors import UserError, near_matches
 from innerpo.registry import SUITES
 
@@ -71,7 +71,13 @@ def _control(config: RunConfig, source: str, found: list[Target]) -> Target:
 
 
 def default_control(source: str, others: list[str]) -> str | None:
-    """Return an unrelated data set: the first usual one that is not source or target and not of their kind."""
+    """Return an unrelated data set: one that is listed for the source, or the first usual one.
+
+    A usual one is not source or target and not of their kind.
+    """
+    listed = next((shift.target for shift in shifts_from(source) if shift.kind == "random control"), None)
+    if listed is not None and listed not in others:
+        return listed
     usual, names = ("ethics:justice", "embedded:control"), [name for name in (source, *others) if name]
     kinds = {name.split(":")[0] for name in names if name.startswith("ethics:")}
     order = reversed(usual) if source.startswith("embedded:") else usual
@@ -80,13 +86,13 @@ def default_control(source: str, others: list[str]) -> str | None:
 
 def kind_of(source: str, target: str) -> str:
     """Kind of a listed shift; empty for an unlisted one."""
-    name = target.removeprefix("genies:")
+    name = plain_name(target)
     return next((shift.kind for shift in shifts_from(source) if shift.target == name), "")
 
 
 def _of_shifts(suite: str, shifts: list[DistributionShift], source: str) -> list[Target]:
     """Every target that a list has for a source, and behind them the references of those that have one."""
-    own = [shift for shift in dict.fromkeys(shifts) if shift.source == source.removeprefix("genies:")]
+    own = [shift for shift in dict.fromkeys(shifts) if shift.source == plain_name(source)]
     if not own:
         known = ", ".join(sorted({shift.source for shift in shifts}))
         raise UserError(f"the suite {suite!r} lists no shift from {source}; it has shifts from {known}")
@@ -121,7 +127,7 @@ def _from_file(path: Path, source: str) -> list[Target]:
         )
     sets = [_set(row, path) for row in tables.get("sets", [])]
     shifts = [_shift(row, path) for row in tables.get("shifts", [])]
-    own = any(shift.source == source.removeprefix("genies:") for shift in shifts)
+    own = any(shift.source == plain_name(source) for shift in shifts)
     listed = _of_shifts(str(path), shifts, source) if own or not sets else []
     return [replace(t, named=True) for t in [*listed, *sets]]
 

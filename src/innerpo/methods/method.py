@@ -15,13 +15,14 @@ from innerpo.methods.directions.estimate import estimate_directions
 from innerpo.methods.directions.nuisance import nuisance_of
 from innerpo.methods.gradients.edit import GradientEdit
 from innerpo.methods.inner_reward import InnerReward
+from innerpo.methods.notes.notes import NoteInputs, PairNotes
 from innerpo.methods.records import Directions, PairOutputs, Term, TermInputs, log_ratio_margin
 from innerpo.methods.terms.inner import margin_of
 from innerpo.methods.transforms.transform import IDENTITY, FitInputs, Transform
 from innerpo.model.forward.outputs import StateRequest
 from innerpo.model.forward.sites import RESIDUAL
 from innerpo.model.reference import Reference
-from innerpo.registry import GRADIENTS, TERMS, TRANSFORMS, resolve
+from innerpo.registry import GRADIENTS, OFFSETS, TERMS, TRANSFORMS, WEIGHTINGS, resolve
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,13 @@ class Method:
         return StateRequest(self.layers, self.config.pool, token_states="token_states" in needs, site=self.config.site)
 
     @property
+    def fit_request(self) -> StateRequest | None:
+        """The hidden states of the reference that the method is fitted on; None for a method without directions."""
+        if self.request is not None or not self.config.needs_notes:
+            return self.request
+        return StateRequest(self.layers, self.config.pool, site=self.config.site)
+
+    @property
     def hooks_inside_blocks(self) -> bool:
         """Whether training hooks modules inside decoder blocks (to read or edit); compiled code skips such hooks."""
         gradient, request = self.config.gradient, self.request
@@ -76,14 +84,16 @@ class Method:
         directions = None if self.directions is None else self.directions.to(device)
         return replace(self, directions=directions, transform=self.transform.to(device))
 
-    def loss(self, policy: PairOutputs, reference: PairOutputs) -> LossOutput:
-        """Return the weighted sum of the terms and its parts, one value per pair."""
-        inputs = TermInputs(policy, reference, self.directions, self.transform, self.config)
+    def loss(self, policy: PairOutputs, reference: PairOutputs, notes: PairNotes | None = None) -> LossOutput:
+        """Return the weighted sum of the terms, times the pair's weight, and its parts, one value per pair."""
+        inputs = TermInputs(policy, reference, self.directions, self.transform, self.config, notes)
         values = {name: term.function(inputs) for name, term in self.terms.items()}
         per_pair: Any = sum(self.term_weights[name] * value for name, value in values.items())
+        if notes is not None:
+            per_pair = notes.weight * per_pair
         with torch.no_grad():
             metrics = _reward_metrics(policy, reference, self.config.beta)
-            if self.directions is not None:
+            if self.directions is not None and policy.chosen_states is not None:
                 metrics["inner_margin"] = margin_of(inputs)
         return LossOutput(per_pair, values, metrics)
 
@@ -126,21 +136,46 @@ def fit_method(
     layout: Layout = "concatenated",
     pad_id: int = 0,
 ) -> Method:
-    """Fit transform and directions on the reference states of the training pairs; without state terms, do nothing.
+    """Fit transform and directions on the reference states of the training pairs; without need of them, do nothing.
 
     ``layout`` and ``pad_id`` are for transforms that run the model themselves.
     """
-    if method.request is None:
+    if method.fit_request is None:
         return method
     assert reference.pooled is not None
     assert reference.token_spread is not None
     fit = resolve(TRANSFORMS, method.config.transform, "transform")
     inputs = FitInputs(reference.pooled, method.layers, model, seed, tuple(reference.items), layout, pad_id)
     transform = fit(inputs, method.config)
-    states = transform(reference.pooled)
-    removed = method.config.remove
-    nuisance = nuisance_of(removed, reference.logps, reference.n_tokens) if removed else None
-    d = states[:, 0::2] - states[:, 1::2]
-    clusters = cluster_numbers(reference.items)
-    directions = estimate_directions(d, reference.token_spread, method.config, seed, nuisance, clusters)
+    x = note_inputs(replace(method, transform=transform), reference, seed)
+    directions = estimate_directions(x.d, reference.token_spread, method.config, seed, x.nuisance, x.clusters)
     return replace(method, transform=transform, directions=replace(directions, token_rms=reference.token_rms))
+
+
+def note_inputs(method: Method, reference: Reference, seed: int) -> NoteInputs:
+    """Return what directions and notes are fitted on: the reference's differences after the method's transform."""
+    assert reference.pooled is not None
+    states, removed = method.transform(reference.pooled), method.config.remove
+    log_tokens = reference.n_tokens.double().log()
+    return NoteInputs(
+        d=states[:, 0::2] - states[:, 1::2],
+        clusters=cluster_numbers(reference.items),
+        length=log_tokens[0::2] - log_tokens[1::2],
+        nuisance=nuisance_of(removed, reference.logps, reference.n_tokens) if removed else None,
+        method=method.config,
+        seed=seed,
+    )
+
+
+def fit_notes(method: Method, reference: Reference, seed: int) -> PairNotes | None:
+    """Return the offsets and weights of the training pairs; None for a method without. Weights have the mean 1."""
+    config = method.config
+    if not config.needs_notes:
+        return None
+    x = note_inputs(method, reference, seed)
+    offset, weight = torch.zeros(x.d.shape[1]), torch.ones(x.d.shape[1])
+    if config.output == "residual":
+        offset = resolve(OFFSETS, config.offset, "method.offset")(x).float()
+    if config.reweight != "none":
+        weight = resolve(WEIGHTINGS, config.reweight, "method.reweight")(x).float()
+    return PairNotes(offset, weight / weight.mean())

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from innerpo.config.method import MethodConfig
 from innerpo.data.batching.batch import TokenBatch
+from innerpo.methods.notes.notes import PairNotes
 from innerpo.methods.transforms.transform import Transform
 from innerpo.model.forward.outputs import SequenceOutputs
 
@@ -104,13 +105,17 @@ class Directions:
 
 @dataclass(frozen=True)
 class TermInputs:
-    """Everything a loss term or an output form can read. ``directions`` is None where every term needs only logps."""
+    """Everything a loss term or an output form can read. ``directions`` is None where every term needs only logps.
+
+    ``notes`` are the offsets and weights of the batch's pairs; None for a method without, and in evaluation.
+    """
 
     policy: PairOutputs
     reference: PairOutputs
     directions: Directions | None
     transform: Transform
     method: MethodConfig
+    notes: PairNotes | None = None
 
     @property
     def w(self) -> Float[Tensor, "layer pair rank"]:

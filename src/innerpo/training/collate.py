@@ -8,21 +8,25 @@ from innerpo.data.batching.batch import TokenBatch, make_batch
 from innerpo.data.batching.order import by_prompt, rows_of, token_batches
 from innerpo.data.batching.row_plan import Layout
 from innerpo.data.tokens import PromptItem
+from innerpo.methods.notes.notes import PairNotes
 from innerpo.model.forward.outputs import SequenceOutputs
 from innerpo.model.reference import Reference
 
 
 @dataclass(frozen=True)
 class PairBatch:
-    """Some pairs as tokens, with the reference's outputs on them and their ids for error messages."""
+    """Some pairs as tokens, with the reference's outputs and notes on them, and their ids for error messages."""
 
     tokens: TokenBatch
     reference: SequenceOutputs
     ids: list[str]
+    notes: PairNotes | None = None
 
     def pin_memory(self, device: Any = None) -> "PairBatch":
         """Return the batch in page-locked memory (torch's DataLoader calls this)."""
-        return replace(self, tokens=self.tokens.pin_memory(device), reference=self.reference.pin_memory(device))
+        notes = None if self.notes is None else self.notes.pin_memory()
+        tokens, reference = self.tokens.pin_memory(device), self.reference.pin_memory(device)
+        return replace(self, tokens=tokens, reference=reference, notes=notes)
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class PairCollator:
     layout: Layout
     pad_id: int
     micro_batch_tokens: int = 0
+    notes: PairNotes | None = None
 
     def __call__(self, indices: Sequence[int]) -> dict[str, list[PairBatch]]:
         """Return ``{"micro_batches": [...]}``: the Trainer wants a mapping."""
@@ -50,4 +55,5 @@ class PairCollator:
             tokens=make_batch(items, self.layout, self.pad_id),
             reference=self.reference.select(indices),
             ids=[item.pairs[0][2] for item in items],
+            notes=None if self.notes is None else self.notes.select(list(indices)),
         )

@@ -22,7 +22,8 @@ from innerpo.data.tokens import PromptItem
 from innerpo.errors import UserError
 from innerpo.files import cache_root
 from innerpo.methods.gradients.fit import fit_gradients
-from innerpo.methods.method import Method, build_method, fit_method
+from innerpo.methods.method import Method, build_method, fit_method, fit_notes
+from innerpo.methods.notes.notes import PairNotes
 from innerpo.model.adapters import add_adapter, remove_adapter
 from innerpo.model.base import Base
 from innerpo.model.context import check_context
@@ -41,7 +42,8 @@ log = logging.getLogger(__name__)
 class Prepared:
     """A run's pairs as tokens, their layout, the reference's outputs on them, and the method fitted on those.
 
-    ``fingerprint`` is that of the base's weights (identity.py).
+    ``notes`` are the offsets and weights of the pairs, None for a method without. ``fingerprint`` is that of the base's
+    weights (identity.py).
     """
 
     base: Base
@@ -51,11 +53,14 @@ class Prepared:
     method: Method
     fingerprint: str
     micro_batch_tokens: int = 0
+    notes: PairNotes | None = None
 
     @property
     def pairs(self) -> PairCollator:
         """The pairs with their reference outputs, as a trainer takes them."""
-        return PairCollator(self.items, self.reference, self.layout.layout, self.base.pad_id, self.micro_batch_tokens)
+        return PairCollator(
+            self.items, self.reference, self.layout.layout, self.base.pad_id, self.micro_batch_tokens, self.notes
+        )
 
 
 def prepare(
@@ -92,15 +97,17 @@ def prepare_items(
     """Do the same for pairs that are tokens already."""
     data, cache = config.data, cache_dir or cache_root(config.data.cache_dir)
     method = build_method(config.method, resolve_layers(config.method.layers, base.n_blocks))
-    if method.request is not None:
+    if method.fit_request is not None:
         read_points(base.model, method.layers, config.method.site)  # refuses a site that the model does not have
     layout = choose_layout(base.model, items, base.pad_id, data.layout)
     log.info(f"layout: {layout.layout} ({layout.reason})")
     reference = _reference(config, base, items, layout.layout, method, cache)
     with torch.autocast(base.device.type, enabled=False):  # mixed precision is for passes of the model
         method = fit_method(method, reference, base.model, config.training.seed, layout.layout, base.pad_id)
+        notes = fit_notes(method, reference, config.training.seed)
     _log_directions(method)
-    return Prepared(base, items, layout, reference, method, fingerprint(base.model), data.micro_batch_tokens)
+    _log_notes(notes)
+    return Prepared(base, items, layout, reference, method, fingerprint(base.model), data.micro_batch_tokens, notes)
 
 
 def _reference(
@@ -113,7 +120,7 @@ def _reference(
             base,
             some,
             layout,
-            method.request,
+            method.fit_request,
             batch_size=config.data.batch_size,
             cache_dir=cache,
             what=f"{config.data.dataset} (train)",
@@ -122,7 +129,7 @@ def _reference(
         )
 
     seen = seen_pairs(config, len(items))
-    if method.request is not None or len(seen) == len(items):
+    if method.fit_request is not None or len(seen) == len(items):
         return compute(items)
     log.info(f"reference: only of the {len(seen)} of {len(items)} pairs that {config.training.max_steps} steps see")
     return compute([items[i] for i in seen]).spread_over(items, seen)
@@ -189,3 +196,17 @@ def _log_directions(method: Method) -> None:
     values = zip(method.layers, directions.accuracy.tolist(), directions.layer_weights.tolist(), strict=True)
     shown = ", ".join(f"{layer} (accuracy {accuracy:.2f}, weight {weight:.2f})" for layer, accuracy, weight in values)
     log.info(f"directions: {method.config.direction}, {method.config.site} of blocks {shown}")
+
+
+def _log_notes(notes: PairNotes | None) -> None:
+    """Log what the probe says of the training pairs: how many it gets wrong is what residual and reweight live on."""
+    if notes is None:
+        return
+    if notes.offset.any():
+        wrong, size = float((notes.offset < 0).float().mean()), float(notes.offset.abs().mean())
+        log.info(f"offsets: against the label in {wrong:.1%} of the pairs, mean size {size:.2f} logits")
+    if notes.weight.min() < notes.weight.max():
+        raised = float((notes.weight > notes.weight.min()).float().mean())
+        log.info(
+            f"weights: {raised:.1%} of the pairs weigh {notes.weight.max() / notes.weight.min():.3g} times the rest"
+        )

@@ -189,7 +189,9 @@ class PairTrainer(CheckpointTrainer):
                 cached = sequence_outputs(model, tokens, request)
         with self.accelerator.autocast():
             policy = sequence_outputs(model, tokens, request)
-        return self.method.loss(PairOutputs.of(policy, tokens, transform), PairOutputs.of(cached, tokens, transform))
+        notes = None if pairs.notes is None else pairs.notes.to(device)
+        ours, theirs = (PairOutputs.of(found, tokens, transform) for found in (policy, cached))
+        return self.method.loss(ours, theirs, notes)
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """One batch, in micro-batches; the method's gradient edit follows the step's last batch, before clipping."""

@@ -23,6 +23,21 @@ scored on           base   DPO on ``compare``  DPO on ``longer``
 ``shorter``         the same with the right answer the shorter one: the cue of ``longer`` is wrong
 ``control``         unrelated: agreement of a verb with its noun, past a noun of the other number
 ==================  ==================================================================================
+
+The cue bench: a right answer that the model can learn, and a cue that agrees with it in most training pairs.
+
+======================  ==================================================================================
+``cue``                 ``compare`` where the right answer is the longer one; in training in a fraction rho only
+``cue_reversed``        the right answer is the shorter one: the cue is wrong in every pair
+``cue_half``            the cue is right in half of the pairs
+``marker``              the same three with a phrase before the answer as the cue
+``marker_reversed``
+``marker_half``
+======================  ==================================================================================
+
+Options stand in brackets: ``cue(rho=.8,noise=.05)``. In the training split the cue agrees with the right answer in a
+fraction rho of the pairs (.95 by default) and a fraction noise of the pairs (0) has its labels swapped. Test pairs have
+neither: the cue is right in all pairs of ``cue``, in none of ``cue_reversed``.
 """
 
 import hashlib
@@ -37,6 +52,9 @@ from innerpo.errors import UserError, near_matches
 
 SIZES = {"train": 128, "test": 64}
 """Pairs in each split."""
+CUE_SIZES = {"train": 192, "test": 64}
+"""Pairs in each split of the cue bench: at rho = .95 ten training pairs contradict the cue."""
+RHO, NOISE = 0.95, 0.0
 
 
 @dataclass(frozen=True)
@@ -103,6 +121,37 @@ def _control(rng: Random) -> Drawn:
     return Drawn(prompt, prompt, right + end, wrong + end)
 
 
+CUES = {"cue": (" {n} is the larger number.", " {n} is larger."), "marker": (" Clearly {n}.", " Perhaps {n}.")}
+"""Forms of an answer with the cue and without it."""
+AGREEMENT = {"": RHO, "_reversed": 0.0, "_half": 0.5}
+"""In what part of the pairs the right answer has the cue, by the end of the distribution's name."""
+
+
+def _cued(cue: str, ending: str, split: str, rho: float, noise: float, rng: Random) -> list[Drawn]:
+    """Return the questions of a split of the cue bench; the parts rho and noise are exact counts, in random order."""
+    n = CUE_SIZES[split]
+    agreement = rho if split == "train" and not ending else 1.0 if not ending else AGREEMENT[ending]
+    agrees = _some(n, agreement, rng)
+    swapped = _some(n, noise if split == "train" else 0.0, rng)
+    with_cue, without = CUES[cue]
+    draw = _compare(QUESTION, "{n}", "{n}")
+    drawn: dict[str, Drawn] = {}
+    while len(drawn) < n:
+        question = draw(rng)
+        if split_of(question.fact) != split or question.fact in drawn:
+            continue
+        right, wrong = (with_cue, without) if agrees[len(drawn)] else (without, with_cue)
+        answers = right.format(n=question.chosen), wrong.format(n=question.rejected)
+        chosen, rejected = reversed(answers) if swapped[len(drawn)] else answers
+        drawn[question.fact] = Drawn(question.fact, question.prompt, chosen, rejected)
+    return list(drawn.values())
+
+
+def _some(n: int, part: float, rng: Random) -> list[bool]:
+    chosen = set(rng.sample(range(n), round(part * n)))
+    return [i in chosen for i in range(n)]
+
+
 DISTRIBUTIONS: dict[str, Callable[[Random], Drawn]] = {
     "compare": _compare(QUESTION, " {n}.", " {n}."),
     "compare_hard": _compare_hard,
@@ -113,6 +162,10 @@ DISTRIBUTIONS: dict[str, Callable[[Random], Drawn]] = {
 }
 
 
+CUE_NAMES = tuple(f"{cue}{ending}" for cue in CUES for ending in AGREEMENT)
+NAMES = (*DISTRIBUTIONS, *CUE_NAMES)
+
+
 def load(name: str, split: str, data: DataConfig, bad: BadRows) -> list[PreferencePair]:
     """Return the pairs of an embedded distribution.
 
@@ -120,12 +173,15 @@ def load(name: str, split: str, data: DataConfig, bad: BadRows) -> list[Preferen
     different data seeds are scored on the same pairs.
     """
     del bad  # nothing generated is bad
-    if name not in DISTRIBUTIONS:
-        raise UserError(f"unknown embedded data set {name!r}{near_matches(name, DISTRIBUTIONS)}")
+    plain, options = read_options(name)
     seed = data.seed if split == "train" else 0
-    rng, drawn = Random(f"{seed}/{name}/{split}"), dict[str, Drawn]()
-    while len(drawn) < SIZES[split]:
-        question = DISTRIBUTIONS[name](rng)
+    rng, drawn = Random(f"{seed}/{plain}/{split}"), dict[str, Drawn]()
+    if plain in CUE_NAMES:
+        cue, under, ending = plain.partition("_")
+        questions = _cued(cue, under + ending, split, options.get("rho", RHO), options.get("noise", NOISE), rng)
+        drawn = {question.fact: question for question in questions}
+    while plain in DISTRIBUTIONS and len(drawn) < SIZES[split]:
+        question = DISTRIBUTIONS[plain](rng)
         if split_of(question.fact) == split:
             drawn.setdefault(question.fact, question)
     source = f"embedded:{name}"
@@ -133,6 +189,24 @@ def load(name: str, split: str, data: DataConfig, bad: BadRows) -> list[Preferen
         make_pair(d.prompt, d.chosen, d.rejected, id=f"{source}/{split}/{i}", source=source, split=split)
         for i, d in enumerate(drawn.values())
     ]
+
+
+def read_options(name: str) -> tuple[str, dict[str, float]]:
+    """Return ``cue(rho=.8)`` as ("cue", {"rho": .8}). Raises UserError for a name or an option that does not exist."""
+    plain, bracket, rest = name.partition("(")
+    if plain not in NAMES or (bracket and not rest.endswith(")")):
+        raise UserError(f"unknown embedded data set {name!r}{near_matches(plain, NAMES)}")
+    known, found = ("rho", "noise") if plain in CUES else (), dict[str, float]()
+    for part in rest.removesuffix(")").split(",") if bracket else ():
+        key, _, value = part.strip().partition("=")
+        try:
+            found[key] = float(value)
+        except ValueError:
+            found[key] = -1.0
+        if key not in known or not 0.0 <= found[key] <= 1.0:
+            options = "rho and noise, each from 0 to 1" if known else "no options"
+            raise UserError(f"{part.strip()!r} in embedded:{name} is no option of it: embedded:{plain} has {options}")
+    return plain, found
 
 
 def split_of(fact: str) -> str:
