@@ -428,7 +428,7 @@ def test_the_site_builds_strictly(tmp_path):
 
 def test_readme_names_what_a_run_writes():
     from innerpo.evaluation.facts import FILES
-    from innerpo.training import run_folder as folder
+    from innerpo.training import paths as folder
     from innerpo.training.directions_file import DIRECTIONS
 
     text = prose(ROOT / "README.md")
@@ -441,3 +441,4 @@ def test_readme_names_what_a_run_writes():
     )
     assert all(f"`{name}`" in text for name in written)
     assert f"`{folder.CHECKPOINTS}/`" in text
+    assert f"`{folder.STATE}`" in text
