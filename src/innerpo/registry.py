@@ -176,12 +176,15 @@ SHIFTS: dict[str, Entry] = {
     "ethics": "innerpo.data:shifts.toml#ethics",
 }
 
-# name -> function: (facts of responses, a polars DataFrame) -> one number per response, higher is better.
+# name -> function: (facts of responses with base_logp, a polars DataFrame) -> one number per response, higher is
+# better (evaluation/outcomes.py).
 SCORERS: dict[str, Entry] = {
     "mean_logp": "innerpo.evaluation.scorers.mean_logp:mean_logp",
     "sum_logp": "innerpo.evaluation.scorers.sum_logp:sum_logp",
     "inner": "innerpo.evaluation.scorers.inner:inner",
     "longer": "innerpo.evaluation.scorers.longer:longer",
+    "per_character": "innerpo.evaluation.scorers.per_character:per_character",
+    "implicit": "innerpo.evaluation.scorers.implicit:implicit",
 }
 
 # name -> function: (one value per pair, the prompt of each) -> Estimate with its interval.

@@ -17,7 +17,7 @@ from innerpo.config.yaml import check_training_set, read_run_config
 from innerpo.data.tokens import hash_of_items
 from innerpo.data.training_pairs import training_pairs
 from innerpo.evaluation.facts import Scores, combine
-from innerpo.evaluation.report import scores_folder, write_scores
+from innerpo.evaluation.headline_files import scores_folder, write_scores
 from innerpo.evaluation.scoring_run import PreparedScoring, prepare_scoring, score_other_base, score_run, tokenise_sets
 from innerpo.evaluation.sets import EvaluationSet, load_sets
 from innerpo.evaluation.tables import Headline
