@@ -5,7 +5,7 @@ from typing import Any
 
 from innerpo.evaluation.report.folders import read_lines, run_folder, runs_of
 from innerpo.evaluation.report.records import Generated
-from innerpo.evaluation.report.texts import cut
+from innerpo.evaluation.report.texts import cut, plain
 from innerpo.evaluation.study import Study
 
 FILE = "generations.jsonl"
@@ -25,7 +25,7 @@ def generations(study: Study) -> tuple[tuple[Generated, ...], tuple[str, ...]]:
             label = _label(row, run)
             answer = (cut(_text(row, "text"), CHARACTERS), _about(row))
             if answers.get(label, answer) != answer:  # another sampling, or the base in another run
-                label = f"{label} ({run['run']}, {_text(row, 'sampling')})"
+                label = f"{label} ({run['run']}, {_sampling(row)})"
             answers[label] = answer
     shown: list[Generated] = []
     left: dict[str, int] = {}
@@ -51,17 +51,31 @@ def _label(row: dict[str, Any], run: dict[str, Any]) -> str:
 
 def _about(row: dict[str, Any]) -> str:
     parts = []
-    if isinstance(row.get("tokens"), int):
-        parts.append(f"{row['tokens']} tokens")
-    if isinstance(row.get("logp"), int | float) and row.get("tokens"):
-        parts.append(f"log-probability {row['logp'] / row['tokens']:.2f} nats per token")
-    if row.get("sampling"):
-        parts.append(_text(row, "sampling"))
-    return ", ".join(parts)
+    tokens, logp = row.get("tokens"), row.get("logp")
+    if isinstance(tokens, int):
+        parts.append(f"{tokens} tokens" + (", not ended by the model" if row.get("stopped") is False else ""))
+    if isinstance(logp, int | float) and tokens:
+        parts.append(f"log-probability {logp / tokens:.2f} nats per token")
+    parts.append(_sampling(row))
+    return "; ".join(part for part in parts if part)
+
+
+def _sampling(row: dict[str, Any]) -> str:
+    drawn = row.get("sampling")
+    if not isinstance(drawn, dict) or "sample" not in drawn:
+        return _text(row, "sampling")
+    how = "sampled at temperature {temperature:g}, top-p {top_p:g}, seed {seed}" if drawn["sample"] else "greedy"
+    try:
+        return how.format(**drawn)
+    except (KeyError, ValueError):
+        return _text(row, "sampling")
 
 
 def _text(row: dict[str, Any], name: str) -> str:
+    """A field as text: chat messages with their roles, a record as its fields."""
     value = row.get(name, "")
+    if isinstance(value, list) and all(isinstance(m, dict) and {"role", "content"} <= set(m) for m in value):
+        return plain(tuple(value))
     if isinstance(value, dict):
         return ", ".join(f"{key} {item}" for key, item in value.items())
     return str(value)
