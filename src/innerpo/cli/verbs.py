@@ -30,6 +30,7 @@ from innerpo.cli.flags import (
     show_choices,
 )
 from innerpo.cli.options import unknown
+from innerpo.cli.verb_report import report
 from innerpo.config.run import default_run
 from innerpo.config.yaml import config_of_folder, overlay, preset_path, read_yaml, without_identity
 from innerpo.errors import MachineError, UserError
@@ -133,6 +134,7 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "doctor": doctor,
     "inspect": inspect,
     "export": export,
+    "report": report,
     "examples": examples,
 }
 

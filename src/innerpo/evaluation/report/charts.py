@@ -16,8 +16,10 @@ DASHES = ((1, 0), (6, 3), (2, 2), (8, 3, 2, 3))
 """Lines differ in dashes as points do in shapes."""
 
 
-def forest(rows: Rows, series: Sequence[Series], title: str, category: str = "set") -> dict[str, Any]:
-    """Estimates with intervals, one line per category and series; a rule at zero.
+def forest(
+    rows: Rows, series: Sequence[Series], title: str, category: str = "set", rule: float | None = 0.0
+) -> dict[str, Any]:
+    """Estimates with intervals, one line per category and series; a dashed rule at ``rule``, if any.
 
     Keys: the category, ``series``, ``mean``, ``low``, ``high`` in the unit of ``title``. Unknown rows are left out.
     """
@@ -31,12 +33,15 @@ def forest(rows: Rows, series: Sequence[Series], title: str, category: str = "se
     x = alt.X("mean:Q", title=title, scale=alt.Scale(zero=False, nice=True))
     base = alt.Chart(alt.Data(values=list(rows))).encode(y=y, yOffset=offset)
     tips = [alt.Tooltip(f"{category}:N"), alt.Tooltip("series:N", title="method"), alt.Tooltip("text:N", title="")]
-    zero = alt.Chart(alt.Data(values=[{"zero": 0}])).mark_rule(strokeDash=[3, 3], opacity=0.7).encode(x="zero:Q")
     bars = base.mark_rule(strokeWidth=1.5).encode(x=alt.X("low:Q", title=title), x2="high:Q", color=_colour(series))
     points = base.mark_point(filled=True, size=55, opacity=1).encode(
         x=x, color=_colour(series), shape=_shape(series), tooltip=tips
     )
-    return _spec(alt.layer(zero, bars, points), height=alt.Step(band, **{"for": "position"}))
+    layers = [bars, points]
+    if rule is not None:
+        at_rule = alt.Chart(alt.Data(values=[{"at": rule}])).mark_rule(strokeDash=[3, 3], opacity=0.7)
+        layers.insert(0, at_rule.encode(x=alt.X("at:Q", title=title)))
+    return _spec(alt.layer(*layers), height=alt.Step(band, **{"for": "position"}))
 
 
 def curve(rows: Rows, series: Sequence[Series], base: tuple[float, float] | None = None) -> dict[str, Any]:

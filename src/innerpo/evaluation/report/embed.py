@@ -4,10 +4,14 @@ import base64
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from functools import cache
 from importlib import resources
 from typing import Any
+
+_ROLES = re.compile(r' (?:role="graphics-[a-z]+"|aria-roledescription="[^"]*"|aria-hidden="true")')
+"""What Vega says of each mark to a screen reader; the figure as a whole is described in its place."""
 
 STATIC_WIDTH = 640
 """Width in pixels of a chart that fills its column, where no script fits it to the column."""
@@ -48,7 +52,7 @@ def svg(spec: Mapping[str, Any]) -> str:
     if fixed.get("width") == "container":
         fixed["width"] = STATIC_WIDTH
     drawn: str = vl_convert.vegalite_to_svg(fixed)
-    return drawn
+    return _ROLES.sub("", drawn)
 
 
 def _plain(value: Any) -> Any:

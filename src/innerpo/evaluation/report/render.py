@@ -21,7 +21,6 @@ def page_html(page: Page) -> str:
         page=page,
         examples=page.examples,
         example_data={} if page.examples is None else example_data(page.examples),
-        command=shlex.join(["innerpo", "report", *(run.folder for run in page.runs)]) + f" --out={shlex.quote(page.out)}",
         policy=content_policy(*scripts.values()),
         style=Markup(asset("report.css")),
         scripts={name: Markup(script) for name, script in scripts.items()},

@@ -23,12 +23,13 @@
   // interpreted (ast), not evaluated, so that the page's policy can forbid eval.
   async function draw(plot) {
     const spec = JSON.parse(plot.querySelector("script").textContent);
+    const still = plot.querySelector(".drawing");
     const live = document.createElement("div");
-    live.className = "live";
-    plot.append(live);
-    const still = plot.querySelector(":scope > svg");
-    if (still) still.classList.add("hidden");
+    live.className = "drawing live";
+    live.setAttribute("aria-hidden", "true"); // the label of the plot and the table beneath say the same in words
+    still.after(live);
     await window.vegaEmbed(live, spec, { actions: false, ast: true, renderer: "svg" });
+    still.remove();
     plot.dataset.live = "yes";
   }
   function drawWhenSeen(within) {
