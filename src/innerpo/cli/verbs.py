@@ -31,6 +31,7 @@ from innerpo.cli.flags import (
 )
 from innerpo.cli.options import unknown
 from innerpo.cli.verb_report import report
+from innerpo.cli.verb_view import view
 from innerpo.config.run import default_run
 from innerpo.config.yaml import config_of_folder, overlay, preset_path, read_yaml, without_identity
 from innerpo.errors import MachineError, UserError
@@ -135,6 +136,7 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "inspect": inspect,
     "export": export,
     "report": report,
+    "view": view,
     "examples": examples,
 }
 

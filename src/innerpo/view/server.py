@@ -14,7 +14,7 @@ ADDRESS = "127.0.0.1"
 def serve(root: Path, port: int = 0, ready: Callable[[str], None] = lambda address: None) -> None:
     """Serve the pages about the runs beneath ``root`` until Ctrl-C. Port 0: one that is free.
 
-    ``ready`` is called with the address once connections are accepted. Raises UserError where the port cannot be had,
+    ``ready`` is called with the address once a browser can be sent there. Raises UserError where the port cannot be had,
     and KeyboardInterrupt at the end.
     """
     import uvicorn
@@ -22,14 +22,9 @@ def serve(root: Path, port: int = 0, ready: Callable[[str], None] = lambda addre
     from innerpo.view.app import make_app
 
     with closing(bind(port)) as listening:
-        address = f"http://{ADDRESS}:{listening.getsockname()[1]}/"
-        config = uvicorn.Config(
-            make_app(root, lambda: ready(address)),
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=1,
-        )
+        options = {"log_level": "warning", "access_log": False, "server_header": False, "lifespan": "off"}
+        config = uvicorn.Config(make_app(root), **options, timeout_graceful_shutdown=1)
+        ready(f"http://{ADDRESS}:{listening.getsockname()[1]}/")
         uvicorn.Server(config).run(sockets=[listening])
 
 
@@ -41,6 +36,7 @@ def bind(port: int) -> socket.socket:
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         found.bind((ADDRESS, port))
+        found.listen()  # from here on who connects waits, and is not refused
     except OSError as error:
         found.close()
         raise UserError(f"cannot listen on port {port} of {ADDRESS}: {error.strerror}; take port 0 for any") from error
