@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from innerpo.evaluation.report.cells import UNKNOWN, interval, number, text
+from innerpo.evaluation.report.cells import UNKNOWN, interval, text
 from innerpo.evaluation.report.records import Cell, Table
 from innerpo.view.runs import Run
 
@@ -68,7 +68,7 @@ def log_table(run: Run) -> Table | None:
     lines = [line for line in run.log.lines if "loss" in line][-LOG_LINES:]
     if not lines:
         return None
-    rows = tuple((_whole(line["step"]), *(number(_number(line.get(key)), 4) for key in keys)) for line in lines)
+    rows = tuple((_whole(line["step"]), *(_short(_number(line.get(key))) for key in keys)) for line in lines)
     return Table(f"The last {len(lines)} lines of the log", ("step", *keys), rows)
 
 
@@ -79,7 +79,7 @@ def curve_ends(runs: Sequence[Run], key: str) -> Table:
         values = [(line["step"], float(line[key])) for line in run.log.lines if _number(line.get(key)) is not None]
         if values:
             ends = (values[0][1], values[-1][1], min(v for _, v in values), max(v for _, v in values))
-            rows.append((text(run.name), _whole(values[-1][0]), *(number(value, 4) for value in ends)))
+            rows.append((text(run.name), _whole(values[-1][0]), *(_short(value) for value in ends)))
     return Table(f"{key} of each run", ("run", "last step", "first", "last", "smallest", "largest"), tuple(rows))
 
 
@@ -113,6 +113,13 @@ def _number(value: Any) -> float | None:
 
 def _whole(step: float) -> Cell:
     return Cell(f"{step:g}", float(step))
+
+
+def _short(value: float | None) -> Cell:
+    """Four digits, wherever the point is: learning rates are small."""
+    if value is None or not math.isfinite(value):
+        return UNKNOWN
+    return Cell(f"{value:.4g}".replace("-", "−"), value)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
