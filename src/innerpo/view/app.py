@@ -1,6 +1,7 @@
 """The server's answers: pages about the runs beneath a folder, their curves as JSON, scripts and styles."""
 
 import hashlib
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from innerpo.view.folders import OutsideError
 from innerpo.view.guard import HOSTS, Guard
 from innerpo.view.paired import paired_tables, report_html
 from innerpo.view.runs import Run, Runs
+
+log = logging.getLogger(__name__)
 
 MOST_RUNS = 40
 """More runs than this are not compared at once."""
@@ -80,6 +83,9 @@ def _report(runs: Runs) -> Answer:
             page = report_html(found)
         except UserError as error:
             return PlainTextResponse(f"there is no report of these runs yet: {error}", 404)
+        except Exception as error:  # files that change while they are read may fail in any way
+            log.warning(f"no report of {', '.join(run.name for run in found)}: {type(error).__name__}: {error}")
+            return PlainTextResponse("these runs cannot be reported as they are now; try again later", 503)
         # The page is that of the verb report: it has its own policy inside, by the hashes of its scripts.
         return _tagged(request, page, "text/html", {"Content-Security-Policy": "frame-ancestors 'none'"})
 

@@ -68,7 +68,7 @@ def log_table(run: Run) -> Table | None:
     lines = [line for line in run.log.lines if "loss" in line][-LOG_LINES:]
     if not lines:
         return None
-    rows = tuple((_whole(line["step"]), *(_short(_number(line.get(key))) for key in keys)) for line in lines)
+    rows = tuple((_whole(float(line["step"])), *(_short(_number(line.get(key))) for key in keys)) for line in lines)
     return Table(f"The last {len(lines)} lines of the log", ("step", *keys), rows)
 
 
@@ -76,7 +76,7 @@ def curve_ends(runs: Sequence[Run], key: str) -> Table:
     """Return first, last and smallest logged value of a key for each run: the data of a chart, in short."""
     rows = []
     for run in runs:
-        values = [(line["step"], float(line[key])) for line in run.log.lines if _number(line.get(key)) is not None]
+        values = [(float(line["step"]), float(line[key])) for line in run.log.lines if _number(line.get(key)) is not None]
         if values:
             ends = (values[0][1], values[-1][1], min(v for _, v in values), max(v for _, v in values))
             rows.append((text(run.name), _whole(values[-1][0]), *(_short(value) for value in ends)))
@@ -112,7 +112,7 @@ def _number(value: Any) -> float | None:
 
 
 def _whole(step: float) -> Cell:
-    return Cell(f"{step:g}", float(step))
+    return Cell(f"{step:.12g}", step)
 
 
 def _short(value: float | None) -> Cell:
