@@ -12,7 +12,7 @@ BASE = "base"
 
 def result_as_table(found: ResultTable, digits: int = 3, signed: bool = False) -> Table:
     """Return a table of results as the page shows it: intervals, marks, the best of each column bold."""
-    columns = ("method", *(column.title for column in found.columns))
+    columns = ("method", *(column.name for column in found.columns))
     rows = tuple(
         (text(_named(row, found)), *(_cell(found, row, column.name, digits, signed) for column in found.columns))
         for row in found.rows
@@ -28,7 +28,7 @@ def gains_section(study: Study, series: tuple[Series, ...]) -> Section | None:
     found = result_table(study, "gain")
     rows = [
         {
-            "set": column.title,
+            "set": column.name,
             "series": row,
             "mean": 100 * cell.estimate.mean,
             "low": 100 * cell.estimate.low,
@@ -49,7 +49,7 @@ def gains_section(study: Study, series: tuple[Series, ...]) -> Section | None:
         f"{len({row['set'] for row in rows})} sets; the table below has the numbers."
     )
     caption = f"Right of the dashed line a policy is more often right than its base. {found.caption}."
-    columns = ("method", *(column.title for column in found.columns))
+    columns = ("method", *(column.name for column in found.columns))
     cells = tuple(
         (text(row), *(_cell(found, row, column.name, 1, True, 100) for column in found.columns))
         for row in found.rows
@@ -66,18 +66,18 @@ def scorers_section(study: Study, series: tuple[Series, ...]) -> Section | None:
         return None
     columns = next(iter(tables.values())).columns
     winners = {c.name: {name: winner(table, c.name) for name, table in tables.items()} for c in columns}
-    differing = [c.title for c in columns if len(set(winners[c.name].values()) - {""}) > 1]
+    differing = [c.name for c in columns if len(set(winners[c.name].values()) - {""}) > 1]
     said = (
         f"The winner depends on the scorer on {', '.join(differing)}."
         if differing
         else "On every set the same method has the highest accuracy under every scorer."
     )
     rows = tuple(
-        (text(column.title), *(_winner_cell(tables[name], winners[column.name], name) for name in tables))
+        (text(column.name), *(_winner_cell(tables[name], winners[column.name], name) for name in tables))
         for column in columns
     )
     table = Table("Policy with the highest accuracy, by scorer; bold where it is not mean_logp's", ("set", *tables), rows)
-    figures = tuple(_scorer_figure(tables, column.name, column.title, series) for column in columns if _shown(column.role))
+    figures = tuple(_scorer_figure(tables, column.name, column.name, series) for column in columns if _shown(column.role))
     used = tuple(s for s in series if any(s.label in table.rows for table in tables.values()))
     text_ = ("A scorer turns what was measured of a response into one number; accuracy counts the pairs in which chosen has more.",)
     return Section("scorers", "Scorers", (*text_, said), (table,), figures, used)
