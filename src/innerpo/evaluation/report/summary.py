@@ -1,16 +1,20 @@
 """The first screen in words: what was compared, and the headline result in one sentence from the statistics."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import polars as pl
 
-from innerpo.evaluation.comparison import Difference, compare
+from innerpo.evaluation.columns import Column
+from innerpo.evaluation.estimates import PairedTest, at, compare_grids
+from innerpo.evaluation.grids import grids
+from innerpo.evaluation.metrics.metric import Metric, measure
 from innerpo.evaluation.report.cells import short
 from innerpo.evaluation.report.strength import baseline_of
-from innerpo.evaluation.results import ResultTable
+from innerpo.evaluation.results import LEVEL, ResultTable
 from innerpo.evaluation.statistics import Estimate, holm
 from innerpo.evaluation.study import Study
+from innerpo.registry import METRICS, resolve
 
 NAMED = 4
 """So many names are listed; the rest are counted."""
@@ -41,82 +45,85 @@ def compared(study: Study) -> tuple[tuple[str, str], ...]:
 
 
 def answer(study: Study, gains: ResultTable) -> str:
-    """Return the headline result: how methods differ from the baseline where no one trained, or a method from its base.
+    """Return the headline result: how methods differ from the baseline, or the one method from its base.
 
-    ``gains`` is the table of gains over the base. Differences of several methods carry Holm's correction.
+    ``gains`` is the table of gains over the base. Tests of several methods carry Holm's correction.
     """
     column = _asked(gains)
-    if column is None:
+    methods = [row for row in dict.fromkeys(study.runs["method"].to_list()) if row in gains.rows]
+    if column is None or not methods:
         return "No policy was scored, so there is nothing to compare."
-    methods = [row for row in dict.fromkeys(study.runs["method"].to_list()) if column in gains.rows.get(row, {})]
-    where = _where(gains, column)
-    if len(methods) < 2:
-        return _against_base(methods[0], gains.rows[methods[0]][column].estimate, where)
+    where = _where(column)
+    if len(methods) == 1:
+        return against_base(methods[0], gains.rows[methods[0]][column.name].estimate, where)
     baseline = baseline_of(methods)
-    others = [m for m in methods if m != baseline]
-    found = {m: d for m in others for d in compare(study, m, baseline).differences if d.column == column}
-    return _against_baseline(found, baseline, where)
+    return against_baseline(_tests(study, [m for m in methods if m != baseline], baseline, column), baseline, where)
 
 
-def _against_base(method: str, gain: Estimate, where: str) -> str:
+def against_base(method: str, gain: Estimate, where: str) -> str:
+    """One sentence about a method and its base."""
+    if math.isnan(gain.mean):
+        return f"Whether {method} differs from its base {where} is not known."
     if math.isnan(gain.low):
-        return f"{method} and its base: the difference {where} is {_points(gain)}, and its interval is not known."
+        return f"{method} against its base {where}: {_points(gain)}, without an interval."
     if gain.low > 0 or gain.high < 0:
-        more = "more" if gain.mean > 0 else "less"
-        return f"{method} is {more} often right than its base {where}: {_points(gain)}."
+        return f"{method} is {_more(gain)} often right than its base {where}: {_points(gain)}."
     return f"No difference found between {method} and its base {where}: {_points(gain)}."
 
 
-def _against_baseline(found: dict[str, Difference], baseline: str, where: str) -> str:
-    """One sentence for one method or a few, and a count for many."""
-    corrected = _holm({name: d.p for name, d in found.items()})
-    differ = {name: d for name, d in found.items() if corrected[name] < 0.05}
+def against_baseline(found: Mapping[str, PairedTest], baseline: str, where: str) -> str:
+    """One sentence about methods and the one that they are compared with: names for a few, a count for many."""
+    p = dict(zip(found, holm([test.p for test in found.values()]), strict=True))
+    differ = {name: test for name, test in found.items() if p[name] < LEVEL}
     if len(found) == 1:
-        ((name, d),) = found.items()
-        if name in differ:
-            more = "more" if d.difference.mean > 0 else "less"
-            return f"{name} is {more} often right than {baseline} {where}: {_points(d.difference)}."
-        return f"No difference found between {name} and {baseline} {where}: {_points(d.difference)}{_detectable([d])}."
+        ((name, test),) = found.items()
+        points = _points(test.difference)
+        if math.isnan(test.difference.mean):
+            return f"Whether {name} differs from {baseline} {where} is not known."
+        if differ:
+            return f"{name} is {_more(test.difference)} often right than {baseline} {where}: {points}."
+        return f"No difference found between {name} and {baseline} {where}: {points}{_detectable(found)}."
     if not differ:
-        return f"No difference found between {baseline} and any of {len(found)} other methods {where}{_detectable(list(found.values()))}."
-    parts = [f"{name} {_points(d.difference)}" for name, d in differ.items()]
-    rest = len(found) - len(differ)
-    tail = f"; no difference found for the other {rest}" if rest else ""
-    return f"Of {len(found)} methods, {len(differ)} {'differs' if len(differ) == 1 else 'differ'} from {baseline} {where}: {_listed(parts, 3)}{tail}."
+        return f"No difference found between {baseline} and the {len(found)} other methods {where}{_detectable(found)}."
+    parts = [f"{name} by {_points(test.difference)}" for name, test in differ.items()]
+    count = f"{len(differ)} of {len(found)} methods {'differs' if len(differ) == 1 else 'differ'}"
+    rest = "; no difference found for the others" if len(differ) < len(found) else ""
+    return f"{count} from {baseline} {where}: {_listed(parts, 3)}{rest}."
 
 
-def _holm(p: dict[str, float]) -> dict[str, float]:
-    """Holm's correction over the methods; a p that is unknown stays unknown."""
-    known = {name: value for name, value in p.items() if not math.isnan(value)}
-    if not known:
-        return p
-    import numpy as np
-
-    return p | dict(zip(known, holm(np.array(list(known.values()))).tolist(), strict=True))
+def _tests(study: Study, methods: Sequence[str], baseline: str, column: Column) -> dict[str, PairedTest]:
+    """Paired tests of accuracy on a column, by method."""
+    metric: Metric = resolve(METRICS, "accuracy", "metric")
+    cells = grids(metric.function(measure(study, "mean_logp")))
+    theirs = at(cells, baseline, column.members)
+    return {m: compare_grids(at(cells, m, column.members), theirs, metric) for m in methods}
 
 
-def _detectable(found: Sequence[Difference]) -> str:
-    values = [d.minimum_detectable for d in found if not math.isnan(d.minimum_detectable)]
+def _detectable(found: Mapping[str, PairedTest]) -> str:
+    values = [test.detectable for test in found.values() if not math.isnan(test.detectable)]
     if not values:
         return ""
-    return f"; with these data a difference of {short(100 * max(values), 1)} points would be found four times in five"
+    return f"; a true difference of {short(100 * max(values), 1)} points would be found four times in five"
 
 
-def _asked(gains: ResultTable) -> str | None:
-    """The column that the sentence is about: the mean over shifts, else the shift, else the test set."""
-    by_role = {role: [c for c in gains.columns if c.role == role] for role in ("oos", "test", "rnd", "extra", "train")}
-    for columns in by_role.values():
+def _asked(gains: ResultTable) -> Column | None:
+    """The column that the sentence is about: the mean over shifts, else the one shift, else the test set."""
+    for role in ("oos", "test", "rnd", "extra", "train"):
+        columns = [c for c in gains.columns if c.role == role]
         if columns:
-            return max(columns, key=lambda c: len(c.members)).name
+            return max(columns, key=lambda c: len(c.members))
     return None
 
 
-def _where(gains: ResultTable, name: str) -> str:
-    column = next(c for c in gains.columns if c.name == name)
-    if column.role == "oos":
-        several = f", mean of {len(column.members)} shifts" if len(column.members) > 1 else f" ({column.members[0][1]})"
-        return f"out of distribution{several}"
-    return f"on {column.name}"
+def _where(column: Column) -> str:
+    if column.role != "oos":
+        return f"on {column.name}"
+    several = len(column.members) > 1
+    return f"out of distribution ({f'mean of {len(column.members)} shifts' if several else column.members[0][1]})"
+
+
+def _more(difference: Estimate) -> str:
+    return "more" if difference.mean > 0 else "less"
 
 
 def _points(e: Estimate) -> str:
