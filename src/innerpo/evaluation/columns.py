@@ -30,8 +30,8 @@ class Column:
 def columns_of(facts: pl.DataFrame) -> tuple[Column, ...]:
     """Return the columns for joined facts or values (any frame with joined.LABELS), in the order of the headline.
 
-    With one source and one set of each role the columns are the sets. Otherwise they are those of a suite: ``train``,
-    ``test``, both means over all sources, the shifts (``source -> target`` where there are several sources), their
+    With one source and one set of each role the columns are the sets. Otherwise they are those of a suite: the means of
+    ``train`` and ``test`` over all sources, the shifts (``source -> target`` where there are several sources), their
     mean, and the mean of the controls. Extra sets come last, by their names.
     """
     found = facts.select(*MEMBER, "set", "kind").unique(MEMBER, keep="first", maintain_order=True)

@@ -45,7 +45,7 @@ def grids(values: pl.DataFrame) -> Cells:
     """
     keys = ["row", *MEMBER]
     trained = (pl.col("strength") > 0.0) | pl.col("model").str.starts_with("steered ")
-    seeds = pl.when(trained).then("seed").fill_null(NO_SEED).otherwise(NO_SEED)
+    seeds = pl.when(trained).then(pl.col("seed").fill_null(NO_SEED)).otherwise(NO_SEED)
     rows = values.with_columns(seed=seeds)
     rows = rows.filter(pl.col("run") == pl.col("run").first().over([*keys, "seed"]))
     rows = rows.filter(pl.col("set") == pl.col("set").first().over([*keys, "seed"]))
@@ -105,3 +105,15 @@ def _paired_seeds(a: Grid, b: Grid) -> tuple[tuple[int, ...], list[int], list[in
 def _positions(grid: Grid, prompts: Sequence[str]) -> list[int]:
     where = {prompt: i for i, prompt in enumerate(grid.prompts)}
     return [where[prompt] for prompt in prompts]
+
+
+def on_seeds(grid: Grid, seeds: Sequence[int]) -> Grid:
+    """Return a grid on some seeds; a model without a seed is the same under each."""
+    index = [0 if grid.seeds == (NO_SEED,) else grid.seeds.index(s) for s in seeds]
+    return Grid(tuple(seeds), grid.prompts, grid.values[index], grid.weights, grid.n)
+
+
+def on_prompts(grid: Grid, prompts: Sequence[str]) -> Grid:
+    """Return a grid on some of its prompts."""
+    index = _positions(grid, prompts)
+    return Grid(grid.seeds, tuple(prompts), grid.values[:, index], grid.weights[index], grid.n)

@@ -10,4 +10,4 @@ def _drift(measured: Measured) -> pl.DataFrame:
     return per_response(measured, pl.col("abs_log_ratio"), pl.col("tokens"))
 
 
-drift = Metric(_drift, "Output drift, nats per token", better="neither")
+drift = Metric(_drift, "Output drift, nats per token", better="neither", scored=False, relative=True)

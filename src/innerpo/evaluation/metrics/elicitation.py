@@ -44,5 +44,5 @@ def capabilities(study: Study, pairs: pl.DataFrame) -> Mapping[str, float]:
 
 elicitation = Metric(_elicitation, "Elicitation, accuracy / target-tuned capability")
 differential_elicitation = Metric(
-    _differential, "Differential elicitation, (accuracy - base) / target-tuned capability"
+    _differential, "Differential elicitation, (accuracy - base) / target-tuned capability", relative=True
 )

@@ -10,4 +10,4 @@ def _gain(measured: Measured) -> pl.DataFrame:
     return per_pair(measured, 100.0 * (pl.col("outcome") - pl.col("base_outcome")))
 
 
-gain = Metric(_gain, "Gain over base, points", bounds=(-100.0, 100.0), digits=1)
+gain = Metric(_gain, "Gain over base, points", bounds=(-100.0, 100.0), relative=True, digits=1)

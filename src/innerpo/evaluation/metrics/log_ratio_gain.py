@@ -12,4 +12,4 @@ def _gain(measured: Measured) -> pl.DataFrame:
     return per_pair(measured, chosen - rejected)
 
 
-log_ratio_gain = Metric(_gain, "Log-ratio gain, nats", digits=2)
+log_ratio_gain = Metric(_gain, "Log-ratio gain, nats", scored=False, relative=True, digits=2)

@@ -31,7 +31,8 @@ class Metric:
 
     ``bounds``: what a value divided by its weight can be; None where it has no bounds. ``statistic`` is there for a
     metric that is no mean: it maps the rows of ``function`` of one cell to a number, which has no interval. ``better``:
-    which direction is better, if either.
+    which direction is better, if either. ``scored``: it depends on the scorer. ``relative``: it is relative to the
+    base, so that the base has no row of its own.
     """
 
     function: Callable[[Measured], pl.DataFrame]
@@ -40,6 +41,8 @@ class Metric:
     transform: Literal["none", "exp"] = "none"
     statistic: Callable[[pl.DataFrame], float] | None = None
     better: Literal["larger", "smaller", "neither"] = "larger"
+    scored: bool = True
+    relative: bool = False
     digits: int = 3
 
 

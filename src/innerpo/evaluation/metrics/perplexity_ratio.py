@@ -11,6 +11,12 @@ def _nats_lost(measured: Measured) -> pl.DataFrame:
 
 
 perplexity_ratio = Metric(
-    _nats_lost, "Perplexity on chosen over the base's", transform="exp", better="smaller", digits=2
+    _nats_lost,
+    "Perplexity on chosen over the base's",
+    transform="exp",
+    better="smaller",
+    scored=False,
+    relative=True,
+    digits=2,
 )
 """exp(sum (log ref(y_c) - log pi(y_c)) / sum |y_c|), over all chosen tokens of a set."""
