@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from innerpo.config.method import MethodConfig, TransformConfig
     from innerpo.config.run import DataConfig, EvalConfig, ModelConfig, RunConfig, TrainingConfig, default_run
     from innerpo.errors import MachineError, UserError
+    from innerpo.evaluation.over_runs import compare, table
     from innerpo.model.adapters import remove_adapter
     from innerpo.model.base import Base
     from innerpo.progress import reporting
@@ -38,6 +39,7 @@ _PUBLIC = {
     "TrainingConfig": "innerpo.config.run",
     "TransformConfig": "innerpo.config.method",
     "UserError": "innerpo.errors",
+    "compare": "innerpo.evaluation.over_runs",
     "default_run": "innerpo.config.run",
     "evaluate": "innerpo.api",
     "load": "innerpo.api",
@@ -45,6 +47,7 @@ _PUBLIC = {
     "remove_adapter": "innerpo.model.adapters",
     "reporting": "innerpo.progress",
     "run_config": "innerpo.api",
+    "table": "innerpo.evaluation.over_runs",
     "train": "innerpo.api",
 }
 
@@ -64,6 +67,7 @@ __all__ = [
     "TransformConfig",
     "UserError",
     "__version__",
+    "compare",
     "default_run",
     "evaluate",
     "load",
@@ -71,6 +75,7 @@ __all__ = [
     "remove_adapter",
     "reporting",
     "run_config",
+    "table",
     "train",
 ]
 

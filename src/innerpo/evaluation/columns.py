@@ -32,7 +32,7 @@ def columns_of(facts: pl.DataFrame) -> tuple[Column, ...]:
 
     With one source and one set of each role the columns are the sets. Otherwise they are those of a suite: the means of
     ``train`` and ``test`` over all sources, the shifts (``source -> target`` where there are several sources), their
-    mean, and the mean of the controls. Extra sets come last, by their names.
+    mean, and the mean of the controls. Extra sets come last, by their names; references of targets have no column.
     """
     found = facts.select(*MEMBER, "set", "kind").unique(MEMBER, keep="first", maintain_order=True)
     by_role = {role: _sets(found.filter(pl.col("role") == role)) for role in ("train", "test", "oos", "rnd", "extra")}
@@ -45,7 +45,8 @@ def columns_of(facts: pl.DataFrame) -> tuple[Column, ...]:
     else:
         columns += _one(shifts, "oos")
     columns += _one(by_role["rnd"], "rnd")
-    return _distinct([*columns, *(_named(column, several) for column in by_role["extra"])])
+    extra = [column for column in by_role["extra"] if column.kind != "target reference"]
+    return _distinct([*columns, *(_named(column, several) for column in extra)])
 
 
 def _sets(found: pl.DataFrame) -> list[Column]:

@@ -68,7 +68,7 @@ class Comparison:
             return f"{self.a if difference.difference.mean > 0 else self.b} is better"
         if math.isnan(difference.detectable):
             return "no difference found"
-        return f"no difference found (80 % power from {difference.detectable:.3f} on)"
+        return f"no difference found (one of {difference.detectable:.3f} would be in 80 % of repeats)"
 
 
 @dataclass(frozen=True)

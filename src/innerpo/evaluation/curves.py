@@ -76,18 +76,6 @@ def gains(study: Study, baseline: str = "dpo", scorer: str = "mean_logp") -> lis
     return [_gain(s, base[s.source, s.target]) for s in others]
 
 
-def curve_table(found: Sequence[Curve]) -> str:
-    """Return curves as text: a line per method and strength."""
-    lines = [f"{'method':<24} {'shift':<36} {'strength':>8} {'test':>6} {'oos':>6} {'drift':>6}"]
-    for curve in found:
-        shift = f"{curve.source} -> {curve.target}"
-        for p in curve.points:
-            lines.append(
-                f"{curve.method:<24} {shift:<36} {p.strength:>8g} {p.test:>6.3f} {p.oos:>6.3f} {p.drift:>6.3f}"
-            )
-    return "\n".join(lines) + "\n"
-
-
 def _curve(swept: Swept) -> Curve:
     def points(seeds: Sequence[int]) -> tuple[CurvePoint, ...]:
         means = {name: [_mean(g, seeds) for g in found] for name, found in swept.grids.items()}
