@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from innerpo.config.method import MethodConfig, TransformConfig
     from innerpo.config.run import DataConfig, EvalConfig, ModelConfig, RunConfig, TrainingConfig, default_run
     from innerpo.errors import MachineError, UserError
+    from innerpo.evaluation.over_runs import compare, table
     from innerpo.model.adapters import remove_adapter
     from innerpo.model.base import Base
     from innerpo.progress import reporting
@@ -38,6 +39,7 @@ _PUBLIC = {
     "TrainingConfig": "innerpo.config.run",
     "TransformConfig": "innerpo.config.method",
     "UserError": "innerpo.errors",
+    "compare": "innerpo.evaluation.over_runs",
     "default_run": "innerpo.config.run",
     "evaluate": "innerpo.api",
     "load": "innerpo.api",
@@ -46,6 +48,7 @@ _PUBLIC = {
     "report": "innerpo.api",
     "reporting": "innerpo.progress",
     "run_config": "innerpo.api",
+    "table": "innerpo.evaluation.over_runs",
     "train": "innerpo.api",
 }
 
@@ -65,6 +68,7 @@ __all__ = [
     "TransformConfig",
     "UserError",
     "__version__",
+    "compare",
     "default_run",
     "evaluate",
     "load",
@@ -73,6 +77,7 @@ __all__ = [
     "report",
     "reporting",
     "run_config",
+    "table",
     "train",
 ]
 

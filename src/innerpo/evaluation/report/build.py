@@ -5,35 +5,50 @@ from collections.abc import Callable
 from innerpo.evaluation.report.examples import examples
 from innerpo.evaluation.report.generated import generations
 from innerpo.evaluation.report.layers import layers_section
+from innerpo.evaluation.report.overlap import overlap_section
 from innerpo.evaluation.report.provenance import page_versions, run_records
-from innerpo.evaluation.report.records import Page, Section, Series
+from innerpo.evaluation.report.records import Page, Section
+from innerpo.evaluation.report.results import BASE, MARKS, gains_section, headline_section, scorers_section
+from innerpo.evaluation.report.strength import strength_section
+from innerpo.evaluation.report.summary import answer, compared, title
 from innerpo.evaluation.report.texts import read_texts
 from innerpo.evaluation.report.theme import series_of
+from innerpo.evaluation.report.trained import as_trained
 from innerpo.evaluation.report.training_curves import training_section
+from innerpo.evaluation.results import result_table
 from innerpo.evaluation.study import Study
 from innerpo.progress import track
-
-Builder = Callable[[Study, tuple[Series, ...]], Section | None]
-"""A section of the page; None where the study holds nothing for it."""
-
-SECTIONS: tuple[Builder, ...] = (layers_section, training_section)
 
 
 def build_page(study: Study, texts: bool = True, out: str = "report.html") -> Page:
     """Return the page about a study. ``texts``: with the texts of examples; ``out``: the name of the page's file."""
-    series = series_of(study.runs["method"].to_list())
+    trained = as_trained(study)
+    accuracy, gains = result_table(trained, "accuracy"), result_table(trained, "gain")
+    series = series_of([*study.runs["method"].to_list(), *(row for row in gains.rows if row != BASE)])
     found = read_texts(study) if texts else None
-    sections = [section for build in track(SECTIONS, "sections of the report") if (section := build(study, series))]
+    builders: tuple[Callable[[], Section | None], ...] = (
+        lambda: headline_section(accuracy),
+        lambda: gains_section(gains, series),
+        lambda: strength_section(study, series),
+        lambda: scorers_section(trained, series),
+        lambda: layers_section(study, series),
+        lambda: training_section(study, series),
+        lambda: overlap_section(study, found),
+    )
+    sections = [section for build in track(builders, "sections of the report") if (section := build())]
     generated, notes = generations(study)
+    used = {mark for s in sections[:1] for t in s.tables for row in t.rows for cell in row for mark in cell.marks}
+    used |= {mark for mark in MARKS if any(mark in name for s in sections[:1] for t in s.tables for name in t.columns)}
     return Page(
-        title="x",
-        answer="y",
-        compared=(),
+        title=title(study),
+        answer=answer(trained, gains),
+        compared=compared(study),
         sections=sections,
         examples=examples(study, found),
         generated=generated,
         generated_notes=notes,
         runs=run_records(study),
         versions=page_versions(),
+        marks={mark: what for mark, what in MARKS.items() if mark in used},
         out=out,
     )

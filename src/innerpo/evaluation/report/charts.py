@@ -125,4 +125,4 @@ def _dash(series: Sequence[Series]) -> Any:
 def _spec(chart: Any, height: Any) -> dict[str, Any]:
     """A chart as a specification, as wide as its column."""
     sized = chart.properties(width="container", height=height)
-    return {**sized.to_dict(), "config": CONFIG, "autosize": {"type": "fit-x", "contains": "padding"}}
+    return {**sized.to_dict(validate=False), "config": CONFIG, "autosize": {"type": "fit-x", "contains": "padding"}}

@@ -1,6 +1,5 @@
 """Single examples: which pairs changed from base to policy, by how much, and a bounded choice of them with their texts."""
 
-from dataclasses import replace
 from typing import Any
 
 import polars as pl
@@ -8,6 +7,7 @@ import polars as pl
 from innerpo.evaluation.joined import joined_pairs
 from innerpo.evaluation.report.cells import UNKNOWN, text
 from innerpo.evaluation.report.records import Cell, Examples, Table
+from innerpo.evaluation.report.trained import as_trained
 from innerpo.evaluation.report.texts import Texts, cut, plain
 from innerpo.evaluation.study import Study
 
@@ -29,8 +29,7 @@ def margins(study: Study) -> pl.DataFrame:
     Columns: run, method, set, dataset, split, pair; before and after (margins of mean log-probability, nats per token,
     chosen less rejected), and flip: 1 where the outcome is better than the base's, -1 where it is worse, else 0.
     """
-    used = study.responses.filter(pl.col("strength").is_in([0.0, 1.0]), ~pl.col("model").str.starts_with("steered "))
-    joined = joined_pairs(replace(study, responses=used), "mean_logp").filter(pl.col("strength") == 1.0)
+    joined = joined_pairs(as_trained(study), "mean_logp").filter(pl.col("strength") == 1.0)
     change = (pl.col("outcome") - pl.col("base_outcome")).fill_nan(0.0)
     return joined.select(
         "run",

@@ -1,128 +1,185 @@
 """The sections on results: headline table, gains per set, scorers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import polars as pl
+
+from innerpo.evaluation.columns import MEMBER, Column, columns_of
+from innerpo.evaluation.estimates import at, estimate
+from innerpo.evaluation.grids import grids
+from innerpo.evaluation.marks import SIGNS, winners
+from innerpo.evaluation.metrics.metric import Metric, measure
 from innerpo.evaluation.report import charts
 from innerpo.evaluation.report.cells import interval, text
 from innerpo.evaluation.report.records import Cell, Figure, Section, Series, Table
-from innerpo.evaluation.results import ResultTable, known_scorers, result_table
+from innerpo.evaluation.results import ResultTable, known_scorers
+from innerpo.evaluation.statistics import Estimate
 from innerpo.evaluation.study import Study
+from innerpo.registry import METRICS, resolve
 
 BASE = "base"
+KINDS = {sign: kind for kind, sign in SIGNS.items()}
 
-def result_as_table(found: ResultTable, digits: int = 3, signed: bool = False) -> Table:
-    """Return a table of results as the page shows it: intervals, marks, the best of each column bold."""
-    columns = ("method", *(column.title for column in found.columns))
+MARKS = {
+    "did not learn": "accuracy on test is not above the base's",
+    "incoherent": "the perplexity of chosen responses is more than twice the base's",
+    "length": "the rule that the longer response wins scores the set above .65 or below .35",
+    "scorer-dependent": "the most accurate method changes with the scorer",
+    "overlap": "prompts of the set are training prompts, or nearly so",
+}
+"""What each mark means (evaluation/marks.py)."""
+
+
+def result_as_table(found: ResultTable, caption: str = "", signed: bool = False, factor: float = 1.0) -> Table:
+    """Return a table of results as the page shows it: intervals, marks in words, the best of each column bold."""
+    columns = ("method", *(_heading(found, column) for column in found.columns))
+    digits = 1 if factor == 100 else found.digits
     rows = tuple(
-        (text(_named(row, found)), *(_cell(found, row, column.name, digits, signed) for column in found.columns))
+        (
+            text(_named(row, found)),
+            *(result_cell(found, row, column.name, digits, signed, factor) for column in found.columns),
+        )
         for row in found.rows
     )
-    return Table(found.caption, columns, rows, tuple(found.notes))
+    return Table(caption or found.caption, columns, rows, found.notes)
 
-def headline_section(study: Study, series: tuple[Series, ...]) -> Section:
+
+def headline_section(found: ResultTable) -> Section:
     """Accuracy of base and policies on every set, with intervals and marks."""
-    return Section("headline", "Accuracy", (), (result_as_table(result_table(study, "accuracy")),))
+    bold = "Bold: better than the next best of its column beyond chance (paired, Holm's correction over the columns)."
+    best = any(cell.best for cells in found.rows.values() for cell in cells.values())
+    return Section("headline", "Accuracy", (bold,) if best else (), (result_as_table(found),))
 
-def gains_section(study: Study, series: tuple[Series, ...]) -> Section | None:
-    """Forest plot of gains over the base, set by set; None where there is no policy."""
-    found = result_table(study, "gain")
+
+def gains_section(found: ResultTable, series: tuple[Series, ...]) -> Section | None:
+    """Forest plot of gains over the base, set by set; None where there is no policy. ``found``: the metric gain."""
     rows = [
-        {
-            "set": column.title,
-            "series": row,
-            "mean": 100 * cell.estimate.mean,
-            "low": 100 * cell.estimate.low,
-            "high": 100 * cell.estimate.high,
-            "text": _cell(found, row, column.name, 1, True, 100).text,
-        }
-        for column in found.columns
-        if column.role != "train"
-        for row, cells in found.rows.items()
-        if row != BASE and (cell := cells.get(column.name)) is not None
+        row for column in found.columns if column.role != "train" for row in _estimates(found, column, "set", 100.0)
     ]
-    if not rows:
-        return None
     used = tuple(s for s in series if any(row["series"] == s.label for row in rows))
-    spec = charts.forest(rows, used, "gain in accuracy over the base, points")
-    description = (
-        f"Gain over the base in percentage points, with intervals, of {len(used)} methods on "
-        f"{len({row['set'] for row in rows})} sets; the table below has the numbers."
+    if not used:
+        return None
+    sets = len({row["set"] for row in rows})
+    table = result_as_table(found, "Gain over the base, percentage points", signed=True, factor=100)
+    figure = Figure(
+        "gains-forest",
+        "",
+        f"Right of the dashed line a policy is more often right than its base. {found.caption}.",
+        f"Gain over the base in points, with intervals, of {len(used)} methods on {sets} sets; a table has the numbers.",
+        charts.forest(rows, used, "gain in accuracy over the base, points"),
+        Table(table.caption, table.columns, table.rows),
     )
-    caption = f"Right of the dashed line a policy is more often right than its base. {found.caption}."
-    columns = ("method", *(column.title for column in found.columns))
-    cells = tuple(
-        (text(row), *(_cell(found, row, column.name, 1, True, 100) for column in found.columns))
-        for row in found.rows
-        if row != BASE
-    )
-    table = Table("Gain over the base, percentage points", columns, cells)
-    figure = Figure("gains-forest", "", caption, description, spec, table)
     return Section("gains", "Gain per set", (), (), (figure,), used)
+
 
 def scorers_section(study: Study, series: tuple[Series, ...]) -> Section | None:
     """Accuracy by every scorer, and where the winner depends on it; None where only one scorer is known."""
-    tables = {name: result_table(study, "accuracy", scorer=name) for name in known_scorers(study)}
-    if len(tables) < 2:
+    names = known_scorers(study)
+    if len(names) < 2:
         return None
-    columns = next(iter(tables.values())).columns
-    winners = {c.name: {name: winner(table, c.name) for name, table in tables.items()} for c in columns}
-    differing = [c.title for c in columns if len(set(winners[c.name].values()) - {""}) > 1]
-    said = (
-        f"The winner depends on the scorer on {', '.join(differing)}."
-        if differing
-        else "On every set the same method has the highest accuracy under every scorer."
-    )
-    rows = tuple(
-        (text(column.title), *(_winner_cell(tables[name], winners[column.name], name) for name in tables))
-        for column in columns
-    )
-    table = Table("Policy with the highest accuracy, by scorer; bold where it is not mean_logp's", ("set", *tables), rows)
-    figures = tuple(_scorer_figure(tables, column.name, column.title, series) for column in columns if _shown(column.role))
-    used = tuple(s for s in series if any(s.label in table.rows for table in tables.values()))
-    text_ = ("A scorer turns what was measured of a response into one number; accuracy counts the pairs in which chosen has more.",)
-    return Section("scorers", "Scorers", (*text_, said), (table,), figures, used)
+    columns, found = accuracies(study, names)
+    shown = [c for c in columns if c.role in ("test", "oos")]
+    figures = tuple(_scorer_figure(found, column, series) for column in shown[:1] + shown[-1:])
+    used = tuple(s for s in series if any(s.label in by_row for by_row in found.values()))
+    about = "A scorer turns what was measured of a response into one number; a pair is right where chosen has more."
+    if len(used) < 2:
+        return Section("scorers", "Scorers", (about,), (), _distinct(figures), used)
+    table, differing = _winner_table(winners(study, names), names)
+    said = f"The method with the highest accuracy depends on the scorer on {', '.join(differing)}."
+    if not differing:
+        said = "On every set one method has the highest accuracy by every scorer."
+    return Section("scorers", "Scorers", (about, said), (table,), _distinct(figures), used)
 
-def winner(table: ResultTable, column: str) -> str:
-    """Return the policy with the highest accuracy in a column; empty where none is known or two are level."""
-    means = {row: cells[column].estimate.mean for row, cells in table.rows.items() if row != BASE and column in cells}
-    known = {row: mean for row, mean in means.items() if mean == mean}
-    best = [row for row, mean in known.items() if mean == max(known.values())]
-    return best[0] if len(best) == 1 else ""
 
-def _shown(role: str) -> bool:
-    return role in ("test", "oos")
+def result_cell(
+    found: ResultTable, row: str, column: str, digits: int, signed: bool = False, factor: float = 1.0
+) -> Cell:
+    """Return a cell of results as text, with its marks in words."""
+    cell = found.rows[row][column]
+    e = cell.estimate
+    marks = tuple(KINDS.get(sign, sign) for sign in cell.marks)
+    return interval(e.mean * factor, e.low * factor, e.high * factor, digits, signed, marks, cell.best)
 
-def _scorer_figure(tables: Mapping[str, ResultTable], name: str, title: str, series: tuple[Series, ...]) -> Figure:
-    rows, data = [], []
-    for scorer, table in tables.items():
-        for row, cells in table.rows.items():
-            if row == BASE or name not in cells:
-                continue
-            e = cells[name].estimate
-            shown = _cell(table, row, name, 3, False)
-            rows.append({"scorer": scorer, "series": row, "mean": e.mean, "low": e.low, "high": e.high, "text": shown.text})
-            data.append((text(scorer), text(row), shown))
-    used = tuple(s for s in series if any(row["series"] == s.label for row in rows))
-    spec = charts.forest(rows, used, "accuracy", category="scorer", rule=None)
-    caption = next(iter(tables.values())).caption
-    description = f"Accuracy on {title} by scorer, with intervals; the table below has the numbers."
-    return Figure(f"scorers-{name}", title, caption, description, spec, Table(title, ("scorer", "method", "accuracy"), tuple(data)))
 
-def _winner_cell(table: ResultTable, winners: Mapping[str, str], scorer: str) -> Cell:
-    usual = winners.get("mean_logp", "")
-    found = winners[scorer]
-    return Cell(found or "–", None, (), bool(found and usual and found != usual))
+def _heading(found: ResultTable, column: Column) -> str:
+    marks = [KINDS.get(sign, sign) for sign in found.column_marks.get(column.name, ())]
+    return f"{column.name} ({', '.join(marks)})" if marks else column.name
+
 
 def _named(row: str, found: ResultTable) -> str:
     seeds = found.seeds.get(row, ())
     return f"{row} ({len(seeds)} seeds)" if len(seeds) > 1 else row
 
-def _cell(found: ResultTable, row: str, column: str, digits: int, signed: bool, factor: float = 1.0) -> Cell:
-    cell = found.rows[row].get(column)
-    if cell is None:
-        return interval(float("nan"), float("nan"), float("nan"))
-    e = cell.estimate
-    values = (e.mean * factor, e.low * factor, e.high * factor)
-    return interval(*values, digits=digits, signed=signed, marks=cell.marks, best=cell.best)
 
-__all__ = ["gains_section", "headline_section", "result_as_table", "scorers_section", "short", "winner"]
+def _estimates(found: ResultTable, column: Column, category: str, factor: float = 1.0) -> list[dict[str, object]]:
+    """The policies' estimates of a column as rows of a forest plot."""
+    rows = []
+    for row, cells in found.rows.items():
+        if row == BASE:
+            continue
+        e = cells[column.name].estimate
+        shown = result_cell(found, row, column.name, 1 if factor == 100 else found.digits, factor == 100, factor).text
+        values = {"mean": e.mean * factor, "low": e.low * factor, "high": e.high * factor}
+        rows.append({category: column.name, "series": row, "text": shown} | values)
+    return rows
+
+
+def accuracies(
+    study: Study, scorers: Sequence[str]
+) -> tuple[tuple[Column, ...], dict[str, dict[str, dict[str, Estimate]]]]:
+    """Return the columns, and the accuracy by scorer, row and column."""
+    metric: Metric = resolve(METRICS, "accuracy", "metric")
+    columns: tuple[Column, ...] = ()
+    found = {}
+    for scorer in scorers:
+        values = metric.function(measure(study, scorer))
+        columns, cells = columns or columns_of(values), grids(values)
+        rows = values["row"].unique(maintain_order=True).to_list()
+        found[scorer] = {
+            row: {c.name: estimate(at(cells, row, c.members), metric) for c in columns} for row in sorted(rows)
+        }
+    return columns, found
+
+
+def _scorer_figure(
+    found: Mapping[str, Mapping[str, Mapping[str, Estimate]]], column: Column, series: tuple[Series, ...]
+) -> Figure:
+    rows, data = [], []
+    for scorer, by_row in found.items():
+        for row, cells in by_row.items():
+            e = cells[column.name]
+            cell = interval(e.mean, e.low, e.high)
+            data.append((text(scorer), text(row), cell))
+            values = {"mean": e.mean, "low": e.low, "high": e.high, "text": cell.text}
+            rows += [] if row == BASE else [{"scorer": scorer, "series": row} | values]
+    used = tuple(s for s in series if any(row["series"] == s.label for row in rows))
+    levels = dict.fromkeys(cells[column.name].level for by_row in found.values() for cells in by_row.values())
+    return Figure(
+        f"scorers-{column.role}",
+        column.name,
+        f"Accuracy on {column.name} by scorer, 95 % intervals over {', '.join(level for level in levels if level)}.",
+        f"Accuracy on {column.name} by scorer, with intervals; a table has the numbers.",
+        charts.forest(rows, used, "accuracy", category="scorer", rule=None),
+        Table(f"Accuracy on {column.name}", ("scorer", "method", "accuracy"), tuple(data)),
+    )
+
+
+def _winner_table(found: pl.DataFrame, names: list[str]) -> tuple[Table, list[str]]:
+    """Who has the highest accuracy on each set by each scorer, and the sets where it is not always the same."""
+    several = found["source"].n_unique() > 1
+    rows, differing = [], []
+    for key, part in found.group_by(MEMBER, maintain_order=True):
+        source, dataset, split, role = map(str, key)
+        name = f"{source} -> {dataset}" if several else f"{role}: {dataset}" if role != split else role
+        by_scorer = dict(part.select("scorer", "winner").iter_rows())
+        usual = by_scorer.get("mean_logp")
+        if len(set(by_scorer.values())) > 1:
+            differing.append(name)
+        cells = (Cell(by_scorer.get(n, "–"), best=by_scorer.get(n, usual) != usual) for n in names)
+        rows.append((text(name), *cells))
+    caption = "Method with the highest accuracy, by scorer; bold where it is another than by mean_logp"
+    return Table(caption, ("set", *names), tuple(rows)), differing
+
+
+def _distinct(figures: tuple[Figure, ...]) -> tuple[Figure, ...]:
+    return tuple({figure.name: figure for figure in figures}.values())
