@@ -18,7 +18,7 @@ from innerpo.view import pages
 from innerpo.view.curves import chart, chosen_by_default
 from innerpo.view.folders import OutsideError
 from innerpo.view.guard import HOSTS, Guard
-from innerpo.view.paired import paired_tables, report_html
+from innerpo.view.paired import paired_table, report_html
 from innerpo.view.runs import Run, Runs
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ def _compare(runs: Runs) -> Answer:
         found, missing = _asked_for(request, runs)
         if not found:
             return _none_found(missing)
-        page = pages.compare_page(str(runs.root), found, missing, paired_tables(found))
+        page = pages.compare_page(str(runs.root), found, missing, paired_table(found))
         return _tagged(request, page, "text/html")
 
     return answer

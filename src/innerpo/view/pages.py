@@ -33,10 +33,14 @@ def run_page(root: str, run: Run) -> str:
     return _render("run.html.j2", root=root, run=run, tables=tables.headline_tables(run), log=tables.log_table(run))
 
 
-def compare_page(root: str, runs: Sequence[Run], missing: Sequence[str], paired: Sequence[Table]) -> str:
-    """Return the page that shows runs side by side; ``missing`` are paths at which there is no run (any more)."""
+def compare_page(root: str, runs: Sequence[Run], missing: Sequence[str], paired: Table | str) -> str:
+    """Return the page that shows runs side by side.
+
+    ``missing`` are paths at which there is no run (any more); ``paired`` is the comparison of two, or why there is none.
+    """
     found = {"headline": tables.compared(runs), "options": tables.differing_options(runs)}
-    return _render("compare.html.j2", root=root, runs=runs, missing=missing, paired=paired, **found)
+    table, note = (paired, "") if isinstance(paired, Table) else (None, paired)
+    return _render("compare.html.j2", root=root, runs=runs, missing=missing, paired=table, unpaired=note, **found)
 
 
 def asset(name: str) -> str:

@@ -1,27 +1,72 @@
-"""Runs compared by their scores, and the report of runs, from files that may change meanwhile."""
+"""Two runs compared on the same prompts, and the report of runs, from files that may change meanwhile."""
 
+import logging
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
-from innerpo.evaluation.report.records import Table
+from innerpo.errors import UserError
+from innerpo.evaluation.report.cells import interval, number, text
+from innerpo.evaluation.report.records import Cell, Table
 from innerpo.view.runs import Run
 
+log = logging.getLogger(__name__)
 
-def paired_tables(runs: Sequence[Run]) -> list[Table]:
-    """Return the paired comparisons of two runs on the same prompts; empty where they cannot be compared."""
-    return []
+Key = tuple[tuple[str, float], ...]
+"""Folders of runs and when their files last changed: what is made of them is made again where one did."""
+
+
+def paired_table(runs: Sequence[Run]) -> Table | str:
+    """Return the paired comparison of two runs, or why there is none; "" where there are not two scored runs."""
+    if len(runs) != 2 or not all(run.scored for run in runs):
+        return ""
+    return _paired(_key(runs))
 
 
 def report_html(runs: Sequence[Run]) -> str:
     """Return the report of runs as HTML, without the texts of examples. Raises UserError where none has scores."""
-    return _report(tuple(str(run.folder) for run in runs), tuple(run.changed for run in runs))
+    return _report(_key(runs))
+
+
+def _key(runs: Sequence[Run]) -> Key:
+    return tuple((str(run.folder), run.changed) for run in runs)
+
+
+@lru_cache(maxsize=16)
+def _paired(key: Key) -> Table | str:
+    from innerpo.evaluation.comparison import compare_studies
+    from innerpo.evaluation.study import read_study
+
+    try:
+        found = compare_studies(*(read_study(folder) for folder, _ in key))
+    except UserError as error:
+        return str(error)
+    except Exception as error:  # files that change while they are read may fail in any way
+        log.warning(f"{' and '.join(folder for folder, _ in key)} cannot be compared: {type(error).__name__}: {error}")
+        return "the scores of these runs cannot be compared as they are now"
+    rows = tuple(
+        (
+            text(d.column.name),
+            _estimate(d.a),
+            _estimate(d.b),
+            _estimate(d.difference, signed=True),
+            number(d.p_holm),
+            text(found.verdict(d)),
+        )
+        for d in found.differences
+    )
+    columns = ("set", found.a, found.b, "difference", "p (Holm)", "found")
+    return Table(f"{found.a} less {found.b}, paired by prompt: accuracy by {found.scorer}", columns, rows, found.notes)
+
+
+def _estimate(e: Any, signed: bool = False) -> Cell:
+    return interval(e.mean, e.low, e.high, signed=signed)
 
 
 @lru_cache(maxsize=4)
-def _report(folders: tuple[str, ...], changed: tuple[float, ...]) -> str:
-    """The report; made again where a file changed."""
+def _report(key: Key) -> str:
     from innerpo.evaluation.report.build import build_page
     from innerpo.evaluation.report.render import page_html
     from innerpo.evaluation.study import read_study
 
-    return page_html(build_page(read_study(folders, strict=False), texts=False))
+    return page_html(build_page(read_study([folder for folder, _ in key], strict=False), texts=False))

@@ -44,6 +44,8 @@ class Run:
     log: Log
     tables: Mapping[str, Mapping[str, Any]]
     """Folder of scores ("" or eval-...) -> content of its headline.json."""
+    scored: bool = False
+    """Whether there are files of scores."""
     problems: tuple[str, ...] = ()
 
     @property
@@ -135,6 +137,7 @@ class Runs:
             record=record.value or {},
             log=log,
             tables={part: found.value for part, found in headlines.items() if found.value is not None},
+            scored=any(found.value for found in scores),
             problems=tuple(dict.fromkeys(found.problem for found in files if found.problem)) + _log_problems(log),
         )
 
