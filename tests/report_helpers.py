@@ -23,8 +23,13 @@ def write_data(folder, name, prompts, responses=2, hostile=False):
     for i in range(prompts):
         prompt = HOSTILE if hostile and i == 0 else f"Question {i} of {name}: what follows from premise {i * 7 % 11}?"
         for r in range(1, responses):
-            rows.append({"prompt": prompt, "chosen": f"Answer {i}, with care.", "rejected": f"Answer {i}.{r}", "split": "test"})
-    rows += [{"prompt": f"Training question {i} of {name}", "chosen": "yes", "rejected": "no", "split": "train"} for i in range(8)]
+            rows.append(
+                {"prompt": prompt, "chosen": f"Answer {i}, with care.", "rejected": f"Answer {i}.{r}", "split": "test"}
+            )
+    rows += [
+        {"prompt": f"Training question {i} of {name}", "chosen": "yes", "rejected": "no", "split": "train"}
+        for i in range(8)
+    ]
     path = folder / f"{name}.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
@@ -34,7 +39,12 @@ def write_run(out, method, seed, sets, better=0.3, strengths=(1.0,), layers=4):
     """A run's folder. ``sets``: (set, data set, role, kind); ``better``: how much the policy's margins rise."""
     config = default_run(method)
     source = next(dataset for _, dataset, role, _ in sets if role == "test")
-    config = replace(config, data=replace(config.data, dataset=str(source)), training=replace(config.training, seed=seed), output_dir=out)
+    config = replace(
+        config,
+        data=replace(config.data, dataset=str(source)),
+        training=replace(config.training, seed=seed),
+        output_dir=out,
+    )
     folder = out / f"{method}_seed{seed}"
     folder.mkdir(parents=True)
     random = np.random.default_rng(seed)
@@ -52,10 +62,21 @@ def write_run(out, method, seed, sets, better=0.3, strengths=(1.0,), layers=4):
     (folder / "config.yaml").write_text(as_yaml(to_dict(config) | {"run_id": run_id(config), "inputs": "0"}))
     record = {"run_id": run_id(config), "method": method, "base_model": "toy", "dataset": str(source), "n_pairs": 8}
     (folder / "run.json").write_text(json.dumps(record | {"versions": {"torch": "2.0", "python": "3.11"}, "steps": 40}))
-    log = [{"step": s, "loss": 0.7 / (1 + s * 0.1) + 0.01 * seed, "rewards/accuracies": min(1.0, 0.5 + s / 60)} for s in range(1, 41)]
+    log = [
+        {"step": s, "loss": 0.7 / (1 + s * 0.1) + 0.01 * seed, "rewards/accuracies": min(1.0, 0.5 + s / 60)}
+        for s in range(1, 41)
+    ]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log))
     blocks = [
-        {"block": b, "read": b > 1, "along": 0.1 * b, "across": 0.05 * b, "cosine": 1 - 0.01 * b, "accuracy_before": 0.6, "accuracy_after": 0.6 + 0.02 * b}
+        {
+            "block": b,
+            "read": b > 1,
+            "along": 0.1 * b,
+            "across": 0.05 * b,
+            "cosine": 1 - 0.01 * b,
+            "accuracy_before": 0.6,
+            "accuracy_after": 0.6 + 0.02 * b,
+        }
         for b in range(layers)
     ]
     (folder / "inspect.json").write_text(json.dumps({"dataset": str(source), "blocks": blocks}))
@@ -92,14 +113,20 @@ def _responses(name, dataset, pairs, method, rise, strengths, number, random):
     return frames
 
 
-def study_folders(out, methods=("dpo", "innerpo"), seeds=(1,), shifts=3, prompts=30, strengths=(1.0,), hostile=True, layers=4):
+def study_folders(
+    out, methods=("dpo", "innerpo"), seeds=(1,), shifts=3, prompts=30, strengths=(1.0,), hostile=True, layers=4
+):
     """Write data sets and runs; return the runs' folders."""
     out.mkdir(parents=True, exist_ok=True)
     test = write_data(out, "source", prompts, hostile=hostile)
     kinds = ("difficulty", "encoding", "skill")
     targets = [write_data(out, f"target{i}", prompts, responses=3 if i else 2) for i in range(shifts)]
     control = write_data(out, "control", prompts)
-    sets = [("test", test, "test", ""), *((p.stem, p, "oos", kinds[i % 3]) for i, p in enumerate(targets)), ("rnd", control, "rnd", "")]
+    sets = [
+        ("test", test, "test", ""),
+        *((p.stem, p, "oos", kinds[i % 3]) for i, p in enumerate(targets)),
+        ("rnd", control, "rnd", ""),
+    ]
     return [
         write_run(out / "runs", method, seed, sets, better=0.5 - 0.1 * i, strengths=strengths, layers=layers)
         for i, method in enumerate(methods)

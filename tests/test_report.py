@@ -125,7 +125,9 @@ def rows(values):
     """Margins of one run: (set, pair, before, after, flip)."""
     columns = {"run": "r", "method": "dpo", "set": None, "dataset": "d", "split": "test", "pair": None}
     frame = pl.DataFrame(values, ["set", "pair", "before", "after", "flip"], orient="row")
-    return frame.with_columns(**{k: pl.lit(v) for k, v in columns.items() if v}).select(*columns, "before", "after", "flip")
+    return frame.with_columns(**{k: pl.lit(v) for k, v in columns.items() if v}).select(
+        *columns, "before", "after", "flip"
+    )
 
 
 def test_the_pairs_that_changed_most_are_kept_with_a_draw_of_the_others():
@@ -139,7 +141,14 @@ def test_the_pairs_that_changed_most_are_kept_with_a_draw_of_the_others():
 
 
 def test_flips_are_counted_over_all_pairs():
-    found = rows([("test", "a", -1.0, 1.0, 1), ("test", "b", 1.0, -1.0, -1), ("test", "c", 1.0, 2.0, 0), ("oos", "d", -1.0, 1.0, 1)])
+    found = rows(
+        [
+            ("test", "a", -1.0, 1.0, 1),
+            ("test", "b", 1.0, -1.0, -1),
+            ("test", "c", 1.0, 2.0, 0),
+            ("oos", "d", -1.0, 1.0, 1),
+        ]
+    )
     table = flips(found)
     assert table.columns == ("run", "test (3 pairs)", "oos (1 pairs)")
     assert [[c.text for c in row] for row in table.rows] == [["r", "+1 −1", "+1 −0"]]
@@ -182,7 +191,10 @@ def test_a_data_set_that_is_gone_is_named_and_its_texts_are_missing(tmp_path):
 
 def test_texts_are_cut_and_messages_keep_their_roles():
     assert (cut("abcd", 4), cut("abcde", 4)) == ("abcd", "abc…")
-    assert plain(({"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"})) == "[user] hi\n\n[assistant] ho"
+    assert (
+        plain(({"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}))
+        == "[user] hi\n\n[assistant] ho"
+    )
 
 
 # -- files of a run ----------------------------------------------------------------------------------------------------
@@ -201,12 +213,26 @@ def test_generations_stand_side_by_side_with_the_base_once(folders):
     for folder, strength in zip(folders, (1.0, 0.5), strict=True):
         method = folder.name.split("_")[0]
         texts = [
-            {"set": "test", "prompt": "why?", "model": model, "strength": s, "text": t, "tokens": 4, "logp": -2.0, "stopped": False, "sampling": sampling}
+            {
+                "set": "test",
+                "prompt": "why?",
+                "model": model,
+                "strength": s,
+                "text": t,
+                "tokens": 4,
+                "logp": -2.0,
+                "stopped": False,
+                "sampling": sampling,
+            }
             for model, s, t in (("base", 0.0, "so"), (method, strength, method))
         ]
         (folder / "generations.jsonl").write_text("\n".join(map(json.dumps, texts)) + '\n{"half')
     (found,), notes = generations(read_study(folders))
-    assert [(label, text) for label, text, _ in found.answers] == [("base", "so"), ("dpo, seed 1", "dpo"), ("innerpo-none x 0.5, seed 1", "innerpo")]
+    assert [(label, text) for label, text, _ in found.answers] == [
+        ("base", "so"),
+        ("dpo, seed 1", "dpo"),
+        ("innerpo-none x 0.5, seed 1", "innerpo"),
+    ]
     assert found.answers[0][2] == (
         "4 tokens, not ended by the model; log-probability -0.50 nats per token; "
         "sampled at temperature 0.7, top-p 1, seed 3"

@@ -11,7 +11,13 @@ from tests.report_helpers import HOSTILE, study_folders
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine")
-ARGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--no-first-run"]
+ARGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--no-first-run",
+]
 DRAWN = "[...document.querySelectorAll('.plot')].every(plot => plot.dataset.live)"
 
 
@@ -71,7 +77,9 @@ def test_search_sort_filter_and_pages_of_the_examples(browser, file):
     with opened(browser, file) as (page, faults):
         count = page.locator("#example-count")
         total = int(count.inner_text().split()[0])
-        differences = [float(t.replace("−", "-")) for t in page.locator("#example-table td:nth-child(7)").all_inner_texts()]
+        differences = [
+            float(t.replace("−", "-")) for t in page.locator("#example-table td:nth-child(7)").all_inner_texts()
+        ]
         assert len(differences) == 25
         assert differences == sorted(differences, key=abs, reverse=True)  # the largest changes first
         page.get_by_role("button", name="Next").click()
@@ -80,12 +88,17 @@ def test_search_sort_filter_and_pages_of_the_examples(browser, file):
         for order, sign in (("ascending", 1), ("descending", -1)):
             header.get_by_role("button").click()
             assert header.get_attribute("aria-sort") == order
-            shown = [sign * float(t.replace("−", "-")) for t in page.locator("#example-table td:nth-child(5)").all_inner_texts()]
+            shown = [
+                sign * float(t.replace("−", "-"))
+                for t in page.locator("#example-table td:nth-child(5)").all_inner_texts()
+            ]
             assert shown == sorted(shown)
         page.get_by_label("Set", exact=True).select_option("target1")
         page.get_by_label("Change", exact=True).select_option("gained")
         page.get_by_label("Run", exact=True).select_option("dpo_seed2")
-        rows = [line.split("\t") for line in page.locator("#example-table tbody").inner_text().splitlines() if "\t" in line]
+        rows = [
+            line.split("\t") for line in page.locator("#example-table tbody").inner_text().splitlines() if "\t" in line
+        ]
         assert {(row[2], row[3], row[7]) for row in rows} == {("target1", "dpo_seed2", "gained")}
         assert 0 < int(count.inner_text().split()[0]) < total
         page.get_by_label("Search").fill("no such words")

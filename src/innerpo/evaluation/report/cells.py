@@ -1,7 +1,9 @@
 """Numbers as cells of a table: a dash for what is unknown, never 0."""
 
 import math
+from pathlib import PurePath
 
+from innerpo.data.sources import FILE_ENDINGS
 from innerpo.evaluation.report.records import Cell
 
 UNKNOWN = Cell("–", float("nan"))
@@ -40,6 +42,12 @@ def interval(
     if math.isfinite(low) and math.isfinite(high):
         shown += f" [{short(low, digits, signed)}, {short(high, digits, signed)}]"
     return Cell(shown, float(mean), marks, best)
+
+
+def short_name(dataset: str) -> str:
+    """Name of a data set without the folders of a file; ``owner/name`` of the Hub stays."""
+    is_file = dataset.startswith(("/", ".", "~")) or PurePath(dataset).suffix in FILE_ENDINGS
+    return PurePath(dataset).name if is_file else dataset
 
 
 def short(value: float, digits: int, signed: bool = False) -> str:

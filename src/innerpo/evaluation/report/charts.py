@@ -41,7 +41,7 @@ def forest(
     if rule is not None:
         at_rule = alt.Chart(alt.Data(values=[{"at": rule}])).mark_rule(strokeDash=[3, 3], opacity=0.7)
         layers.insert(0, at_rule.encode(x=alt.X("at:Q", title=title)))
-    return _spec(alt.layer(*layers), height=alt.Step(band, **{"for": "position"}))
+    return _spec(alt.layer(*layers), height=band * max(1, len(names)))
 
 
 def curve(rows: Rows, series: Sequence[Series], base: tuple[float, float] | None = None) -> dict[str, Any]:
@@ -83,11 +83,15 @@ def lines(rows: Rows, series: Sequence[Series], x: str, y: str, dashed: str = ""
     import altair as alt
 
     few = len(rows) <= 400
-    chart = alt.Chart(alt.Data(values=list(rows))).mark_line(strokeWidth=1.5).encode(
-        x=alt.X("x:Q", title=x, scale=alt.Scale(nice=False), axis=alt.Axis(tickMinStep=1, tickCount=6, grid=False)),
-        y=alt.Y("y:Q", title=y, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5)),
-        color=_colour(series),
-        detail="line:N",
+    chart = (
+        alt.Chart(alt.Data(values=list(rows)))
+        .mark_line(strokeWidth=1.5)
+        .encode(
+            x=alt.X("x:Q", title=x, scale=alt.Scale(nice=False), axis=alt.Axis(tickMinStep=1, tickCount=6, grid=False)),
+            y=alt.Y("y:Q", title=y, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5)),
+            color=_colour(series),
+            detail="line:N",
+        )
     )
     if dashed:
         kinds = list(dict.fromkeys(str(row[dashed]) for row in rows))
@@ -96,7 +100,9 @@ def lines(rows: Rows, series: Sequence[Series], x: str, y: str, dashed: str = ""
     elif len(series) > 1:
         chart = chart.encode(strokeDash=_dash(series))
     tips = [alt.Tooltip("line:N", title="run"), alt.Tooltip("x:Q", title=x), alt.Tooltip("y:Q", title=y, format=".4g")]
-    points = chart.mark_point(filled=True, size=30 if few else 8, opacity=0.9).encode(shape=_shape(series), tooltip=tips)
+    points = chart.mark_point(filled=True, size=30 if few else 8, opacity=0.9).encode(
+        shape=_shape(series), tooltip=tips
+    )
     return _spec(alt.layer(chart, points), height=200)
 
 

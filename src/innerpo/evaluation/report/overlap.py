@@ -3,14 +3,13 @@
 import polars as pl
 
 from innerpo.evaluation.overlap import NearDuplicate, near_duplicates
-from innerpo.evaluation.report.cells import number, text, whole
+from innerpo.evaluation.report.cells import number, short_name, text, whole
 from innerpo.evaluation.report.records import Section, Series, Table
-from innerpo.evaluation.report.texts import Texts, cut, plain
+from innerpo.evaluation.report.texts import Texts, plain
 from innerpo.evaluation.study import Study
 
 LISTED = 20
 """Near-duplicates of a set that are listed, the most alike first."""
-CHARACTERS = 200
 
 
 def overlap_section(study: Study, texts: Texts | None) -> Section | None:
@@ -21,7 +20,7 @@ def overlap_section(study: Study, texts: Texts | None) -> Section | None:
         return None
     rows = tuple(
         (
-            text(row["source"]),
+            text(short_name(row["source"])),
             text(row["set"]),
             whole(row["prompts"]),
             whole(row["seen"]),
@@ -39,17 +38,14 @@ def _listed(sets: pl.DataFrame, texts: Texts) -> tuple[Table, ...]:
     tables = []
     for row in sets.iter_rows(named=True):
         train, target = (_prompts(texts, row["source"], "train"), _prompts(texts, row["dataset"], row["split"]))
-        found = sorted(near_duplicates(train, target), key=lambda near: -near.similarity) if train and target else []
+        found = near_duplicates(train, target)
         if found:
             tables.append(_table(row["set"], found))
     return tuple(tables)
 
 
 def _table(name: str, found: list[NearDuplicate]) -> Table:
-    rows = tuple(
-        (number(n.similarity, 2), text(cut(n.target_text, CHARACTERS)), text(cut(n.train_text, CHARACTERS)))
-        for n in found[:LISTED]
-    )
+    rows = tuple((number(n.similarity, 2), text(n.target_text), text(n.train_text)) for n in found[:LISTED])
     notes = (f"{len(found) - LISTED} more are left out.",) if len(found) > LISTED else ()
     return Table(f"Near-duplicates in {name}", ("similarity", "its prompt", "training prompt"), rows, notes)
 

@@ -50,7 +50,9 @@ def _record(run: dict[str, Any]) -> RunRecord:
     if isinstance(versions, dict):
         facts.append(("versions", ", ".join(f"{name} {version}" for name, version in versions.items())))
     if not record:
-        facts.append(("record", f"{folder} holds no {RECORD}: the adapter was made elsewhere, or training has not ended"))
+        facts.append(
+            ("record", f"{folder} holds no {RECORD}: the adapter was made elsewhere, or training has not ended")
+        )
     try:
         config = (folder / CONFIG).read_text(encoding="utf-8")
     except OSError:

@@ -23,6 +23,8 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     notes: tuple[str, ...] = ()
+    column_marks: tuple[tuple[str, ...], ...] = ()
+    """Marks of each column, where any has some."""
 
     @property
     def numeric(self) -> tuple[bool, ...]:

@@ -17,13 +17,17 @@ SCRIPTS = ("theme", "vega", "report", "examples")
 def page_html(page: Page) -> str:
     """Return the whole page: one file with style, scripts and data inside, which asks no network for anything."""
     scripts = {name: vega_bundle() if name == "vega" else asset(f"{name}.js") for name in SCRIPTS}
-    return environment().get_template("page.html.j2").render(
-        page=page,
-        examples=page.examples,
-        example_data={} if page.examples is None else example_data(page.examples),
-        policy=content_policy(*scripts.values()),
-        style=Markup(asset("report.css")),
-        scripts={name: Markup(script) for name, script in scripts.items()},
+    return (
+        environment()
+        .get_template("page.html.j2")
+        .render(
+            page=page,
+            examples=page.examples,
+            example_data={} if page.examples is None else example_data(page.examples),
+            policy=content_policy(*scripts.values()),
+            style=Markup(asset("report.css")),
+            scripts={name: Markup(script) for name, script in scripts.items()},
+        )
     )
 
 

@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
-from innerpo.evaluation.columns import MEMBER, Column, columns_of
+from innerpo.evaluation.columns import MEAN, MEMBER, Column, columns_of
 from innerpo.evaluation.estimates import at, estimate
 from innerpo.evaluation.grids import grids
 from innerpo.evaluation.marks import SIGNS, winners
 from innerpo.evaluation.metrics.metric import Metric, measure
 from innerpo.evaluation.report import charts
-from innerpo.evaluation.report.cells import interval, text
+from innerpo.evaluation.report.cells import interval, short_name, text
 from innerpo.evaluation.report.records import Cell, Figure, Section, Series, Table
 from innerpo.evaluation.results import ResultTable, known_scorers
 from innerpo.evaluation.statistics import Estimate
@@ -30,18 +30,15 @@ MARKS = {
 """What each mark means (evaluation/marks.py)."""
 
 
-def result_as_table(found: ResultTable, caption: str = "", signed: bool = False, factor: float = 1.0) -> Table:
+def result_as_table(found: ResultTable, signed: bool = False) -> Table:
     """Return a table of results as the page shows it: intervals, marks in words, the best of each column bold."""
-    columns = ("method", *(_heading(found, column) for column in found.columns))
-    digits = 1 if factor == 100 else found.digits
+    columns = ("method", *(heading(column) for column in found.columns))
+    marks = ((), *(_words(found.column_marks.get(column.name, ())) for column in found.columns))
     rows = tuple(
-        (
-            text(_named(row, found)),
-            *(result_cell(found, row, column.name, digits, signed, factor) for column in found.columns),
-        )
+        (text(_named(row, found)), *(result_cell(found, row, column.name, signed) for column in found.columns))
         for row in found.rows
     )
-    return Table(caption or found.caption, columns, rows, found.notes)
+    return Table(found.caption, columns, rows, found.notes, marks)
 
 
 def headline_section(found: ResultTable) -> Section:
@@ -53,14 +50,12 @@ def headline_section(found: ResultTable) -> Section:
 
 def gains_section(found: ResultTable, series: tuple[Series, ...]) -> Section | None:
     """Forest plot of gains over the base, set by set; None where there is no policy. ``found``: the metric gain."""
-    rows = [
-        row for column in found.columns if column.role != "train" for row in _estimates(found, column, "set", 100.0)
-    ]
+    rows = [row for column in found.columns if column.role != "train" for row in _estimates(found, column)]
     used = tuple(s for s in series if any(row["series"] == s.label for row in rows))
     if not used:
         return None
     sets = len({row["set"] for row in rows})
-    table = result_as_table(found, "Gain over the base, percentage points", signed=True, factor=100)
+    table = result_as_table(found, signed=True)
     figure = Figure(
         "gains-forest",
         "",
@@ -84,26 +79,29 @@ def scorers_section(study: Study, series: tuple[Series, ...]) -> Section | None:
     about = "A scorer turns what was measured of a response into one number; a pair is right where chosen has more."
     if len(used) < 2:
         return Section("scorers", "Scorers", (about,), (), _distinct(figures), used)
-    table, differing = _winner_table(winners(study, names), names)
+    table, differing = _winner_table(winners(study, names), names, columns)
     said = f"The method with the highest accuracy depends on the scorer on {', '.join(differing)}."
     if not differing:
         said = "On every set one method has the highest accuracy by every scorer."
     return Section("scorers", "Scorers", (about, said), (table,), _distinct(figures), used)
 
 
-def result_cell(
-    found: ResultTable, row: str, column: str, digits: int, signed: bool = False, factor: float = 1.0
-) -> Cell:
+def result_cell(found: ResultTable, row: str, column: str, signed: bool = False) -> Cell:
     """Return a cell of results as text, with its marks in words."""
     cell = found.rows[row][column]
     e = cell.estimate
-    marks = tuple(KINDS.get(sign, sign) for sign in cell.marks)
-    return interval(e.mean * factor, e.low * factor, e.high * factor, digits, signed, marks, cell.best)
+    return interval(e.mean, e.low, e.high, found.digits, signed, _words(cell.marks), cell.best)
 
 
-def _heading(found: ResultTable, column: Column) -> str:
-    marks = [KINDS.get(sign, sign) for sign in found.column_marks.get(column.name, ())]
-    return f"{column.name} ({', '.join(marks)})" if marks else column.name
+def heading(column: Column) -> str:
+    """Name of a column as the page shows it: of a mean, over how many sets."""
+    several = len(column.members) > 1
+    kind = "shifts" if column.name == MEAN else "sets"
+    return f"{column.name} of {len(column.members)} {kind}" if several else short_name(column.name)
+
+
+def _words(signs: Sequence[str]) -> tuple[str, ...]:
+    return tuple(KINDS.get(sign, sign) for sign in signs)
 
 
 def _named(row: str, found: ResultTable) -> str:
@@ -111,16 +109,14 @@ def _named(row: str, found: ResultTable) -> str:
     return f"{row} ({len(seeds)} seeds)" if len(seeds) > 1 else row
 
 
-def _estimates(found: ResultTable, column: Column, category: str, factor: float = 1.0) -> list[dict[str, object]]:
+def _estimates(found: ResultTable, column: Column) -> list[dict[str, object]]:
     """The policies' estimates of a column as rows of a forest plot."""
     rows = []
     for row, cells in found.rows.items():
-        if row == BASE:
-            continue
         e = cells[column.name].estimate
-        shown = result_cell(found, row, column.name, 1 if factor == 100 else found.digits, factor == 100, factor).text
-        values = {"mean": e.mean * factor, "low": e.low * factor, "high": e.high * factor}
-        rows.append({category: column.name, "series": row, "text": shown} | values)
+        shown = result_cell(found, row, column.name, signed=True).text
+        values = {"mean": e.mean, "low": e.low, "high": e.high, "text": shown}
+        rows += [] if row == BASE else [{"set": heading(column), "series": row} | values]
     return rows
 
 
@@ -156,27 +152,27 @@ def _scorer_figure(
     levels = dict.fromkeys(cells[column.name].level for by_row in found.values() for cells in by_row.values())
     return Figure(
         f"scorers-{column.role}",
-        column.name,
-        f"Accuracy on {column.name} by scorer, 95 % intervals over {', '.join(level for level in levels if level)}.",
-        f"Accuracy on {column.name} by scorer, with intervals; a table has the numbers.",
+        heading(column),
+        f"Accuracy on {heading(column)} by scorer, 95 % intervals over {', '.join(level for level in levels if level)}.",
+        f"Accuracy on {heading(column)} by scorer, with intervals; a table has the numbers.",
         charts.forest(rows, used, "accuracy", category="scorer", rule=None),
-        Table(f"Accuracy on {column.name}", ("scorer", "method", "accuracy"), tuple(data)),
+        Table(f"Accuracy on {heading(column)}", ("scorer", "method", "accuracy"), tuple(data)),
     )
 
 
-def _winner_table(found: pl.DataFrame, names: list[str]) -> tuple[Table, list[str]]:
+def _winner_table(found: pl.DataFrame, names: Sequence[str], columns: Sequence[Column]) -> tuple[Table, list[str]]:
     """Who has the highest accuracy on each set by each scorer, and the sets where it is not always the same."""
-    several = found["source"].n_unique() > 1
     rows, differing = [], []
-    for key, part in found.group_by(MEMBER, maintain_order=True):
-        source, dataset, split, role = map(str, key)
-        name = f"{source} -> {dataset}" if several else f"{role}: {dataset}" if role != split else role
-        by_scorer = dict(part.select("scorer", "winner").iter_rows())
+    for column in columns:
+        if len(column.members) != 1:
+            continue
+        same = pl.all_horizontal(*(pl.col(k) == v for k, v in zip(MEMBER, column.members[0], strict=True)))
+        by_scorer = dict(found.filter(same).select("scorer", "winner").iter_rows())
         usual = by_scorer.get("mean_logp")
         if len(set(by_scorer.values())) > 1:
-            differing.append(name)
+            differing.append(heading(column))
         cells = (Cell(by_scorer.get(n, "–"), best=by_scorer.get(n, usual) != usual) for n in names)
-        rows.append((text(name), *cells))
+        rows.append((text(heading(column)), *cells))
     caption = "Method with the highest accuracy, by scorer; bold where it is another than by mean_logp"
     return Table(caption, ("set", *names), tuple(rows)), differing
 

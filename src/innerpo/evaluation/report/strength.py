@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from innerpo.evaluation.curves import Curve, CurvePoint, Gain, curves, gains
 from innerpo.evaluation.report import charts
-from innerpo.evaluation.report.cells import interval, number, text
+from innerpo.evaluation.report.cells import interval, number, short_name, text
 from innerpo.evaluation.report.records import Figure, Section, Series, Table
 from innerpo.evaluation.study import Study
 
@@ -41,8 +41,8 @@ def gain_table(found: Sequence[Gain], baseline: str) -> Table:
     rows = tuple(
         (
             text(gain.method),
-            text(gain.source),
-            text(gain.target),
+            text(short_name(gain.source)),
+            text(short_name(gain.target)),
             *(interval(100 * e.mean, 100 * e.low, 100 * e.high, 1, True) for e in three),
         )
         for gain, three in estimates
@@ -66,17 +66,18 @@ def _figure(found: Sequence[Curve], shift: tuple[str, str], series: tuple[Series
             for seed, points in curve.by_seed.items():
                 rows += [_row(curve, point, f"{curve.method}, seed {seed}", False) for point in _ordered(points)]
         data += [
-            (text(curve.method), *(number(v) for v in (p.strength, p.test, p.oos, p.drift))) for p in _ordered(curve.points)
+            (text(curve.method), *(number(v) for v in (p.strength, p.test, p.oos, p.drift)))
+            for p in _ordered(curve.points)
         ]
     used = tuple(s for s in series if any(row["series"] == s.label for row in rows))
     base = next(((p.test, p.oos) for curve in found for p in curve.points if p.strength == 0.0), None)
-    columns = ("method", "strength", "test", target, "drift, nats per token")
-    table = Table(f"Accuracy by strength: trained on {source}", columns, tuple(data))
+    columns = ("method", "strength", "test", short_name(target), "drift, nats per token")
+    table = Table(f"Accuracy by strength: trained on {short_name(source)}", columns, tuple(data))
     return Figure(
         f"strength-{target}",
-        target,
-        f"Trained on {source}.",
-        f"Accuracy on {target} against accuracy on test, by strength, of {len(used)} methods; the table below has the numbers.",
+        short_name(target),
+        f"Trained on {short_name(source)}.",
+        f"Accuracy on {short_name(target)} against accuracy on test, by strength, of {len(used)} methods; the table below has the numbers.",
         charts.curve(rows, used, base),
         table,
     )

@@ -9,7 +9,7 @@ from innerpo.evaluation.columns import Column
 from innerpo.evaluation.estimates import PairedTest, at, compare_grids
 from innerpo.evaluation.grids import grids
 from innerpo.evaluation.metrics.metric import Metric, measure
-from innerpo.evaluation.report.cells import short
+from innerpo.evaluation.report.cells import short, short_name
 from innerpo.evaluation.report.strength import baseline_of
 from innerpo.evaluation.results import LEVEL, ResultTable
 from innerpo.evaluation.statistics import Estimate, holm
@@ -23,7 +23,7 @@ NAMED = 4
 def title(study: Study) -> str:
     """Return what the page is about: methods and what they were trained on."""
     methods, sources = (list(dict.fromkeys(study.runs[name].to_list())) for name in ("method", "source"))
-    return f"{_listed(methods)} trained on {_listed(sources)}"
+    return f"{_listed(methods)} trained on {_listed([short_name(name) for name in sources])}"
 
 
 def compared(study: Study) -> tuple[tuple[str, str], ...]:
@@ -61,7 +61,7 @@ def answer(study: Study, gains: ResultTable) -> str:
 
 
 def against_base(method: str, gain: Estimate, where: str) -> str:
-    """One sentence about a method and its base."""
+    """One sentence about a method and its base; ``gain`` is in points."""
     if math.isnan(gain.mean):
         return f"Whether {method} differs from its base {where} is not known."
     if math.isnan(gain.low):
@@ -72,12 +72,12 @@ def against_base(method: str, gain: Estimate, where: str) -> str:
 
 
 def against_baseline(found: Mapping[str, PairedTest], baseline: str, where: str) -> str:
-    """One sentence about methods and the one that they are compared with: names for a few, a count for many."""
+    """One sentence about methods and the one that they are compared with, from paired tests of accuracies."""
     p = dict(zip(found, holm([test.p for test in found.values()]), strict=True))
     differ = {name: test for name, test in found.items() if p[name] < LEVEL}
     if len(found) == 1:
         ((name, test),) = found.items()
-        points = _points(test.difference)
+        points = _points(test.difference, 100.0)
         if math.isnan(test.difference.mean):
             return f"Whether {name} differs from {baseline} {where} is not known."
         if differ:
@@ -85,7 +85,7 @@ def against_baseline(found: Mapping[str, PairedTest], baseline: str, where: str)
         return f"No difference found between {name} and {baseline} {where}: {points}{_detectable(found)}."
     if not differ:
         return f"No difference found between {baseline} and the {len(found)} other methods {where}{_detectable(found)}."
-    parts = [f"{name} by {_points(test.difference)}" for name, test in differ.items()]
+    parts = [f"{name} by {_points(test.difference, 100.0)}" for name, test in differ.items()]
     count = f"{len(differ)} of {len(found)} methods {'differs' if len(differ) == 1 else 'differ'}"
     rest = "; no difference found for the others" if len(differ) < len(found) else ""
     return f"{count} from {baseline} {where}: {_listed(parts, 3)}{rest}."
@@ -119,17 +119,17 @@ def _where(column: Column) -> str:
     if column.role != "oos":
         return f"on {column.name}"
     several = len(column.members) > 1
-    return f"out of distribution ({f'mean of {len(column.members)} shifts' if several else column.members[0][1]})"
+    return f"out of distribution ({f'mean of {len(column.members)} shifts' if several else short_name(column.members[0][1])})"
 
 
 def _more(difference: Estimate) -> str:
     return "more" if difference.mean > 0 else "less"
 
 
-def _points(e: Estimate) -> str:
-    """``+2.1 points [0.4, 3.8]``."""
-    shown = f"{short(100 * e.mean, 1, True)} points"
-    return shown if math.isnan(e.low) else f"{shown} [{short(100 * e.low, 1)}, {short(100 * e.high, 1)}]"
+def _points(e: Estimate, factor: float = 1.0) -> str:
+    """``+2.1 points [0.4, 3.8]``; ``factor`` makes points of the estimate's unit."""
+    shown = f"{short(factor * e.mean, 1, True)} points"
+    return shown if math.isnan(e.low) else f"{shown} [{short(factor * e.low, 1)}, {short(factor * e.high, 1)}]"
 
 
 def _listed(names: Sequence[str], limit: int = NAMED) -> str:

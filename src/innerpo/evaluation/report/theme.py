@@ -55,6 +55,4 @@ def series_of(labels: Iterable[str]) -> tuple[Series, ...]:
     """Return a colour and a shape for every distinct label, in order: 56 labels differ in one or the other."""
     shapes = list(SHAPES)
     distinct = dict.fromkeys(labels)
-    return tuple(
-        Series(label, COLOURS[i % len(COLOURS)], shapes[i % len(shapes)]) for i, label in enumerate(distinct)
-    )
+    return tuple(Series(label, COLOURS[i % len(COLOURS)], shapes[i % len(shapes)]) for i, label in enumerate(distinct))

@@ -63,8 +63,8 @@
       if (header.dataset.fixed !== undefined) return;
       const sorter = document.createElement("button");
       sorter.type = "button";
-      sorter.textContent = header.textContent.trim();
-      header.replaceChildren(sorter);
+      sorter.textContent = header.firstChild.textContent.trim();
+      header.replaceChildren(sorter, ...header.querySelectorAll(".mark"));
       sorter.addEventListener("click", () => {
         const ascending = header.getAttribute("aria-sort") !== "ascending";
         headers.forEach((other) => other.removeAttribute("aria-sort"));
