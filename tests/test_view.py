@@ -10,11 +10,13 @@ import subprocess
 import sys
 import time
 
+import polars as pl
 import pytest
 from starlette.testclient import TestClient
 
 from innerpo.cli.verbs import main
 from innerpo.errors import UserError
+from innerpo.evaluation.facts import PAIRS, RESPONSES, SETS, Scores
 from innerpo.view import app as server_app
 from innerpo.view.app import make_app
 from innerpo.view.pages import ASSETS
@@ -146,6 +148,49 @@ def test_what_did_not_change_is_not_sent_again(root, client):
     third = client.get("/", headers={"If-None-Match": first.headers["ETag"]})
     assert third.status_code == 200
     assert third.headers["ETag"] != first.headers["ETag"]
+
+
+def scored(folder, responses, reference="0f"):
+    """A run's scores: ``responses`` are (prompt, log-probability of chosen, of rejected), one token each."""
+    rows, pairs = [], []
+    for prompt, *logps in responses:
+        pairs.append(("test", f"{prompt}/1", prompt, 0, 1))
+        for model, strength in (("base", 0.0), ("dpo", 1.0)):
+            for i, logp in enumerate(logps):
+                value = {"logp": logp if strength else -1.0, "tokens": 1, "characters": 4, "response": i}
+                texts = {"model": model, "set": "test", "dataset": "toy", "split": "test", "prompt": prompt}
+                unknown = {"inner": float("nan"), "abs_log_ratio": 0.5}
+                rows.append(unknown | value | texts | {"strength": strength, "reference": reference})
+    sets = [{"set": "test", "dataset": "toy", "split": "test", "role": "test", "pairs": len(pairs), "prompts": len(pairs)}]
+    blank = {name: "" if kind == pl.String else 0 for name, kind in SETS.items()}
+    Scores(
+        pl.DataFrame([[row[c] for c in RESPONSES] for row in rows], RESPONSES, orient="row"),
+        pl.DataFrame(pairs, PAIRS, orient="row"),
+        pl.DataFrame([list((blank | s).values()) for s in sets], SETS, orient="row"),
+    ).write(folder)
+
+
+def test_two_scored_runs_are_compared_by_pairs(root, client):
+    finished(root / "other")
+    scored(root / "done", [("a", -1.0, -2.0), ("b", -1.0, -2.0), ("c", -1.0, -2.0)])
+    scored(root / "other", [("a", -1.0, -2.0), ("b", -2.0, -1.0), ("c", -2.0, -1.0)])
+    address = "/compare?run=done&run=other"
+    page = client.get(address).text
+    for _ in range(100):
+        if "is being computed" not in page:
+            break
+        time.sleep(0.2)
+        page = client.get(address).text
+    assert "done less other, paired by prompt" in page
+    assert "+0.667" in page  # 3 of 3 less 1 of 3
+    scored(root / "other", [("a", -1.0, -2.0)], reference="ff")
+    while "is being computed" in (page := client.get(address).text):
+        time.sleep(0.1)
+    assert "were scored against different base models" in page
+    (root / "other" / "scores.parquet").write_bytes(b"PAR1 cut PAR1")
+    while "is being computed" in (page := client.get(address).text):
+        time.sleep(0.1)
+    assert "Paired comparison: cannot read" in page
 
 
 # -- what is refused ---------------------------------------------------------------------------------------------------
@@ -295,7 +340,7 @@ def test_a_folder_that_is_none_and_ports_that_cannot_be_had(tmp_path, capsys):
     assert main(["view", str(tmp_path / "no")]) == 2
     assert "there is no folder" in capsys.readouterr().err
     assert main(["view", str(tmp_path), "--port=70000"]) == 2
-    assert "--port must lie between 0 and 65535" in capsys.readouterr().err.replace("error: port", "error: --port")
+    assert "port must lie between 0 and 65535" in capsys.readouterr().err
     with bind(0) as taken:
         assert taken.getsockname()[0] == ADDRESS == "127.0.0.1"
         assert main(["view", str(tmp_path), f"--port={taken.getsockname()[1]}"]) == 2

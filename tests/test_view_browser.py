@@ -102,8 +102,8 @@ class Trainer:
 def trainer(tmp_path):
     found = Trainer(write_config(tmp_path / "runs" / "busy"))
     yield found
-    found.process.kill()
-    found.process.wait()
+    with found.process as process:  # closes its pipes
+        process.kill()
 
 
 def text_of(page, selector, text):

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from functools import lru_cache
+from threading import Thread
 from typing import Any
 
 from innerpo.errors import UserError
@@ -20,7 +21,29 @@ def paired_table(runs: Sequence[Run]) -> Table | str:
     """Return the paired comparison of two runs, or why there is none; "" where there are not two scored runs."""
     if len(runs) != 2 or not all(run.scored for run in runs):
         return ""
-    return _paired(_key(runs))
+    return _begun(_key(runs)).value_soon()
+
+
+class _Later:
+    """A comparison that is computed in a thread of its own: a page does not wait for it, the next look has it."""
+
+    def __init__(self, key: Key) -> None:
+        self.value: Table | str = "it is being computed"
+        self.thread = Thread(target=self._compute, args=(key,), daemon=True)
+        self.thread.start()
+
+    def value_soon(self) -> Table | str:
+        """The comparison where it takes less than half a second, or was begun before; else that it is coming."""
+        self.thread.join(0.5)
+        return self.value
+
+    def _compute(self, key: Key) -> None:
+        self.value = _paired(key)
+
+
+@lru_cache(maxsize=16)
+def _begun(key: Key) -> _Later:
+    return _Later(key)
 
 
 def report_html(runs: Sequence[Run]) -> str:
@@ -32,7 +55,6 @@ def _key(runs: Sequence[Run]) -> Key:
     return tuple((str(run.folder), run.changed) for run in runs)
 
 
-@lru_cache(maxsize=16)
 def _paired(key: Key) -> Table | str:
     from innerpo.evaluation.comparison import compare_studies
     from innerpo.evaluation.study import read_study
