@@ -286,7 +286,7 @@ def test_a_chart_has_a_line_for_each_run_that_logged_the_key(tmp_path):
     assert [entry["label"] for entry in drawn["legend"]] == ["a", "b"]
     assert drawn["keys"] == ["loss", "rewards/accuracies", "grad_norm"]
     assert [entry["label"] for entry in chart(runs, "grad_norm")["legend"]] == ["b"]
-    assert chart(runs, "no such key")["key"] == "loss"
+    assert (chart(runs, "later")["key"], chart(runs, "later")["spec"]) == ("later", None)
     assert chart([], "loss")["spec"] is None
 
 

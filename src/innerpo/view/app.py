@@ -15,7 +15,7 @@ from starlette.routing import Route
 from innerpo.errors import UserError
 from innerpo.evaluation.report.embed import as_json
 from innerpo.view import pages
-from innerpo.view.curves import chart, chosen_by_default
+from innerpo.view.curves import FIRST, chart, chosen_by_default
 from innerpo.view.folders import OutsideError
 from innerpo.view.guard import HOSTS, Guard
 from innerpo.view.paired import paired_table, report_html
@@ -97,7 +97,7 @@ def _chart(runs: Runs) -> Answer:
         found, _ = _asked_for(request, runs)
         if not request.query_params.getlist("run"):
             found = chosen_by_default(runs.all())
-        drawn = chart(found, request.query_params.get("key", ""))
+        drawn = chart(found, request.query_params.get("key", FIRST[0]))
         return _tagged(request, as_json(drawn), "application/json")
 
     return answer

@@ -6,7 +6,7 @@
   const connection = document.getElementById("connection");
   const form = document.getElementById("runs");
   const figures = [...document.querySelectorAll("figure.curve")];
-  const tags = new Map(); // address -> ETag of what is shown
+  const shown = new WeakMap(); // page or figure -> address and ETag of what it shows
   const raw = new Map(); // id of a part -> its HTML as the server sent it
   const parts = () => document.querySelectorAll("[data-part]");
   parts().forEach((part) => raw.set(part.id, part.innerHTML));
@@ -16,14 +16,15 @@
     connection.classList.toggle("lost", lost);
   }
 
-  // The answer's text, or null where it is the same as before. Throws where there is none.
-  async function ask(address) {
-    const headers = tags.has(address) ? { "If-None-Match": tags.get(address) } : {};
+  // The answer's text, or null where `place` shows it already. Throws where there is none.
+  async function ask(place, address) {
+    const last = shown.get(place);
+    const headers = last && last.address === address ? { "If-None-Match": last.tag } : {};
     const answer = await fetch(address, { headers, cache: "no-store" });
     if (answer.status === 304) return null;
     if (!answer.ok) throw new Error(await answer.text());
     const text = await answer.text();
-    tags.set(address, answer.headers.get("ETag"));
+    shown.set(place, { address, tag: answer.headers.get("ETag") });
     return text;
   }
 
@@ -71,9 +72,9 @@
     return made;
   }
   function showKeys(select, drawn) {
-    const now = [...select.options].map((option) => option.value);
-    if (now.join("\n") === drawn.keys.join("\n")) return;
-    select.replaceChildren(...drawn.keys.map((key) => element("option", key)));
+    const keys = drawn.keys.includes(drawn.key) ? drawn.keys : [drawn.key, ...drawn.keys]; // it may be logged later
+    if ([...select.options].map((option) => option.value).join("\n") === keys.join("\n")) return;
+    select.replaceChildren(...keys.map((key) => element("option", key)));
     select.value = drawn.key;
   }
   function showLegend(list, entries) {
@@ -93,10 +94,8 @@
   }
   async function draw(figure) {
     const address = addressOf(figure);
-    if (figure.dataset.address !== address) tags.delete(address);
-    const text = await ask(address);
+    const text = await ask(figure, address);
     if (text === null || addressOf(figure) !== address) return;
-    figure.dataset.address = address;
     const drawn = JSON.parse(text);
     const plot = figure.querySelector(".plot");
     showKeys(figure.querySelector("select"), drawn);
@@ -159,7 +158,7 @@
     looking = true;
     clearTimeout(timer);
     try {
-      const text = await ask(location.pathname + location.search);
+      const text = await ask(document, location.pathname + location.search);
       if (text !== null) take(new DOMParser().parseFromString(text, "text/html"));
       await drawAll();
       say("Live: this page follows the files.", false);
