@@ -80,9 +80,13 @@ def test_a_failure_stays_written(tmp_path, raised, phase, error):
 
 
 def test_a_folder_that_was_made_for_the_state_alone_goes_when_it_fails(tmp_path):
-    with pytest.raises(ValueError, match="boom"), recorded_state(tmp_path / "eval-1", "scoring"):
-        assert state_in(tmp_path / "eval-1").phase == "scoring"
-        raise ValueError("boom")
+    def work():
+        with recorded_state(tmp_path / "eval-1", "scoring"):
+            assert state_in(tmp_path / "eval-1").phase == "scoring"
+            raise ValueError("boom")
+
+    with pytest.raises(ValueError, match="boom"):
+        work()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -114,7 +118,7 @@ def test_a_process_that_ended_is_told_from_one_that_runs():
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", "{}", '{"phase": "resting", "pid": 1, "host": "a"}', '{"phase": "training", "pid": "1", "host": "a"}',
+    ["", "{", "[]", "{}", '{"phase": "resting", "pid": 1, "host": "a"}', '{"phase": "training", "pid": "1", "host": "a"}',  # noqa: E501
      '{"phase": "training", "host": "a"}', '{"phase": "training", "pid": 1, "host": "a", "done": 1.5}'],
 )  # fmt: skip
 def test_what_is_no_state_is_a_value_error(text):

@@ -161,7 +161,9 @@ def scored(folder, responses, reference="0f"):
                 texts = {"model": model, "set": "test", "dataset": "toy", "split": "test", "prompt": prompt}
                 unknown = {"inner": float("nan"), "abs_log_ratio": 0.5}
                 rows.append(unknown | value | texts | {"strength": strength, "reference": reference})
-    sets = [{"set": "test", "dataset": "toy", "split": "test", "role": "test", "pairs": len(pairs), "prompts": len(pairs)}]
+    sets = [
+        {"set": "test", "dataset": "toy", "split": "test", "role": "test", "pairs": len(pairs), "prompts": len(pairs)}
+    ]
     blank = {name: "" if kind == pl.String else 0 for name, kind in SETS.items()}
     Scores(
         pl.DataFrame([[row[c] for c in RESPONSES] for row in rows], RESPONSES, orient="row"),
@@ -197,10 +199,11 @@ def test_two_scored_runs_are_compared_by_pairs(root, client):
 
 WAYS_OUT = [
     "/runs/../secret", "/runs/%2e%2e/secret", "/runs/..%2fsecret", "/runs/%2e%2e%2fsecret", "/runs/..%5csecret",
-    "/runs/done/../../secret", "/runs/done%2f..%2f..%2fsecret", "/runs/%252e%252e%252fsecret", "/runs//etc", "/runs/%2fetc",
-    "/runs/way%20out", "/runs/way%20out/config.yaml", "/runs/done%00", "/runs/done/config.yaml", "/runs/done/", "/runs/.",
-    "/compare?run=../secret", "/compare?run=%2e%2e%2fsecret", "/compare?run=way%20out", "/report?run=../secret",
-    "/report?run=/etc", "/assets/..%2f..%2fapp.py", "/../secret/config.yaml", "/etc/passwd", "/%2e%2e/secret",
+    "/runs/done/../../secret", "/runs/done%2f..%2f..%2fsecret", "/runs/%252e%252e%252fsecret", "/runs//etc",
+    "/runs/%2fetc", "/runs/way%20out", "/runs/way%20out/config.yaml", "/runs/done%00", "/runs/done/config.yaml",
+    "/runs/done/", "/runs/.", "/compare?run=../secret", "/compare?run=%2e%2e%2fsecret", "/compare?run=way%20out",
+    "/report?run=../secret", "/report?run=/etc", "/assets/..%2f..%2fapp.py", "/../secret/config.yaml", "/etc/passwd",
+    "/%2e%2e/secret",
 ]  # fmt: skip
 
 
@@ -245,7 +248,9 @@ def test_only_get_and_head(client, method):
     assert client.head("/").status_code == 200
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:4321", "127.0.0.1.evil.example", "0.0.0.0", "[::1]", "", "a@127.0.0.1"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:4321", "127.0.0.1.evil.example", "0.0.0.0", "[::1]", "", "a@127.0.0.1"]
+)
 def test_another_name_of_this_machine_is_refused(client, host):
     answer = client.get("/", headers={"Host": host})
     assert answer.status_code == 400
@@ -279,7 +284,13 @@ def test_pages_of_other_origins_are_answered_with_nothing(client, headers, statu
 
 
 def test_every_answer_has_the_headers(client):
-    for path, headers in (("/", {}), ("/chart.json", {}), ("/nothing", {}), ("/", {"Host": "x"}), ("/", {"Origin": "null"})):
+    for path, headers in (
+        ("/", {}),
+        ("/chart.json", {}),
+        ("/nothing", {}),
+        ("/", {"Host": "x"}),
+        ("/", {"Origin": "null"}),
+    ):
         found = client.get(path, headers=headers).headers
         assert "default-src 'none'; script-src 'self'" in found["Content-Security-Policy"]
         assert "frame-ancestors 'none'" in found["Content-Security-Policy"]
@@ -355,7 +366,9 @@ def test_the_command_serves_until_ctrl_c_and_ends_with_0(root, how):
             address = running.stdout.readline().strip()
             assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", address)
             port = int(address.rstrip("/").rpartition(":")[2])
-            with socket.create_connection(("127.0.0.1", port)) as link:  # one request by hand; the connection stays open
+            with socket.create_connection(
+                ("127.0.0.1", port)
+            ) as link:  # one request by hand; the connection stays open
                 link.sendall(f"GET /runs/..%2f..%2fsecret HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
                 assert b" 404 " in link.recv(4096).splitlines()[0]
                 link.sendall(f"GET /../secret/config.yaml HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
@@ -370,6 +383,7 @@ def test_the_command_serves_until_ctrl_c_and_ends_with_0(root, how):
 
 
 def test_the_server_needs_no_torch():
-    code = "import innerpo.view.app, sys; print(*[m for m in ('torch', 'transformers', 'polars', 'altair') if m in sys.modules])"
+    heavy = "'torch', 'transformers', 'polars', 'altair'"
+    code = f"import innerpo.view.app, sys; print(*[m for m in ({heavy}) if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""

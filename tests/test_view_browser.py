@@ -21,7 +21,13 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine"),
 ]
-ARGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--no-first-run"]
+ARGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--no-first-run",
+]
 SOON = 40_000  # a machine may have other work
 LIVE = "Live: this page follows the files."
 
@@ -76,7 +82,9 @@ def opened(browser, address, **options):
     page.on("console", lambda message: faults.append(message.text))
     page.on("pageerror", lambda error: faults.append(str(error)))
     own = address.split("/")[2]
-    page.on("request", lambda r: None if r.url.split("/")[2] == own else faults.append(r.url) if r.url != "data:," else None)
+    page.on(
+        "request", lambda r: None if r.url.split("/")[2] == own else faults.append(r.url) if r.url != "data:," else None
+    )
     page.goto(address)
     yield page, faults
     context.close()
@@ -258,7 +266,6 @@ def test_another_origin_learns_nothing(browser, tmp_path):
         assert page.evaluate(opaque, f"{address}chart.json") == "TypeError"  # not even an opaque answer
         assert page.evaluate(read, elsewhere) != "TypeError"
         context.close()
-
 
 
 def test_a_real_training_and_scoring_is_shown(browser, tmp_path, toy_folder):

@@ -35,8 +35,9 @@ def test_runs_are_found_at_any_depth_without_following_links(tmp_path):
 
 @pytest.mark.parametrize(
     "path",
-    ["..", "../elsewhere", "a/../../elsewhere", "a/..", ".", "./a", "a/", "a//b", "/etc", "//etc", "a\\..\\..\\elsewhere",
-     "..\\elsewhere", "a\0", "C:/x", ".hidden", "link", "a/link", "loop", "x" * 5000, "nothing", "empty", "pipe"],
+    ["..", "../elsewhere", "a/../../elsewhere", "a/..", ".", "./a", "a/", "a//b", "/etc", "//etc",
+     "a\\..\\..\\elsewhere",
+         "..\\elsewhere", "a\0", "C:/x", ".hidden", "link", "a/link", "loop", "x" * 5000, "nothing", "empty", "pipe"],
 )  # fmt: skip
 def test_a_path_that_leads_out_or_to_no_run_is_refused(tmp_path, path):
     root = tmp_path / "root"
@@ -94,7 +95,10 @@ ALIVE = RunState("training", os.getpid(), os.uname().nodename)
         (Evidence(has_record=True, has_scores=True), ("finished", "")),
         (Evidence(replace(ALIVE, phase="failed", error="no memory"), has_checkpoints=True), ("failed", "no memory")),
         (Evidence(replace(ALIVE, phase="interrupted")), ("interrupted", "training is incomplete")),
-        (Evidence(replace(ALIVE, pid=2**22 + 7)), ("interrupted", f"process {2**22 + 7} ended; training is incomplete")),
+        (
+            Evidence(replace(ALIVE, pid=2**22 + 7)),
+            ("interrupted", f"process {2**22 + 7} ended; training is incomplete"),
+        ),
         (
             Evidence(replace(ALIVE, phase="scoring", pid=2**22 + 7), has_record=True),
             ("interrupted", f"process {2**22 + 7} ended; trained, scores are incomplete"),
@@ -159,14 +163,18 @@ def test_a_log_that_was_cut_or_replaced_is_read_again(tmp_path):
 
 def test_bad_lines_of_a_log_are_counted():
     log = Log()
-    log.append(b'{"step": 1, "loss": 2}\n\n[]\nnot json\n{"loss": 3}\n{"step": "x"}\n\xff\xfe\n{"step": NaN}\n{"step": 2}\n')
+    log.append(
+        b'{"step": 1, "loss": 2}\n\n[]\nnot json\n{"loss": 3}\n{"step": "x"}\n\xff\xfe\n{"step": NaN}\n{"step": 2}\n'
+    )
     assert ([line["step"] for line in log.lines], log.bad, log.torn) == ([1, 2], 6, False)
     assert math.isnan(log.last("lr"))
 
 
 def test_keys_are_the_numbers_that_were_logged():
-    log = Log(lines=[{"step": 1, "epoch": 0.1, "loss": 1, "note": "x", "flag": True}, {"step": 2, "eval": None, "lr": 0.1}])
-    assert log.keys() == ["loss", "lr"]
+    log = Log(
+        lines=[{"step": 1, "epoch": 0.1, "loss": 1, "note": "x", "flag": True}, {"step": 2, "eval": None, "lr": 0.1}]
+    )
+    assert log.names() == ["loss", "lr"]
 
 
 # -- files that are half-written ---------------------------------------------------------------------------------------
@@ -195,7 +203,9 @@ def test_a_file_of_another_encoding_or_form_is_a_problem(tmp_path):
     folder = finished(tmp_path / "a")
     (folder / "config.yaml").write_bytes(b"\xff\xfe\x00")
     (folder / "run.json").write_text('{"method": ["dpo"], "dataset": {"a": 1}, "steps": "many"}')
-    (folder / "headline.json").write_text('{"mean_logp": {"dpo": {"test": 3, "oos": {"mean": "x"}}, "base": []}, "x": 1}')
+    (folder / "headline.json").write_text(
+        '{"mean_logp": {"dpo": {"test": 3, "oos": {"mean": "x"}}, "base": []}, "x": 1}'
+    )
     run = Runs(tmp_path).one("a")
     assert (run.method, run.status, run.done) == ("['dpo']", "finished", 2)
     assert [cell.text for cell in tables.headline_tables(run)[0].rows[0]] == ["dpo", "–", "–"]

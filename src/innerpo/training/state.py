@@ -113,8 +113,9 @@ def recorded_state(folder: Path, phase: Phase, write: bool = True) -> Iterator[N
         yield
         return
     fresh = not folder.exists()
-    own = {"pid": os.getpid(), "host": socket.gethostname(), "process_started": process_started(os.getpid())}
-    recorder = _Recorder(folder / STATE, RunState(phase, **own, started=time.time()), current_reporter())
+    pid = os.getpid()
+    state = RunState(phase, pid, socket.gethostname(), process_started(pid), started=time.time())
+    recorder = _Recorder(folder / STATE, state, current_reporter())
     recorder.write()
     try:
         with reporting(recorder):

@@ -26,10 +26,12 @@ def chosen_by_default(runs: Sequence[Run]) -> list[Run]:
 
 def chart(runs: Sequence[Run], key: str) -> dict[str, Any]:
     """Return what the page's script draws; ``spec`` is None where no run has logged the key (yet)."""
-    keys = list(dict.fromkeys(name for run in runs for name in run.log.keys()))
+    keys = list(dict.fromkeys(name for run in runs for name in run.log.names()))
     series = series_of(run.name for run in runs if points(run, key))
     rows = [
-        {"series": run.name, "line": run.name, "x": step, "y": value} for run in runs for step, value in points(run, key)
+        {"series": run.name, "line": run.name, "x": step, "y": value}
+        for run in runs
+        for step, value in points(run, key)
     ]
     legend = [{"label": s.label, "colour": s.colour, "path": SHAPES[s.shape]} for s in series]
     return {

@@ -8,8 +8,8 @@ HOSTS = ("127.0.0.1", "localhost")
 """Names of this server. A page elsewhere whose own name leads here (DNS rebinding) has another."""
 
 POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; "
-    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
 """Content-Security-Policy: nothing from elsewhere, no script in a page. Vega sets styles on the elements it draws."""
 

@@ -36,7 +36,7 @@ def run_page(root: str, run: Run) -> str:
 def compare_page(root: str, runs: Sequence[Run], missing: Sequence[str], paired: Table | str) -> str:
     """Return the page that shows runs side by side.
 
-    ``missing`` are paths at which there is no run (any more); ``paired`` is the comparison of two, or why there is none.
+    ``missing`` are paths at which there is no run (any more); ``paired`` compares two, or says why it does not.
     """
     found = {"headline": tables.compared(runs), "options": tables.differing_options(runs)}
     table, note = (paired, "") if isinstance(paired, Table) else (None, paired)

@@ -60,7 +60,8 @@ def _paired(key: Key) -> Table | str:
     from innerpo.evaluation.study import read_study
 
     try:
-        found = compare_studies(*(read_study(folder) for folder, _ in key))
+        one, other = (read_study(folder) for folder, _ in key)
+        found = compare_studies(one, other)
     except UserError as error:
         return str(error)
     except Exception as error:  # files that change while they are read may fail in any way

@@ -18,7 +18,7 @@ LIMIT = 16 * 2**20
 
 @dataclass(frozen=True)
 class Found(Generic[T]):
-    """The content of a file. ``value`` is None where it cannot be read; ``problem`` says why, "" where there is none."""
+    """The content of a file. ``value`` is None where it cannot be read; ``problem`` says why, else ""."""
 
     value: T | None = None
     problem: str = ""
@@ -77,9 +77,8 @@ class Reader:
 
     def forget(self, kept: set[Path]) -> None:
         """Drop what was read in folders that are not among those."""
-        for known in (self._known, self._logs):
-            for key in [k for k in known if (k[0] if isinstance(k, tuple) else k).parent not in kept]:
-                del known[key]  # type: ignore[attr-defined]
+        self._known = {key: found for key, found in self._known.items() if key[0].parent in kept}
+        self._logs = {path: log for path, log in self._logs.items() if path.parent in kept}
 
 
 @dataclass
@@ -116,7 +115,7 @@ class Log:
             else:
                 self.bad += 1
 
-    def keys(self) -> list[str]:
+    def names(self) -> list[str]:
         """Return the names of all numbers that were logged, in the order in which they appear."""
         found = {key: None for line in self.lines for key, value in line.items() if _is_number(value)}
         return [key for key in found if key not in ("step", "epoch")]
@@ -135,7 +134,7 @@ def whole(file: BinaryIO) -> bytes:
 
 
 def is_whole_parquet(file: BinaryIO) -> bool:
-    """Return True for a file that begins and ends as parquet does. Raises ValueError for one that does not (cut off)."""
+    """Return True for a file that begins and ends as parquet does. Raises ValueError for one that was cut off."""
     ends = file.read(4)
     if file.seek(0, os.SEEK_END) >= 12:
         file.seek(-4, os.SEEK_END)

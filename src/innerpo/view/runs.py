@@ -107,7 +107,9 @@ class Runs:
         state, log = read(folder / STATE, _state), self.reader.log(folder / METRICS)
         parts = ["", *evaluations(folder)]
         headlines = {part: read(folder / part / HEADLINE, _json_mapping) for part in parts}
-        scores = [read(folder / part / f"{stem}.{kind}", check) for part in parts for stem in SCORES for kind, check in CHECKS]
+        scores = [
+            read(folder / part / f"{stem}.{kind}", check) for part in parts for stem in SCORES for kind, check in CHECKS
+        ]
         text = read(folder / CONFIG, _text)
         files: list[Found[Any]] = [config, record, state, *headlines.values(), *scores]
         evidence = Evidence(

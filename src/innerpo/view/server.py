@@ -11,19 +11,25 @@ ADDRESS = "127.0.0.1"
 """Never another: other machines cannot reach it."""
 
 
-def serve(root: Path, port: int = 0, ready: Callable[[str], None] = lambda address: None) -> None:
+def serve(root: Path, port: int, ready: Callable[[str], None]) -> None:
     """Serve the pages about the runs beneath ``root`` until Ctrl-C. Port 0: one that is free.
 
-    ``ready`` is called with the address once a browser can be sent there. Raises UserError where the port cannot be had,
-    and KeyboardInterrupt at the end.
+    ``ready`` is called with the address once a browser can be sent there. Raises UserError where the port cannot be
+    had, and KeyboardInterrupt at the end.
     """
     import uvicorn
 
     from innerpo.view.app import make_app
 
     with closing(bind(port)) as listening:
-        options = {"log_level": "warning", "access_log": False, "server_header": False, "lifespan": "off"}
-        config = uvicorn.Config(make_app(root), **options, timeout_graceful_shutdown=1)
+        config = uvicorn.Config(
+            make_app(root),
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            lifespan="off",
+            timeout_graceful_shutdown=1,
+        )
         ready(f"http://{ADDRESS}:{listening.getsockname()[1]}/")
         uvicorn.Server(config).run(sockets=[listening])
 

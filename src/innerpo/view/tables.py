@@ -64,7 +64,9 @@ def differing_options(runs: Sequence[Run]) -> Table:
 
 def log_table(run: Run) -> Table | None:
     """Return the last lines of a run's log, with the numbers that were logged at most steps."""
-    keys = [key for key in run.log.keys() if key.startswith(("loss", "rewards/")) or key in ("grad_norm", "learning_rate")]
+    keys = [
+        key for key in run.log.names() if key.startswith(("loss", "rewards/")) or key in ("grad_norm", "learning_rate")
+    ]
     lines = [line for line in run.log.lines if "loss" in line][-LOG_LINES:]
     if not lines:
         return None
@@ -76,7 +78,9 @@ def curve_ends(runs: Sequence[Run], key: str) -> Table:
     """Return first, last and smallest logged value of a key for each run: the data of a chart, in short."""
     rows = []
     for run in runs:
-        values = [(float(line["step"]), float(line[key])) for line in run.log.lines if _number(line.get(key)) is not None]
+        values = [
+            (float(line["step"]), float(line[key])) for line in run.log.lines if _number(line.get(key)) is not None
+        ]
         if values:
             ends = (values[0][1], values[-1][1], min(v for _, v in values), max(v for _, v in values))
             rows.append((text(run.name), _whole(values[-1][0]), *(_short(value) for value in ends)))
