@@ -37,7 +37,7 @@ def test_runs_are_found_at_any_depth_without_following_links(tmp_path):
     "path",
     ["..", "../elsewhere", "a/../../elsewhere", "a/..", ".", "./a", "a/", "a//b", "/etc", "//etc",
      "a\\..\\..\\elsewhere",
-         "..\\elsewhere", "a\0", "C:/x", ".hidden", "link", "a/link", "loop", "x" * 5000, "nothing", "empty", "pipe"],
+     "..\\elsewhere", "a\0", "C:/x", ".hidden", "link", "a/link", "loop", "x" * 5000, "nothing", "empty", "pipe"],
 )  # fmt: skip
 def test_a_path_that_leads_out_or_to_no_run_is_refused(tmp_path, path):
     root = tmp_path / "root"
