@@ -3,6 +3,7 @@
 import polars as pl
 
 from innerpo.evaluation.outcomes import score, with_base
+from innerpo.evaluation.remembered import remembered
 from innerpo.evaluation.sets import HEADLINE
 from innerpo.evaluation.study import Study
 
@@ -13,6 +14,7 @@ RESPONSE = ["run", "model", "strength", "set", "dataset", "split", "prompt"]
 FACTS = ["score", "base_score", "logp", "base_logp", "tokens", "characters", "abs_log_ratio"]
 
 
+@remembered
 def joined_responses(study: Study, scorer: str = "mean_logp") -> pl.DataFrame:
     """Return one row per run, model, strength, set and response that stands in a pair.
 
@@ -30,6 +32,7 @@ def joined_responses(study: Study, scorer: str = "mean_logp") -> pl.DataFrame:
     return _labelled(rows, study).select(*LABELS, "prompt", "response", "is_chosen", *FACTS)
 
 
+@remembered
 def joined_pairs(study: Study, scorer: str = "mean_logp") -> pl.DataFrame:
     """Return one row per run, model, strength, set and pair.
 
