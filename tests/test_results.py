@@ -6,6 +6,7 @@ import io
 import json
 import math
 import random
+import shutil
 import time
 
 import numpy as np
@@ -29,21 +30,27 @@ BASE = {"base_test": (1, 0, 0, 0), "base_oos": (1, 1, 0, 0)}
 SEEDS = {1: (1, 1, 1, 0), 2: (1, 0, 1, 0), 3: (1, 1, 1, 1)}
 
 
-@pytest.fixture
-def two_methods(tmp_path):
+@pytest.fixture(scope="module")
+def two_methods(tmp_path_factory):
     """dpo with three seeds, ipo with one."""
+    root = tmp_path_factory.mktemp("runs")
     for seed, test in SEEDS.items():
-        run_of(tmp_path, "dpo", seed, test, (1, 0, 0, 0), **BASE)
-    run_of(tmp_path, "ipo", 1, (0, 0, 0, 0), (1, 1, 1, 0), **BASE)
-    return tmp_path
+        run_of(root, "dpo", seed, test, (1, 0, 0, 0), **BASE)
+    run_of(root, "ipo", 1, (0, 0, 0, 0), (1, 1, 1, 0), **BASE)
+    return root
+
+
+@pytest.fixture(scope="module")
+def study(two_methods):
+    return read_study(str(two_methods / "*"))
 
 
 def means(table):
     return {row: {name: cell.estimate.mean for name, cell in cells.items()} for row, cells in table.rows.items()}
 
 
-def test_the_rows_are_methods_and_the_cells_means_over_seeds(two_methods):
-    table = result_table(read_study(str(two_methods / "*")))
+def test_the_rows_are_methods_and_the_cells_means_over_seeds(study):
+    table = result_table(study)
     assert means(table) == {
         "base": {"test": 0.25, "oos": 0.5},
         "dpo": {"test": pytest.approx(0.75), "oos": 0.25},
@@ -57,8 +64,8 @@ def test_the_rows_are_methods_and_the_cells_means_over_seeds(two_methods):
     assert table.rows["ipo"]["oos"].marks == ()
 
 
-def test_intervals_are_those_of_the_statistics(two_methods):
-    table = result_table(read_study(str(two_methods / "*")))
+def test_intervals_are_those_of_the_statistics(study):
+    table = result_table(study)
     sums, counts = np.array(list(SEEDS.values()), dtype=float), np.ones(4)
     of_base = one_run(Clustered(np.array([[1.0, 1.0, 0.0, 0.0]]), counts))
     for cell, wanted in (
@@ -82,22 +89,22 @@ def test_one_seed_is_said_to_be_one(two_methods):
         ("log_ratio_gain", {"dpo": {"test": pytest.approx(1.0), "oos": -0.5}, "ipo": {"test": -0.5, "oos": 0.5}}),
     ],
 )
-def test_metrics_relative_to_the_base_have_no_row_of_it(two_methods, metric, wanted):
+def test_metrics_relative_to_the_base_have_no_row_of_it(study, metric, wanted):
     """A right pair has the log-probabilities -1, -2, a wrong one -3, -2: a pair that turned is worth 2 nats."""
-    assert means(result_table(read_study(str(two_methods / "*")), metric)) == wanted
+    assert means(result_table(study, metric)) == wanted
 
 
-def test_the_perplexity_ratio_is_exponential(two_methods):
+def test_the_perplexity_ratio_is_exponential(study):
     """Chosen responses of one token: the base's are -1 or -3. ipo on test: from (1, 0, 0, 0) to none right."""
-    table = result_table(read_study(str(two_methods / "*")), "perplexity_ratio")
+    table = result_table(study, "perplexity_ratio")
     cell = table.rows["ipo"]["test"].estimate
     assert cell.mean == pytest.approx(math.exp(2 / 4))
     assert 0 < cell.low < cell.mean < cell.high
     assert table.caption.startswith("Perplexity on chosen over the base's, 95 %")
 
 
-def test_a_metric_that_is_no_mean_has_no_interval(two_methods):
-    table = result_table(read_study(str(two_methods / "*")), "ece")
+def test_a_metric_that_is_no_mean_has_no_interval(study):
+    table = result_table(study, "ece")
     cell = table.rows["dpo"]["test"].estimate
     assert math.isnan(cell.low)
     by_seed = [abs(sum(t) / 4 - 1 / (1 + math.exp(-1))) for t in SEEDS.values()]
@@ -105,8 +112,7 @@ def test_a_metric_that_is_no_mean_has_no_interval(two_methods):
     assert table.caption == "Expected calibration error by mean_logp, without intervals"
 
 
-def test_elicitation_is_unknown_without_a_capability(two_methods):
-    study = read_study(str(two_methods / "*"))
+def test_elicitation_is_unknown_without_a_capability(study):
     assert math.isnan(means(result_table(study, "elicitation"))["dpo"]["oos"])
     known = result_table(study, "elicitation", capabilities={"far": 0.5})
     assert means(known)["dpo"]["oos"] == 0.5
@@ -131,15 +137,14 @@ def test_strengths_have_rows_where_asked(tmp_path):
     assert list(result_table(study, strengths=True).rows) == ["base", "dpo x 0.5", "dpo", "dpo x 1.5"]
 
 
-def test_unknown_names_are_refused(two_methods):
-    study = read_study(str(two_methods / "*"))
+def test_unknown_names_are_refused(study):
     for options in ({"metric": "acuracy"}, {"scorer": "meanlogp"}):
         with pytest.raises(UserError, match="did you mean"):
             result_table(study, **options)
 
 
-def test_scorers_that_are_known(two_methods):
-    assert known_scorers(read_study(str(two_methods / "*"))) == ["mean_logp", "sum_logp", "per_character", "implicit"]
+def test_scorers_that_are_known(study):
+    assert known_scorers(study) == ["mean_logp", "sum_logp", "per_character", "implicit"]
 
 
 # -- suites --------------------------------------------------------------------------------------------------------
@@ -155,9 +160,9 @@ def suite_run(root, method, seed, source, targets, p, rng, n=20):
     return write_run(root / config.run_name, scores_of(models, sets), config)
 
 
-@pytest.fixture
-def suite_study(tmp_path):
-    rng = random.Random(0)
+@pytest.fixture(scope="module")
+def suite_study(tmp_path_factory):
+    rng, tmp_path = random.Random(0), tmp_path_factory.mktemp("suite")
     for source, targets in {"math": ["hard", "code"], "cooking": ["history"]}.items():
         for method, p in {"dpo": 0.6, "ipo": 0.8}.items():
             for seed in (1, 2):
@@ -264,7 +269,7 @@ def test_prompts_that_one_lacks_are_left_out(tmp_path):
 # -- formats -------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def table(two_methods):
     return result_table(read_study(str(two_methods / "*seed1")))
 
@@ -286,8 +291,8 @@ def test_csv_holds_every_number(table):
     assert (float(row["mean"]), row["n"], row["level"], row["best"]) == (0.75, "4", "prompts", "False")
 
 
-def test_json_has_null_for_what_is_unknown(two_methods):
-    found = json.loads(render_table(result_table(read_study(str(two_methods / "*")), "ece"), "json"))
+def test_json_has_null_for_what_is_unknown(study):
+    found = json.loads(render_table(result_table(study, "ece"), "json"))
     assert found["rows"]["dpo"]["test"]["estimate"]["low"] is None
     assert found["columns"][0]["name"] == "test"
 
@@ -331,13 +336,14 @@ def test_numbers():
 # -- the verb ------------------------------------------------------------------------------------------------------
 
 
-def test_the_verb_shows_the_table_and_exits_with_two_where_something_was_left_out(two_methods, capsys):
-    assert main(["table", str(two_methods / "*")]) == 0
+def test_the_verb_shows_the_table_and_exits_with_two_where_something_was_left_out(two_methods, tmp_path, capsys):
+    runs = shutil.copytree(two_methods, tmp_path / "runs")
+    assert main(["table", str(runs / "*")]) == 0
     shown = capsys.readouterr().out
     assert "Accuracy by mean_logp" in shown
     assert "dpo: seeds 1, 2, 3" in shown
-    (two_methods / "ipo_toy_seed1" / "scores.parquet").write_bytes(b"PAR1")
-    assert main(["table", str(two_methods / "*"), "--metric=gain", "--format=csv"]) == 2
+    (runs / "ipo_toy_seed1" / "scores.parquet").write_bytes(b"PAR1")
+    assert main(["table", str(runs / "*"), "--metric=gain", "--format=csv"]) == 2
     captured = capsys.readouterr()
     assert captured.out.startswith("method,column,metric,")
     assert len(captured.err.strip().splitlines()) == 1

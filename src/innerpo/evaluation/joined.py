@@ -40,10 +40,10 @@ def joined_responses(study: Study, scorer: str = "mean_logp") -> pl.DataFrame:
     return _responses(study, _scored(study, scorer))
 
 
-def outcomes_by(study: Study, scorers: Sequence[str], strength: float) -> pl.DataFrame:
-    """Return LABELS, pair, prompt and the outcome by each scorer, in columns of their names, at one strength."""
+def outcomes_by(study: Study, scorers: Sequence[str]) -> pl.DataFrame:
+    """Return LABELS, pair, prompt and the outcome by each scorer, in columns of their names."""
     rows = with_base(study.responses, ["run"])
-    rows = rows.with_columns(score(rows, name).alias(name) for name in scorers).filter(pl.col("strength") == strength)
+    rows = rows.with_columns(score(rows, name).alias(name) for name in scorers)
     table = _sides(study.pairs, rows, list(scorers))
     right = {n: ((pl.col(f"{n}_chosen") - pl.col(f"{n}_rejected")).sign() + 1.0) / 2.0 for n in scorers}
     return _labelled(table, study).select(*LABELS, "pair", "prompt", **right)

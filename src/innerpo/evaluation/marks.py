@@ -73,7 +73,7 @@ def winners(study: Study, scorers: Sequence[str] | None = None) -> pl.DataFrame:
     set has no row there.
     """
     names = [name for name in RANKING if name in SCORERS] if scorers is None else list(scorers)
-    rows = outcomes_by(study, names, strength=1.0)
+    rows = outcomes_by(study, names).filter(pl.col("strength") == 1.0)
     means = rows.group_by([*MEMBER, "row"], maintain_order=True).agg(pl.col(name).mean() for name in names)
     parts = []
     for name in names:
