@@ -13,7 +13,7 @@ R = TypeVar("R")
 def remembered(function: Callable[[Study, str], R]) -> Callable[..., R]:
     """Return a function of a study and a scorer that keeps its results as long as the study lives.
 
-    What it returns is shared by its callers: data frames of polars, which none of them can change.
+    What it returns is shared by its callers, none of which may change it in place.
     """
     known: WeakKeyDictionary[Study, dict[str, R]] = WeakKeyDictionary()
 
