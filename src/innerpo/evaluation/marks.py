@@ -9,7 +9,6 @@ import polars as pl
 from innerpo.evaluation.columns import MEMBER
 from innerpo.evaluation.joined import outcomes_by
 from innerpo.evaluation.metrics.metric import Measured, measure
-from innerpo.evaluation.remembered import remembered
 from innerpo.evaluation.study import Study
 from innerpo.registry import SCORERS
 
@@ -47,7 +46,6 @@ class Mark:
     text: str
 
 
-@remembered
 def find_marks(study: Study, scorer: str = "mean_logp", measured: Measured | None = None) -> list[Mark]:
     """Return the marks of a study, for policies as trained (strength 1).
 

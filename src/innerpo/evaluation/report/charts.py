@@ -28,8 +28,14 @@ def forest(
     rows = [row for row in rows if row["mean"] == row["mean"]]
     names = list(dict.fromkeys(str(row[category]) for row in rows))
     band = max(26, 13 * len(series))
-    y = alt.Y(f"{category}:N", sort=names, title=None, axis=alt.Axis(ticks=False, domain=False, grid=True))
-    offset = alt.YOffset("series:N", sort=[s.label for s in series], scale=alt.Scale(paddingOuter=0.25))
+    y = alt.Y(
+        f"{category}:N",
+        sort=None,
+        scale=alt.Scale(domain=names),
+        title=None,
+        axis=alt.Axis(ticks=False, domain=False, grid=True),
+    )
+    offset = alt.YOffset("series:N", sort=None, scale=alt.Scale(domain=[s.label for s in series], paddingOuter=0.25))
     x = alt.X("mean:Q", title=title, scale=alt.Scale(zero=False, nice=True))
     base = alt.Chart(alt.NamedData("rows")).encode(y=y, yOffset=offset)
     tips = [alt.Tooltip(f"{category}:N"), alt.Tooltip("series:N", title="method"), alt.Tooltip("text:N", title="")]
