@@ -4,6 +4,7 @@ Rows are dicts with the keys that each function names. Every chart is one view w
 readable on a telephone; its legend is HTML beside it (``Section.legend``), shared by all charts of a section.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -138,9 +139,11 @@ def _dash(series: Sequence[Series]) -> Any:
 def _spec(chart: Any, height: int, **data: Rows) -> dict[str, Any]:
     """A chart as a specification, as wide as its column. ``data`` are its named data, which Altair need not look into."""
     spec: dict[str, Any] = chart.properties(width="container", height=height).to_dict(validate=False)
-    autosize = {"type": "fit-x", "contains": "padding"}
-    return spec | {
-        "config": CONFIG,
-        "autosize": autosize,
-        "datasets": {name: list(rows) for name, rows in data.items()},
-    }
+    spec |= {"config": CONFIG, "autosize": {"type": "fit-x", "contains": "padding"}}
+    return _without_separators(spec | {"datasets": {name: list(rows) for name, rows in data.items()}})
+
+
+def _without_separators(spec: dict[str, Any]) -> dict[str, Any]:
+    """Put spaces for the line separators of Unicode, which end a string in Vega's expressions."""
+    found: dict[str, Any] = json.loads(json.dumps(spec).replace("\\u2028", " ").replace("\\u2029", " "))
+    return found
