@@ -1,5 +1,6 @@
 """Folders of scored runs made from a few numbers, for tests of what is read from many runs."""
 
+import functools
 import math
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ DEFAULT_SETS = {"test": ("toy", "test", "test"), "oos": ("far", "test", "oos")}
 """Name of a set to its data set, split and role."""
 
 
+@functools.cache
 def config_of(method="dpo", seed=1, source="toy", lr=2e-4):
     config = default_run(method)
     training = replace(config.training, seed=seed, lr=lr)
@@ -53,8 +55,16 @@ def write_run(folder, scores, config=None):
     folder.mkdir(parents=True, exist_ok=True)
     scores.write(folder)
     if config is not None:
-        (folder / "config.yaml").write_text(as_yaml(to_dict(config)))
+        (folder / "config.yaml").write_text(
+            yaml_of(config.method.name, config.training.seed, config.data.dataset, config.training.lr)
+        )
     return folder
+
+
+@functools.cache
+def yaml_of(method, seed, source, lr):
+    """The YAML of a config of ``config_of``: writing it takes longer than all else that a test does."""
+    return as_yaml(to_dict(config_of(method, seed, source, lr)))
 
 
 def right(*outcomes, prefix="p"):

@@ -18,7 +18,7 @@ from innerpo.evaluation.report.theme import series_of
 from innerpo.evaluation.report.training_curves import logged
 from innerpo.evaluation.report.write import write_report
 from innerpo.evaluation.study import read_study
-from tests.report_helpers import HOSTILE, study_folders, write_data
+from tests.report_helpers import HOSTILE, study_folders
 
 
 class Elements(HTMLParser):
@@ -74,7 +74,8 @@ def test_a_chart_shows_markup_as_text():
     section = Section("x", "x", (), (), (Figure("f", "", "", HOSTILE, charts.forest(rows, series, "points")),), series)
     found = Elements(section_html(section))
     assert [kind for kind, _ in found.scripts] == ["application/json"]
-    assert HOSTILE.strip() in json.dumps(json.loads(found.scripts[0][1]), ensure_ascii=False)
+    labels = {row["series"] for row in json.loads(found.scripts[0][1])["datasets"]["rows"]}
+    assert labels == {HOSTILE.replace("\u2028", " "), "dpo"}
 
 
 def test_a_script_that_would_end_early_is_refused():
@@ -110,6 +111,15 @@ def test_columns_of_numbers_are_known_by_their_values():
     assert Table("", ("name", "n", "mixed"), rows).numeric == (False, True, False)
     assert Table("", ("name",), ()).numeric == (False,)
     assert 'data-value=""' in table_html(Table("", ("n",), ((cells.UNKNOWN,),)))
+
+
+def test_a_wide_table_is_turned_and_keeps_its_marks():
+    wide = Table("c", ("method", "test", "oos"), ((Cell("dpo", None, ("m",)), Cell("1", 1.0), Cell("2", 2.0)),), ("n",), ((), (), ("length",)))
+    turned = wide.narrow("set")
+    assert turned.columns == ("set", "dpo")
+    assert turned.rows == ((Cell("test"), Cell("1", 1.0)), (Cell("oos", None, ("length",)), Cell("2", 2.0)))
+    assert (turned.notes, turned.column_marks) == (("n",), ((), ("m",)))
+    assert turned.narrow("method") is turned
 
 
 def test_series_differ_in_colour_or_shape():
@@ -150,9 +160,9 @@ def test_flips_are_counted_over_all_pairs():
         ]
     )
     table = flips(found)
-    assert table.columns == ("run", "test (3 pairs)", "oos (1 pairs)")
-    assert [[c.text for c in row] for row in table.rows] == [["r", "+1 −1", "+1 −0"]]
-    assert table.rows[0][1].value == 0.0
+    assert table.columns == ("set", "r")
+    assert [[c.text for c in row] for row in table.rows] == [["test (3 pairs)", "+1 −1"], ["oos (1 pairs)", "+1 −0"]]
+    assert [row[1].value for row in table.rows] == [0.0, 1.0]
 
 
 def test_margins_are_of_the_policy_as_trained_beside_its_base(folders):
@@ -242,16 +252,6 @@ def test_generations_stand_side_by_side_with_the_base_once(folders):
         (folder / "generations.jsonl").unlink()
 
 
-def test_runs_without_log_record_and_inspection_have_a_page(tmp_path):
-    (folder,) = study_folders(tmp_path, methods=("dpo",), prompts=4, shifts=1)
-    for name in ("metrics.jsonl", "run.json", "inspect.json", "config.yaml"):
-        (folder / name).unlink()
-    page = write_report([folder], tmp_path / "out" / "r.html").read_text()
-    assert 'id="training"' not in page
-    assert 'id="layers"' not in page
-    assert "holds no run.json" in page
-
-
 # -- the page ----------------------------------------------------------------------------------------------------------
 
 
@@ -279,8 +279,15 @@ def test_the_hostile_prompt_is_text_everywhere(page):
     assert "\\u003cscript\\u003ealert(1)" in page
 
 
-def test_texts_can_be_left_out(folders, tmp_path):
-    page = write_report(folders, tmp_path / "r.html", texts=False).read_text()
+def test_a_page_without_texts_about_runs_without_files_and_a_folder_that_cannot_be_read(tmp_path):
+    folders = study_folders(tmp_path, methods=("dpo",), prompts=4, shifts=1)
+    for name in ("metrics.jsonl", "run.json", "inspect.json", "config.yaml"):
+        (folders[0] / name).unlink()
+    (tmp_path / "empty").mkdir()
+    page = write_report([*folders, tmp_path / "empty"], tmp_path / "out" / "r.html", texts=False).read_text()
+    assert not {'id="training"', 'id="layers"', 'id="strength"'} & set(re.findall('id="[a-z]+"', page))
+    assert "holds no run.json" in page
+    assert "holds no scores.parquet" in page
     assert "alert(1)" not in page
     assert "left out of this page on request" in page
 
@@ -290,9 +297,3 @@ def test_faults_are_one_line(folders, tmp_path):
         write_report(folders, tmp_path)
     with pytest.raises(UserError, match="no folder matches"):
         write_report([tmp_path / "nothing"], tmp_path / "r.html")
-
-
-def test_a_folder_that_cannot_be_read_is_named_and_the_others_are_shown(folders, tmp_path):
-    (tmp_path / "empty").mkdir()
-    page = write_report([*folders, tmp_path / "empty"], tmp_path / "r.html").read_text()
-    assert "holds no scores.parquet" in page

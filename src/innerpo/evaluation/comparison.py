@@ -9,11 +9,12 @@ import polars as pl
 
 from innerpo.errors import UserError
 from innerpo.evaluation.columns import Column, columns_of
-from innerpo.evaluation.estimates import NO_TEST, PairedTest, at, compare_grids, estimate, trained_seeds
-from innerpo.evaluation.grids import Cells, grids
+from innerpo.evaluation.estimates import PairedTest, at, compare_grids, estimate, trained_seeds
+from innerpo.evaluation.grids import Cells, grids, paired
+from innerpo.evaluation.joined import LABELS, outcomes_by
 from innerpo.evaluation.marks import RANKING
 from innerpo.evaluation.metrics.metric import Metric, measure
-from innerpo.evaluation.statistics import UNKNOWN, Estimate, holm
+from innerpo.evaluation.statistics import Estimate, holm
 from innerpo.evaluation.study import Study
 from innerpo.registry import METRICS, SCORERS, resolve
 
@@ -114,12 +115,13 @@ def _compare(a: Study, b: Study, rows: tuple[str, str], names: tuple[str, str], 
     seeds_a, seeds_b = (
         trained_seeds([g for (r, _), g in s.cells["accuracy"].items() if r == s.row]) for s in (one, other)
     )
-    winners = {s: _winners(a, b, rows, names, columns, s) for s in dict.fromkeys((scorer, *RANKING)) if s in SCORERS}
+    scorers = [s for s in dict.fromkeys((scorer, *RANKING)) if s in SCORERS]
+    winners = _winners(a, b, rows, names, columns, scorers)
     notes = _notes(seeds_a, seeds_b, found, winners)
     return Comparison(*names, scorer, tuple(found), winners, seeds_a, seeds_b, notes)
 
 
-def _side(study: Study, row: str, name: str, scorer: str, metrics: Sequence[str] = ("accuracy", "drift")) -> _Side:
+def _side(study: Study, row: str, name: str, scorer: str) -> _Side:
     measured = measure(study, scorer)
     if not (measured.pairs["row"] == row).any():
         known = ", ".join(measured.pairs["row"].unique(maintain_order=True))
@@ -129,7 +131,7 @@ def _side(study: Study, row: str, name: str, scorer: str, metrics: Sequence[str]
         pairs=measured.pairs.filter(pl.col("row") == row),
         responses=measured.responses.filter(pl.col("row") == row),
     )
-    cells = {m: grids(resolve(METRICS, m, "metric").function(own)) for m in metrics}
+    cells = {m: grids(resolve(METRICS, m, "metric").function(own)) for m in ("accuracy", "drift")}
     return _Side(name, cells, columns_of(own.pairs), row)
 
 
@@ -142,16 +144,28 @@ def _difference(one: _Side, other: _Side, column: Column, test: PairedTest, p_ho
 
 
 def _winners(
-    a: Study, b: Study, rows: tuple[str, str], names: tuple[str, str], columns: Sequence[Column], scorer: str
+    a: Study, b: Study, rows: tuple[str, str], names: tuple[str, str], columns: Sequence[Column], scorers: Sequence[str]
+) -> dict[str, dict[str, str]]:
+    """Who is more accurate on each column by each scorer, on the prompts and seeds that are compared."""
+    sides = [outcomes_by(s, scorers).filter(pl.col("row") == row) for s, row in zip((a, b), rows, strict=True)]
+    return {scorer: _winners_by(sides, rows, names, columns, scorer) for scorer in scorers}
+
+
+def _winners_by(
+    sides: Sequence[pl.DataFrame],
+    rows: tuple[str, str],
+    names: tuple[str, str],
+    columns: Sequence[Column],
+    scorer: str,
 ) -> dict[str, str]:
-    """Who is more accurate on each column by a scorer."""
-    metric: Metric = resolve(METRICS, "accuracy", "metric")
-    sides = [_side(s, row, name, scorer, ["accuracy"]) for s, row, name in zip((a, b), rows, names, strict=True)]
+    values = [side.select(*LABELS, "prompt", value=scorer, weight=pl.lit(1.0)) for side in sides]
+    one, other = (grids(v) for v in values)
     found = {}
-    for column in columns:
-        test = compare_grids(*(s.on("accuracy", column) for s in sides), metric)
-        mean = NO_TEST.difference.mean if test.difference is UNKNOWN else test.difference.mean
-        found[column.name] = "-" if math.isnan(mean) else "=" if mean == 0 else names[0] if mean > 0 else names[1]
+    for c in columns:
+        pairs = [paired(x, y) for x, y in zip(at(one, rows[0], c.members), at(other, rows[1], c.members), strict=True)
+                 if x is not None and y is not None]  # fmt: skip
+        mean = sum(p.mean for p in pairs if p is not None) if pairs and None not in pairs else math.nan
+        found[c.name] = "-" if math.isnan(mean) else "=" if mean == 0 else names[0] if mean > 0 else names[1]
     return found
 
 

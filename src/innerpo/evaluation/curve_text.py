@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from innerpo.evaluation.curves import Curve, Gain
-from innerpo.evaluation.formats import Format, TextTable, estimate_text, json_text, number, render, rows_as_csv
+from innerpo.evaluation.formats import TextTable, estimate_text, json_text, number, render, rows_as_csv
 
 
 def curve_text(found: Sequence[Curve]) -> TextTable:
@@ -37,7 +37,7 @@ def gain_text(found: Sequence[Gain]) -> TextTable:
     return TextTable(f"Accuracy out of distribution gained over {baseline}", header, rows, frozenset(), notes)
 
 
-def render_curves(curves: Sequence[Curve], gains: Sequence[Gain], format: Format) -> str:
+def render_curves(curves: Sequence[Curve], gains: Sequence[Gain], format: str) -> str:
     """Return curves and gains in a format but text; csv holds the curves alone, a line per seed and strength."""
     lines = [
         {"method": c.method, "source": c.source, "target": c.target, "seed": seed} | dataclasses.asdict(point)

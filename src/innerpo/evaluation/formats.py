@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from innerpo.errors import UserError, near_matches
 from innerpo.evaluation.comparison import Comparison
@@ -15,7 +15,7 @@ from innerpo.evaluation.marks import short
 from innerpo.evaluation.results import Cell, ResultTable
 from innerpo.evaluation.statistics import Estimate
 
-Format = Literal["text", "markdown", "latex", "csv", "json"]
+FORMATS = ("markdown", "latex", "csv", "json")
 
 
 @dataclass(frozen=True)
@@ -146,13 +146,13 @@ def json_text(value: Any) -> str:
     return json.dumps(_plain(value), indent=2) + "\n"
 
 
-def render_table(table: ResultTable, format: Format) -> str:
+def render_table(table: ResultTable, format: str) -> str:
     """Return a table of results in a format but text. Raises UserError for one that does not exist."""
     data = {"csv": lambda: table_csv(table), "json": lambda: as_json(table)}
     return render(format, data, lambda: [table_text(table)])
 
 
-def render_comparison(found: Comparison, format: Format) -> str:
+def render_comparison(found: Comparison, format: str) -> str:
     """Return a comparison in a format but text. Raises UserError for one that does not exist."""
     data = {"csv": lambda: comparison_csv(found), "json": lambda: as_json(found)}
     return render(format, data, lambda: [comparison_text(found)])
@@ -164,7 +164,7 @@ def render(format: str, data: Mapping[str, Callable[[], str]], tables: Callable[
         return data[format]()
     texts = {"markdown": as_markdown, "latex": as_latex}
     if format not in texts:
-        raise UserError(f"unknown format {format!r}{near_matches(format, [*texts, *data])}")
+        raise UserError(f"unknown format {format!r}{near_matches(format, FORMATS)}")
     return "\n".join(texts[format](table) for table in tables())
 
 

@@ -7,7 +7,8 @@ from typing import Literal
 import polars as pl
 
 from innerpo.evaluation.columns import MEMBER
-from innerpo.evaluation.joined import joined_pairs, joined_responses
+from innerpo.evaluation.joined import outcomes_by
+from innerpo.evaluation.metrics.metric import Measured, measure
 from innerpo.evaluation.study import Study
 from innerpo.registry import SCORERS
 
@@ -45,14 +46,16 @@ class Mark:
     text: str
 
 
-def find_marks(study: Study, scorer: str = "mean_logp") -> list[Mark]:
+def find_marks(study: Study, scorer: str = "mean_logp", measured: Measured | None = None) -> list[Mark]:
     """Return the marks of a study, for policies as trained (strength 1).
 
     did not learn: test accuracy by ``scorer`` not above the base's. incoherent: perplexity ratio on chosen above 2.
     length: the longer-response rule has an accuracy above .65 or below .35. scorer-dependent: the most accurate method
-    changes with the scorer. overlap: prompts of the set are, or nearly are, training prompts.
+    changes with the scorer. overlap: prompts of the set are, or nearly are, training prompts. ``measured``: the study's
+    facts by this scorer, if they are at hand.
     """
-    pairs, responses = joined_pairs(study, scorer), joined_responses(study, scorer)
+    measured = measured or measure(study, scorer)
+    pairs, responses = measured.pairs, measured.responses
     own = pl.col("strength") == 1.0
     return [
         *_did_not_learn(pairs.filter(own)),
@@ -70,16 +73,16 @@ def winners(study: Study, scorers: Sequence[str] | None = None) -> pl.DataFrame:
     set has no row there.
     """
     names = [name for name in RANKING if name in SCORERS] if scorers is None else list(scorers)
+    rows = outcomes_by(study, names).filter(pl.col("strength") == 1.0)
+    means = rows.group_by([*MEMBER, "row"], maintain_order=True).agg(pl.col(name).mean() for name in names)
     parts = []
     for name in names:
-        rows = joined_pairs(study, name).filter(pl.col("strength") == 1.0)
-        by_row = rows.group_by([*MEMBER, "row"], maintain_order=True).agg(accuracy=pl.col("outcome").mean())
-        known = by_row.filter(pl.col("accuracy").is_not_nan().all().over(MEMBER))
-        best = known.filter(pl.col("accuracy") == pl.col("accuracy").max().over(MEMBER))
-        joined = best.group_by(MEMBER, maintain_order=True).agg(
-            winner=pl.col("row").sort().str.join(" = "), accuracy=pl.col("accuracy").first()
+        known = means.filter(pl.col(name).is_not_nan().all().over(MEMBER))
+        best = known.filter(pl.col(name) == pl.col(name).max().over(MEMBER))
+        winner = best.group_by(MEMBER, maintain_order=True).agg(
+            winner=pl.col("row").sort().str.join(" = "), accuracy=pl.col(name).first()
         )
-        parts.append(joined.select(*MEMBER, scorer=pl.lit(name), winner="winner", accuracy="accuracy"))
+        parts.append(winner.select(*MEMBER, scorer=pl.lit(name), winner="winner", accuracy="accuracy"))
     return pl.concat(parts)
 
 

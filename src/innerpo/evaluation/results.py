@@ -83,7 +83,7 @@ def result_table(
         for row in rows
     }
     best = _best(table, columns, cells, kind)
-    marks = find_marks(study, scorer)
+    marks = find_marks(study, scorer, measured)
     shown = {
         row: {c.name: Cell(by_column[c.name], signs_of(marks, row, c), best.get(c.name) == row) for c in columns}
         for row, by_column in table.items()

@@ -1,5 +1,6 @@
 """What a folder of scores says of its run: method, source, seed, base model; and the row of a table it belongs to."""
 
+import functools
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -58,8 +59,14 @@ def group_label(config: RunConfig) -> str:
     """
     label = config.method_label
     own = run_id(_neutral(config))
-    known = config.method.name in METHODS and own == run_id(_neutral(default_run(label)))
+    known = config.method.name in METHODS and own == _default_id(label)
     return label if known else f"{label}+{own[:8]}"
+
+
+@functools.cache
+def _default_id(label: str) -> str:
+    """Id of a method's defaults, of which a study asks once for each of its runs."""
+    return run_id(_neutral(default_run(label)))
 
 
 def _neutral(config: RunConfig) -> RunConfig:

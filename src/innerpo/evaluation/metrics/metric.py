@@ -6,7 +6,7 @@ from typing import Literal
 
 import polars as pl
 
-from innerpo.evaluation.joined import LABELS, joined_pairs, joined_responses
+from innerpo.evaluation.joined import LABELS, joined
 from innerpo.evaluation.study import Study
 
 VALUES = [*LABELS, "prompt", "value", "weight"]
@@ -48,7 +48,7 @@ class Metric:
 
 def measure(study: Study, scorer: str = "mean_logp", capabilities: Mapping[str, float] | None = None) -> Measured:
     """Return what metrics read of a study. Raises UserError for an unknown scorer."""
-    return Measured(joined_pairs(study, scorer), joined_responses(study, scorer), capabilities or {})
+    return Measured(*joined(study, scorer), capabilities or {})
 
 
 def per_pair(measured: Measured, value: pl.Expr) -> pl.DataFrame:

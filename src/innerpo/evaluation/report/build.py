@@ -37,8 +37,9 @@ def build_page(study: Study, texts: bool = True, out: str = "report.html") -> Pa
     )
     sections = [section for build in track(builders, "sections of the report") if (section := build())]
     generated, notes = generations(study)
-    used = {mark for s in sections[:1] for t in s.tables for row in t.rows for cell in row for mark in cell.marks}
-    used |= {mark for mark in MARKS if any(mark in name for s in sections[:1] for t in s.tables for name in t.columns)}
+    table = sections[0].tables[0]
+    used = {mark for row in table.rows for cell in row for mark in cell.marks}
+    used |= {mark for marks in table.column_marks for mark in marks}
     return Page(
         title=title(study),
         answer=answer(trained, gains),

@@ -4,6 +4,7 @@ Rows are dicts with the keys that each function names. Every chart is one view w
 readable on a telephone; its legend is HTML beside it (``Section.legend``), shared by all charts of a section.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,10 +29,16 @@ def forest(
     rows = [row for row in rows if row["mean"] == row["mean"]]
     names = list(dict.fromkeys(str(row[category]) for row in rows))
     band = max(26, 13 * len(series))
-    y = alt.Y(f"{category}:N", sort=names, title=None, axis=alt.Axis(ticks=False, domain=False, grid=True))
-    offset = alt.YOffset("series:N", sort=[s.label for s in series], scale=alt.Scale(paddingOuter=0.25))
+    y = alt.Y(
+        f"{category}:N",
+        sort=None,
+        scale=alt.Scale(domain=names),
+        title=None,
+        axis=alt.Axis(ticks=False, domain=False, grid=True),
+    )
+    offset = alt.YOffset("series:N", sort=None, scale=alt.Scale(domain=[s.label for s in series], paddingOuter=0.25))
     x = alt.X("mean:Q", title=title, scale=alt.Scale(zero=False, nice=True))
-    base = alt.Chart(alt.Data(values=list(rows))).encode(y=y, yOffset=offset)
+    base = alt.Chart(alt.NamedData("rows")).encode(y=y, yOffset=offset)
     tips = [alt.Tooltip(f"{category}:N"), alt.Tooltip("series:N", title="method"), alt.Tooltip("text:N", title="")]
     bars = base.mark_rule(strokeWidth=1.5).encode(x=alt.X("low:Q", title=title), x2="high:Q", color=_colour(series))
     points = base.mark_point(filled=True, size=55, opacity=1).encode(
@@ -39,9 +46,9 @@ def forest(
     )
     layers = [bars, points]
     if rule is not None:
-        at_rule = alt.Chart(alt.Data(values=[{"at": rule}])).mark_rule(strokeDash=[3, 3], opacity=0.7)
+        at_rule = alt.Chart(alt.NamedData("rule")).mark_rule(strokeDash=[3, 3], opacity=0.7)
         layers.insert(0, at_rule.encode(x=alt.X("at:Q", title=title)))
-    return _spec(alt.layer(*layers), height=band * max(1, len(names)))
+    return _spec(alt.layer(*layers), band * max(1, len(names)), rows=rows, rule=[{"at": rule}])
 
 
 def curve(rows: Rows, series: Sequence[Series], base: tuple[float, float] | None = None) -> dict[str, Any]:
@@ -54,7 +61,7 @@ def curve(rows: Rows, series: Sequence[Series], base: tuple[float, float] | None
 
     x = alt.X("test:Q", title="accuracy on test", scale=alt.Scale(zero=False), axis=alt.Axis(format=".2f", tickCount=5))
     y = alt.Y("oos:Q", title="accuracy on the shift", scale=alt.Scale(zero=False), axis=alt.Axis(format=".2f"))
-    data = alt.Chart(alt.Data(values=list(rows))).encode(x=x, y=y, color=_colour(series), order="strength:Q")
+    data = alt.Chart(alt.NamedData("rows")).encode(x=x, y=y, color=_colour(series), order="strength:Q")
     tips = [
         alt.Tooltip("series:N", title="method"),
         alt.Tooltip("strength:Q"),
@@ -70,9 +77,10 @@ def curve(rows: Rows, series: Sequence[Series], base: tuple[float, float] | None
     )
     layers = [seeds, means.transform_filter("datum.mean"), dots.transform_filter("datum.mean")]
     if base is not None:
-        at_base = alt.Chart(alt.Data(values=[{"test": base[0], "oos": base[1]}]))
+        at_base = alt.Chart(alt.NamedData("base"))
         layers.append(at_base.mark_text(text="base", dy=-9, color="currentColor", fontSize=11).encode(x=x, y=y))
-    return _spec(alt.layer(*layers), height=240)
+    at_base = [] if base is None else [{"test": base[0], "oos": base[1]}]
+    return _spec(alt.layer(*layers), 240, rows=rows, base=at_base)
 
 
 def lines(rows: Rows, series: Sequence[Series], x: str, y: str, dashed: str = "") -> dict[str, Any]:
@@ -84,7 +92,7 @@ def lines(rows: Rows, series: Sequence[Series], x: str, y: str, dashed: str = ""
 
     few = len(rows) <= 400
     chart = (
-        alt.Chart(alt.Data(values=list(rows)))
+        alt.Chart(alt.NamedData("rows"))
         .mark_line(strokeWidth=1.5)
         .encode(
             x=alt.X("x:Q", title=x, scale=alt.Scale(nice=False), axis=alt.Axis(tickMinStep=1, tickCount=6, grid=False)),
@@ -103,7 +111,7 @@ def lines(rows: Rows, series: Sequence[Series], x: str, y: str, dashed: str = ""
     points = chart.mark_point(filled=True, size=30 if few else 8, opacity=0.9).encode(
         shape=_shape(series), tooltip=tips
     )
-    return _spec(alt.layer(chart, points), height=200)
+    return _spec(alt.layer(chart, points), 200, rows=rows)
 
 
 def _colour(series: Sequence[Series]) -> Any:
@@ -128,7 +136,14 @@ def _dash(series: Sequence[Series]) -> Any:
     return alt.StrokeDash("series:N", scale=scale, legend=None)
 
 
-def _spec(chart: Any, height: Any) -> dict[str, Any]:
-    """A chart as a specification, as wide as its column."""
-    sized = chart.properties(width="container", height=height)
-    return {**sized.to_dict(validate=False), "config": CONFIG, "autosize": {"type": "fit-x", "contains": "padding"}}
+def _spec(chart: Any, height: int, **data: Rows) -> dict[str, Any]:
+    """A chart as a specification, as wide as its column. ``data`` are its named data, which Altair need not look into."""
+    spec: dict[str, Any] = chart.properties(width="container", height=height).to_dict(validate=False)
+    spec |= {"config": CONFIG, "autosize": {"type": "fit-x", "contains": "padding"}}
+    return _without_separators(spec | {"datasets": {name: list(rows) for name, rows in data.items()}})
+
+
+def _without_separators(spec: dict[str, Any]) -> dict[str, Any]:
+    """Put spaces for the line separators of Unicode, which end a string in Vega's expressions."""
+    found: dict[str, Any] = json.loads(json.dumps(spec).replace("\\u2028", " ").replace("\\u2029", " "))
+    return found

@@ -95,7 +95,7 @@ def flips(found: pl.DataFrame) -> Table:
         sizes[row["set"]] = max(sizes.get(row["set"], 0), row["pairs"])
     rows = tuple((text(run), *(cells.get(name, UNKNOWN) for name in sizes)) for run, cells in by_run.items())
     columns = ("run", *(f"{name} ({pairs} pairs)" for name, pairs in sizes.items()))
-    return Table("Pairs gained (+) and lost (−) from base to policy, all pairs counted", columns, rows)
+    return Table("Pairs gained (+) and lost (−) from base to policy, all pairs counted", columns, rows).narrow("set")
 
 
 def _texts(texts: Texts, dataset: str, split: str, pair: str) -> tuple[str, str, str] | None:

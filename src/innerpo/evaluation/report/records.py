@@ -26,6 +26,21 @@ class Table:
     column_marks: tuple[tuple[str, ...], ...] = ()
     """Marks of each column, where any has some."""
 
+    def narrow(self, corner: str) -> "Table":
+        """Return the table with rows and columns changed over where it has more columns than rows; else itself.
+
+        Rows fit a telephone and paper where columns do not. ``corner`` is the heading of the first column then.
+        """
+        if len(self.columns) - 1 <= len(self.rows):
+            return self
+        marks = self.column_marks or ((),) * len(self.columns)
+        rows = tuple(
+            (Cell(name, None, marks[i]), *(row[i] for row in self.rows))
+            for i, name in enumerate(self.columns[1:], start=1)
+        )
+        own = tuple(row[0].marks for row in self.rows)
+        return Table(self.caption, (corner, *(row[0].text for row in self.rows)), rows, self.notes, ((), *own))
+
     @property
     def numeric(self) -> tuple[bool, ...]:
         """Whether each column holds numbers only, and is set flush right."""

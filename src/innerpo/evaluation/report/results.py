@@ -38,7 +38,7 @@ def result_as_table(found: ResultTable, signed: bool = False) -> Table:
         (text(_named(row, found)), *(result_cell(found, row, column.name, signed) for column in found.columns))
         for row in found.rows
     )
-    return Table(found.caption, columns, rows, found.notes, marks)
+    return Table(found.caption, columns, rows, found.notes, marks).narrow("set")
 
 
 def headline_section(found: ResultTable) -> Section:

@@ -17,7 +17,7 @@ DRAWS = 1000
 KNOWN = 0.95
 """Share of draws in which both curves must reach a common range, for an interval."""
 
-Points = Float[np.ndarray, "draw strength"]
+Points = Float[np.ndarray, "draw _"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Sweep:
     sums: Float[np.ndarray, "strength seed cluster"]
     counts: Float[np.ndarray, " cluster"]
 
-    def means(self, seeds: Float[np.ndarray, "draw seed"], prompts: Float[np.ndarray, "draw cluster"]) -> Points:
+    def means(self, seeds: Float[np.ndarray, "#draw seed"], prompts: Float[np.ndarray, "#draw cluster"]) -> Points:
         """Return the mean at each strength when seeds and prompts count by these weights; one row broadcasts."""
         strengths, n_seeds, clusters = self.sums.shape
         drawn = prompts @ self.sums.reshape(-1, clusters).T / (prompts @ self.counts)[:, None]
@@ -99,9 +99,9 @@ def _parts(variances: list[float], seeds: int, prompts: int) -> tuple[Part, ...]
 def _gains(
     method: Curve,
     other: Curve,
-    seeds: Float[np.ndarray, "draw seed"],
-    of_x: Float[np.ndarray, "draw cluster_x"],
-    of_y: Float[np.ndarray, "draw cluster_y"],
+    seeds: Float[np.ndarray, "#draw seed"],
+    of_x: Float[np.ndarray, "#draw cluster_x"],
+    of_y: Float[np.ndarray, "#draw cluster_y"],
 ) -> Float[np.ndarray, " draw"]:
     points = [s.means(seeds, w) for c in (method, other) for s, w in ((c.x, of_x), (c.y, of_y))]
     return gain_of_curves(*points)

@@ -90,6 +90,7 @@
     before.disabled = page === 0;
     after.disabled = page >= pages - 1;
   }
+  document.getElementById("example-browser").hidden = false;
   window.innerpoReport.sortableHeaders(table, (column, ascending) => {
     sorted = { column, ascending };
     page = 0;
