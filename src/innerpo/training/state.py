@@ -40,7 +40,7 @@ class RunState:
     updated: float = float("nan")
     """When the file was written."""
     task: str = ""
-    """What is being done: "training", or "scoring dpo on math (test)"."""
+    """What is being done: "training", or "scoring dpo"."""
     done: int = -1
     """Steps of the task that are done; in training optimiser steps."""
     total: int = -1

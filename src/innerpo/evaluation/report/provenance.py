@@ -7,7 +7,7 @@ from typing import Any
 from innerpo.evaluation.report.folders import read_json, run_folder, runs_of
 from innerpo.evaluation.report.records import RunRecord
 from innerpo.evaluation.study import Study
-from innerpo.training.run_folder import CONFIG, RECORD
+from innerpo.training.paths import CONFIG, RECORD
 
 FACTS = {
     "run_id": "run id",

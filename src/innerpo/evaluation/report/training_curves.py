@@ -8,7 +8,7 @@ from innerpo.evaluation.report.cells import number, text, whole
 from innerpo.evaluation.report.folders import read_lines, run_folder, runs_of
 from innerpo.evaluation.report.records import Figure, Section, Series, Table
 from innerpo.evaluation.study import Study
-from innerpo.training.run_folder import METRICS
+from innerpo.training.paths import METRICS
 
 SHOWN = {
     "loss": ("loss", "The loss that was minimised; runs of different losses are not on one scale."),
