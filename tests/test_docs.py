@@ -125,7 +125,7 @@ class Recorder:
     def _instead_of(self, function):
         def record(*args):
             self.calls.append((function, args))
-            return types.SimpleNamespace(failures=(), tables=None, folder="")
+            return types.SimpleNamespace(failures=(), tables=None, folder="", faults=())
 
         return record
 
