@@ -1,4 +1,4 @@
-"""Generated texts: base and policy side by side, the same each time, with log-probabilities that scoring agrees with."""
+"""Generated texts: base and policy side by side, the same each time, with the log-probabilities of their tokens."""
 
 import json
 

@@ -8,7 +8,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from innerpo.api import Loaded, evaluate, load, load_base, run_config, train
+    from innerpo.api import Loaded, evaluate, generate, load, load_base, run_config, train
     from innerpo.config.method import MethodConfig, TransformConfig
     from innerpo.config.run import DataConfig, EvalConfig, ModelConfig, RunConfig, TrainingConfig, default_run
     from innerpo.errors import MachineError, UserError
@@ -40,6 +40,7 @@ _PUBLIC = {
     "UserError": "innerpo.errors",
     "default_run": "innerpo.config.run",
     "evaluate": "innerpo.api",
+    "generate": "innerpo.api",
     "load": "innerpo.api",
     "load_base": "innerpo.api",
     "remove_adapter": "innerpo.model.adapters",
@@ -66,6 +67,7 @@ __all__ = [
     "__version__",
     "default_run",
     "evaluate",
+    "generate",
     "load",
     "load_base",
     "remove_adapter",

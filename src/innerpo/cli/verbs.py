@@ -30,6 +30,8 @@ from innerpo.cli.flags import (
     show_choices,
 )
 from innerpo.cli.options import unknown
+from innerpo.cli.verb_bridge import bridge
+from innerpo.cli.verb_generate import generate
 from innerpo.config.run import ModelConfig, default_run
 from innerpo.config.yaml import config_of_folder, overlay, preset_path, read_yaml, without_identity
 from innerpo.errors import MachineError, UserError
@@ -153,6 +155,8 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "doctor": doctor,
     "inspect": inspect,
     "export": export,
+    "generate": generate,
+    "bridge": bridge,
     "examples": examples,
 }
 

@@ -16,6 +16,7 @@ from innerpo.evaluation.generations import Generation, write_generations
 from innerpo.evaluation.report import scores_folder
 from innerpo.evaluation.score import score_items
 from innerpo.evaluation.sets import PROMPT_SEED, EvaluationSet, load_sets
+from innerpo.evaluation.suites import targets
 from innerpo.files import cache_root
 from innerpo.model.adapters import check_bare
 from innerpo.model.base import Base, reference_mode
@@ -105,12 +106,12 @@ def _chosen(folder: Path, config: RunConfig, request: GenerationRequest) -> Eval
 
 
 def _of_run(name: str, config: RunConfig) -> EvaluationSet:
-    sets = {s.name: s for s in load_sets(config)}
-    if name not in sets:
-        raise UserError(f"there is no evaluation set {name!r}{near_matches(name, sets)}")
-    if not sets[name].pairs:
-        raise UserError(f"the evaluation set {name!r} is empty: {sets[name].note}")
-    return sets[name]
+    """Return one of the run's evaluation sets, and load no other."""
+    known = ["train", "test", *(target.name for target in targets(config))]
+    if name not in known:
+        raise UserError(f"there is no evaluation set {name!r}{near_matches(name, known)}")
+    (found,) = load_sets(replace(config, eval=replace(config.eval, sets=(name,))))
+    return found
 
 
 def _texts(

@@ -20,10 +20,10 @@ class Generation:
 
     ``set`` is the evaluation set that the prompt is taken from, ``dataset`` and ``split`` where it stands;
     ``prompt_id`` identifies it (the column ``prompt`` of the scores), ``prompt`` is its text or messages. ``model`` is
-    base or the policy's label, ``strength`` the factor on its update (0 for the base). ``text`` goes without the closing
-    token, ``tokens`` counts with it, and ``stopped`` says whether there is one. ``logp`` is the log-probability of these
-    tokens under the model that wrote them, ``logp_base`` under the base, both summed, in nats, at temperature 1.
-    ``weights`` identifies the weights that wrote it.
+    base or the policy's label, ``strength`` the factor on its update (0 for the base). ``text`` goes without the
+    closing token, ``tokens`` counts with it, and ``stopped`` says whether there is one. ``logp`` is the log-probability
+    of these tokens under the model that wrote them, ``logp_base`` under the base, both summed, in nats, at temperature
+    1. ``weights`` identifies the weights that wrote it.
     """
 
     set: str

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from peft.tuners.lora.layer import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import nn
 
 from innerpo.data.tokens import Ids
 from innerpo.errors import UserError
@@ -111,7 +110,7 @@ def _own_config(model: Any, base: Base, stops: list[int], sampling: Sampling) ->
         eos_token_id=stops,
         pad_token_id=base.pad_id,
     )
-    holders: list[nn.Module] = list({id(m): m for m in (model, _inner(model), base.model)}.values())
+    holders: list[Any] = list({id(m): m for m in (model, _inner(model), base.model)}.values())
     kept = [getattr(m, "generation_config", None) for m in holders]
     try:
         for holder in holders:

@@ -1,4 +1,4 @@
-"""Whether another program scored the same responses alike: is the adapter applied there, and are the tokens the same?"""
+"""Whether another program scored the same responses alike: is the adapter applied there, on the same tokens?"""
 
 import polars as pl
 

@@ -15,7 +15,7 @@ from typing import Any
 METRICS = ("acc", "acc_norm", "acc_mean")
 
 
-def dataset(file: str, **other: Any) -> dict[str, Any]:
+def dataset(file: str, **_: Any) -> dict[str, Any]:
     """Return the documents of a task, from the file of that name beside this one, as its split ``test``."""
     from datasets import Dataset
 
@@ -24,7 +24,7 @@ def dataset(file: str, **other: Any) -> dict[str, Any]:
 
 
 def response_logps(doc: dict[str, Any], results: Sequence[Sequence[Any]]) -> list[float]:
-    """Return the log-probability of each response, in nats, from the harness's (log-likelihood, is greedy) per choice."""
+    """Return the log-probability of each response, in nats; a result is (log-likelihood, is greedy) of a choice."""
     logps = [float(result[0]) for result in results]
     if not doc["head"]:
         return logps

@@ -31,8 +31,8 @@ def export_hub(
 ) -> Exported:
     """Write ``data/SPLIT-00000-of-00001.parquet`` for every split, and ``README.md`` with the split's files.
 
-    Columns: ``prompt``, ``chosen``, ``rejected`` (text, or messages with ``chat``), ``pair`` (its row in the source) and
-    ``prompt_id`` (pairs of one prompt share it). The folder can be uploaded as it is.
+    Columns: ``prompt``, ``chosen``, ``rejected`` (text, or messages with ``chat``), ``pair`` (its row in the source)
+    and ``prompt_id`` (pairs of one prompt share it). The folder can be uploaded as it is.
     """
     files = []
     for split, pairs in splits.items():

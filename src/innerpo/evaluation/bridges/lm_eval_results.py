@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from innerpo.errors import UserError
+from innerpo.errors import UserError, near_matches
 from innerpo.evaluation.bridges.harness_metrics import response_logps
 from innerpo.evaluation.facts import PAIRS, RESPONSES, SETS, Scores
 
@@ -33,19 +33,25 @@ def read_results(path: Path, base: str = "") -> Scores:
         )
     models = {model: [s for file in of for s in _samples(file)] for model, of in files.items()}
     if base and base not in models:
-        raise UserError(f"{path} holds no results of a model {base!r}; it has {', '.join(models)}")
+        raise UserError(f"{path} holds no results of a model {base!r}{near_matches(base, models)}")
     return scores_of(models, base)
 
 
 def sample_files(path: Path) -> dict[str, list[Path]]:
-    """Return the newest sample file of each task, by the name of the model's folder."""
-    newest: dict[tuple[str, str], Path] = {}
+    """Return the newest sample file of each task, by model: its folder's name, with those above where two share it.
+
+    A base and its adapter share a name where the harness names both by the base (its vLLM backend).
+    """
+    newest: dict[tuple[Path, str], Path] = {}
     for file in sorted(path.rglob("samples_*.jsonl"), key=lambda p: p.name):
-        task = re.sub(r"_\d{4}-\d\d-\d\dT[\d.-]+$", "", file.stem)
-        newest[file.parent.resolve().name, task] = file
+        newest[file.parent, re.sub(r"_\d{4}-\d\d-\d\dT[\d.-]+$", "", file.stem)] = file
+    folders = {folder for folder, _ in newest}
+    names = [folder.resolve().name for folder in folders]
     found: dict[str, list[Path]] = {}
-    for (model, _), file in sorted(newest.items()):
-        found.setdefault(model, []).append(file)
+    for (folder, _), file in sorted(newest.items()):
+        name = folder.resolve().name
+        unique = names.count(name) == 1
+        found.setdefault(name if unique else folder.relative_to(path).as_posix(), []).append(file)
     return found
 
 
@@ -60,7 +66,12 @@ def scores_of(models: Mapping[str, Sequence[Sample]], base: str = "") -> Scores:
         label = {"model": "base" if is_base else model, "strength": 0.0 if is_base else 1.0, "reference": ""}
         for sample in samples:
             doc = sample["doc"]
-            place = {"set": _set_name(doc), "dataset": doc["dataset"], "split": doc["split"], "prompt": doc["prompt_id"]}
+            place = {
+                "set": _set_name(doc),
+                "dataset": doc["dataset"],
+                "split": doc["split"],
+                "prompt": doc["prompt_id"],
+            }
             logps = response_logps(doc, [answers[0] for answers in sample["resps"]])
             facts = zip(doc["responses"], logps, doc["tokens"], doc["characters"], strict=True)
             unknown = {"inner": UNKNOWN, "abs_log_ratio": 0.0 if is_base else UNKNOWN}
@@ -103,22 +114,21 @@ def harness_scores(model: Any, tokenizer: Any, folder: Path, label: str, batch_s
 
 
 def harness_results(model: Any, tokenizer: Any, folder: Path, batch_size: int = 8) -> dict[str, Any]:
-    """Return what the harness's ``simple_evaluate`` returns on every task exported to a folder, samples included."""
-    lm = harness_model(model, tokenizer, batch_size)
-    from lm_eval import simple_evaluate
-    from lm_eval.tasks import TaskManager
-
+    """Return what the harness's ``evaluate`` returns on all tasks exported to a folder: results and samples by task."""
     tasks = sorted(path.stem for path in folder.glob("innerpo_*.yaml"))
     if not tasks:
         raise UserError(f"{folder} holds no exported task (innerpo_*.yaml)")
-    seeds = dict.fromkeys(("random_seed", "numpy_random_seed", "torch_random_seed"))  # None: the program's stay
+    lm = harness_model(model, tokenizer, batch_size)
+    from lm_eval import evaluate
+    from lm_eval.tasks import TaskManager
+
     manager = TaskManager(include_path=str(folder), include_defaults=False)
-    found: dict[str, Any] = simple_evaluate(model=lm, tasks=tasks, task_manager=manager, bootstrap_iters=0, **seeds)
+    found: dict[str, Any] = evaluate(lm=lm, task_dict=manager.load(tasks), bootstrap_iters=0)
     return found
 
 
 def _samples(file: Path) -> list[Sample]:
-    found = []
+    found = list[Sample]()
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
         try:
             sample = json.loads(line)

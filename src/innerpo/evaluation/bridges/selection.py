@@ -25,7 +25,7 @@ class Exported:
 def split_pairs(
     dataset: str, split: str, data: DataConfig, max_prompts: int = 0, negatives: str = "all"
 ) -> list[PreferencePair]:
-    """Return the pairs of a split, of at most ``max_prompts`` prompts (0: all): those that a run scores with that limit.
+    """Return the pairs of a split, of ``max_prompts`` prompts (0: all): those that a run scores with that limit.
 
     ``negatives``: every worse response ("all"), or one for each prompt, the same each time ("one").
     """
