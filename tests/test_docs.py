@@ -98,6 +98,7 @@ ON_FOLDERS = ("eval", "inspect", "export")
 
 BEHIND_THE_FLAGS = {
     "innerpo.run": ("train", "evaluate"),
+    "innerpo.capability": ("with_capability",),
     "innerpo.data.describe": ("describe",),
     "innerpo.demo": ("run_demo",),
     "innerpo.doctor.checks": ("run_checks",),

@@ -1,7 +1,9 @@
 """Scoring a saved policy: nothing twice, nothing of another policy, at any strength, and only if it is applied."""
 
 import json
+import math
 import shutil
+import time
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -10,8 +12,10 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+import innerpo
 import innerpo.run
-from conftest import build_model, build_tokenizer, make_pairs
+from conftest import build_model, build_tokenizer, make_pairs, run_in
+from innerpo.capability import read_capability, with_capability
 from innerpo.cli.verbs import main
 from innerpo.config.run import default_run
 from innerpo.config.yaml import config_of_folder
@@ -19,6 +23,7 @@ from innerpo.errors import UserError
 from innerpo.evaluation import scoring_run
 from innerpo.evaluation.applied import check_applied, check_tokenizer
 from innerpo.evaluation.facts import combine, read_scores
+from innerpo.evaluation.outcomes import pair_outcomes
 from innerpo.model.adapters import load_adapter
 from innerpo.model.base import Base
 from innerpo.progress import joined, reporting, track
@@ -142,6 +147,70 @@ def test_strengths_are_what_they_say(copied):
     assert sorted(drift) == drift
     assert drift[2] > 10 * drift[1]
     assert rows["reference"].n_unique() == 1
+
+
+def test_the_capability_of_a_target_is_measured_once(copied, tmp_path, monkeypatch):
+    """The accuracy on its test pairs of a run that was trained on the target itself; any later run finds it."""
+    folder, changed = copied
+    config = replace(changed(capability="dpo", sets=("oos",)), output_dir=tmp_path / "out")
+    assert read_capability(folder) == {}
+    run = with_capability(innerpo.run.evaluate(folder, config))
+    found = read_capability(run.folder)
+    tuned = tmp_path / "out" / "capability" / run_in(tmp_path / "out" / "capability", "dpo_embedded-longer_seed1").name
+    rows = pair_outcomes(read_scores(tuned), "mean_logp").filter(pl.col("model") == "dpo")
+    assert found == {"oos": rows["outcome"].mean()}
+    assert set(rows["set"]) == {"test"}
+    monkeypatch.setattr("innerpo.run.train_policy", None)  # nothing is trained again
+    monkeypatch.setattr("innerpo.run.prepare_items", None)
+    other = replace(config, training=replace(config.training, seed=7))
+    assert read_capability(with_capability(innerpo.run.evaluate(folder, other)).folder) == found
+
+
+def test_a_capability_that_cannot_be_had_is_unknown(copied, tmp_path, monkeypatch):
+    folder, changed = copied
+
+    def refused(*_):
+        raise UserError("no train split")
+
+    monkeypatch.setattr("innerpo.capability.train", refused)
+    config = replace(changed(capability="dpo", sets=("oos",)), output_dir=tmp_path / "out")
+    found = with_capability(innerpo.run.evaluate(folder, config)).folder
+    assert math.isnan(read_capability(found)["oos"])
+    assert json.loads((found / "capability.json").read_text())["oos"]["note"] == "no train split"
+    (found / "capability.json").write_text("[1")
+    with pytest.raises(UserError, match=r"cannot read .*capability\.json"):
+        read_capability(found)
+
+
+@pytest.mark.slow
+def test_a_curve_costs_its_forward_passes(tmp_path, capsys):
+    """Six points on three sets take at most 7 times the time of one scoring pass, with one bar."""
+    run = innerpo.train(
+        method="dpo",
+        data="embedded:longer",
+        output_dir=tmp_path,
+        **{"training.max_steps": 1, "eval.max_prompts": 60, "eval.sets": ("test", "oos", "rnd"), "eval.skip": True},
+    )
+    base, seconds, bars = innerpo.load_base(), [], []
+
+    class Bars:
+        @contextmanager
+        def task(self, what, total):
+            bars.append(what)
+            yield lambda done, note="": None
+
+    innerpo.evaluate(base, run.folder, **{"eval.strengths": (0.1,)})  # the reference is known from here on
+    for strengths in ((1.0,), (0.25, 0.5, 0.75, 1.25, 1.5, 2.0)):
+        shutil.rmtree(run.folder / "scored")
+        bars.clear()
+        started = time.perf_counter()
+        with reporting(Bars()):
+            innerpo.evaluate(base, run.folder, **{"eval.strengths": strengths})
+        seconds.append(time.perf_counter() - started)
+        assert bars == ["scoring dpo"]
+    with capsys.disabled():
+        print(f"\none strength {seconds[0]:.1f} s, six {seconds[1]:.1f} s: {seconds[1] / seconds[0]:.2f} times")
+    assert seconds[1] <= 7 * seconds[0]
 
 
 def test_rows_of_two_bases_are_not_put_together(copied):

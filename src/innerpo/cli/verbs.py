@@ -65,14 +65,17 @@ def evaluate(args: list[str]) -> None:
     options, faults, bases = args[len(runs) :], list[str](), dict[ModelConfig, Any]()
     for words in [[run, *options] for run in runs] if len(runs) > 1 else [args]:
         command, config = command_on_folder(EvalCommand, words, "innerpo eval")
+        from innerpo.capability import with_capability
         from innerpo.files import cache_root
         from innerpo.model.loading import load_base
         from innerpo.run import evaluate as run_evaluation
 
         try:
-            if len(runs) > 1 and config.model not in bases:  # runs on one base model share it
+            shared = len(runs) > 1 or bool(config.eval.capability)
+            if shared and config.model not in bases:  # runs on one base model share it
                 bases = {config.model: load_base(config.model, cache_root(config.data.cache_dir))}
             result = run_evaluation(command.run, config, bases.get(config.model))
+            with_capability(result, bases.get(config.model))
         except UserError as error:
             if len(runs) <= 1:
                 raise

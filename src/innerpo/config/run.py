@@ -181,11 +181,15 @@ class EvalConfig:
     """File format of the score rows."""
     steer: float = 0.0
     """Also score the base steered along the run's directions by this many standard deviations, in a row of its own."""
+    capability: str = field(default="", metadata=NOTHING)
+    """Method (dpo, say) to train on each target itself, once: the target-tuned capability that elicitation needs."""
     skip: bool = field(default=False, metadata=NOTHING)
     """Train only: do not score afterwards."""
 
     def __post_init__(self) -> None:
         check_finite(self, "eval")
+        if self.capability:
+            default_method(self.capability)
         if not self.strengths:
             raise UserError("eval.strengths must be at least one number; 1 is the adapter as trained")
         if self.max_prompts < 0:
