@@ -7,6 +7,7 @@ import torch
 
 import innerpo
 from conftest import build_model, build_tokenizer, make_pairs
+from innerpo.cli.verbs import main
 from innerpo.data.tokens import PairTokenizer
 from innerpo.errors import UserError
 from innerpo.evaluation import generate as module
@@ -86,11 +87,12 @@ def test_draws_depend_on_the_seed_and_the_prompt_and_not_on_the_batch(base, prom
 
 def test_draws_have_the_softmax_as_their_distribution():
     scores = torch.tensor([[0.0, 1.0, 2.0, -torch.inf]])
-    noise, counts = GumbelNoise(0, ["a"]), torch.zeros(4)
-    for _ in range(6000):
-        counts[noise(torch.zeros(1, 1, dtype=torch.long), scores).argmax()] += 1
-    torch.testing.assert_close(counts / 6000, scores.softmax(-1)[0], atol=0.02, rtol=0)
-    assert counts[3] == 0
+    noise, ids = GumbelNoise(0, [str(i) for i in range(1500)]), torch.zeros(1500, 1, dtype=torch.long)
+    drawn = [noise(ids, scores.expand(1500, -1)).argmax(-1) for _ in range(4)]
+    shares = torch.bincount(torch.cat(drawn), minlength=4) / 6000
+    torch.testing.assert_close(shares, scores.softmax(-1)[0], atol=0.02, rtol=0)
+    assert shares[3] == 0
+    assert not torch.equal(drawn[0], drawn[1])
 
 
 def test_the_models_own_generation_config_has_no_say_and_comes_back(base, prompts):
@@ -168,9 +170,10 @@ def test_prompts_to_go_on_from(tokenizer):
 # -- a run's folder ----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def run(base, tmp_path):
-    """The folder of a finished run whose adapter does something, and its config."""
+@pytest.fixture(scope="module")
+def trained(toy_folder, tmp_path_factory):
+    """A finished run whose adapter does something."""
+    tmp_path = tmp_path_factory.mktemp("runs")
     rows = [{"prompt": p.prompt, "chosen": p.chosen, "rejected": p.rejected} for p in make_pairs(9)]
     for split in ("train", "test"):
         write_text(tmp_path / "data" / f"{split}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
@@ -185,7 +188,15 @@ def run(base, tmp_path):
         "eval.batch_size": 2,
         "eval.oos_dataset": "embedded:compare",
     }
+    base = innerpo.load_base(str(toy_folder), dtype="float32")
     return innerpo.train(base, "dpo", data=str(tmp_path / "data"), **options)
+
+
+@pytest.fixture
+def run(trained):
+    """The run, without any texts."""
+    (trained.folder / FILE).unlink(missing_ok=True)
+    return trained
 
 
 def test_a_run_writes_texts_beside_its_scores(base, run):
@@ -261,6 +272,39 @@ def test_an_interrupted_request_writes_nothing(base, run, monkeypatch):
         generate_run(run.folder, run.config, GenerationRequest(prompts=3, sampling=GREEDY), base)
     assert not (run.folder / FILE).exists()
     assert not [m for m in base.model.modules() if hasattr(m, "lora_A")]
+
+
+def test_the_command_shows_texts_side_by_side(run, capsys):
+    options = ["--prompts=2", "--max_new_tokens=5", "--strength=0.5", "--model.dtype=float32"]
+    assert main(["generate", str(run.folder), *options]) == 0
+    shown, said = capsys.readouterr()
+    assert "(test), greedy, at most 5 tokens" in " ".join(shown.split())
+    assert "dpo x 0.5" in shown
+    assert "which is larger" in shown
+    assert shown.count("5 tokens, cut") == 4
+    assert shown.count("(base") == 2
+    assert f"written to {run.folder / FILE}" in " ".join(said.split())
+    assert [g.strength for g in read_generations(run.folder)] == [0.0, 0.5, 0.0, 0.5]
+
+
+def test_texts_from_python(base, run):
+    texts = innerpo.generate(run.folder, base=base, prompts=1, max_new_tokens=4, sample=True, seed=2)
+    assert [(g.model, g.sampling.seed) for g in texts] == [("base", 2), ("dpo", 2)]
+    assert tuple(read_generations(run.folder)) == texts
+
+
+def test_a_fully_fine_tuned_policy_and_a_frozen_one(base, run, tmp_path):
+    places = {"data.cache_dir": tmp_path, "output_dir": tmp_path, "eval.skip": True, "training.max_steps": 1}
+    for method, options in (
+        ("dpo", {"model.lora_r": 0, "training.lr": 0.1, "training.warmup": 0.0}),
+        ("probe", {"method.layers": "1"}),
+    ):
+        made = innerpo.train(base, method, data=run.config.data.dataset, **places, **options)
+        texts = innerpo.generate(made.folder, base=base, prompts=3, max_new_tokens=8)
+        by_base, by_policy = texts[::2], texts[1::2]
+        same = [g.text for g in by_base] == [g.text for g in by_policy]
+        assert same == (method == "probe")
+        assert all(g.logp == g.logp_base for g in by_base)
 
 
 def test_a_set_that_is_not_there(base, run):

@@ -12,10 +12,11 @@ from innerpo.data.pairs import PreferencePair, take_prompts
 from innerpo.data.tokens import Ids, PromptItem
 from innerpo.data.training_pairs import load_split
 from innerpo.errors import UserError, near_matches
+from innerpo.evaluation.applied import check_tokenizer
 from innerpo.evaluation.generations import Generation, write_generations
 from innerpo.evaluation.report import scores_folder
 from innerpo.evaluation.score import score_items
-from innerpo.evaluation.sets import PROMPT_SEED, EvaluationSet, load_sets
+from innerpo.evaluation.sets import PROMPT_SEED, EvaluationSet, load_sets, texts_of
 from innerpo.evaluation.suites import targets
 from innerpo.files import cache_root
 from innerpo.model.adapters import check_bare
@@ -73,6 +74,7 @@ def generate_run(
     base = base or load_base(config.model, cache_root(config.data.cache_dir))
     check_bare(base)
     check_base(folder, base)
+    check_tokenizer(folder, base, texts_of([chosen]))
     label = folder.resolve().name if read_run_config(folder) is None else config.method_label
     tokens = base.pair_tokenizer(config.data)
     firsts = list({pair.cluster: pair for pair in chosen.pairs}.values())
