@@ -1,6 +1,7 @@
 """Generated texts: base and policy side by side, the same each time, with the log-probabilities of their tokens."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,6 +9,8 @@ import torch
 import innerpo
 from conftest import build_model, build_tokenizer, make_pairs
 from innerpo.cli.verbs import main
+from innerpo.config.run import to_dict
+from innerpo.config.yaml import as_yaml
 from innerpo.data.tokens import PairTokenizer
 from innerpo.errors import UserError
 from innerpo.evaluation import generate as module
@@ -170,33 +173,26 @@ def test_prompts_to_go_on_from(tokenizer):
 # -- a run's folder ----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def trained(toy_folder, tmp_path_factory):
-    """A finished run whose adapter does something."""
-    tmp_path = tmp_path_factory.mktemp("runs")
+def saved(folder, policy, toy_folder, **options):
+    """A run's folder with a policy in it, as if it had been trained, and its config."""
     rows = [{"prompt": p.prompt, "chosen": p.chosen, "rejected": p.rejected} for p in make_pairs(9)]
     for split in ("train", "test"):
-        write_text(tmp_path / "data" / f"{split}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    options = {
-        "data.cache_dir": tmp_path / "cache",
-        "output_dir": tmp_path,
-        "model.lora_r": 2,
-        "training.max_steps": 2,
-        "training.lr": 0.05,
-        "training.save_steps": 0,
-        "eval.skip": True,
-        "eval.batch_size": 2,
-        "eval.oos_dataset": "embedded:compare",
-    }
-    base = innerpo.load_base(str(toy_folder), dtype="float32")
-    return innerpo.train(base, "dpo", data=str(tmp_path / "data"), **options)
+        write_text(folder / "data" / f"{split}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    places = {"data.cache_dir": folder / "cache", "data.dataset": str(folder / "data"), "model.dtype": "float32"}
+    fixed = {"model.base_model": str(toy_folder), "eval.batch_size": 2, "eval.oos_dataset": "embedded:compare"}
+    config = innerpo.run_config("dpo", **places | fixed | options)
+    policy.save_pretrained(folder)
+    write_text(folder / "config.yaml", as_yaml(to_dict(config)))
+    return SimpleNamespace(folder=folder, config=config)
 
 
 @pytest.fixture
-def run(trained):
-    """The run, without any texts."""
-    (trained.folder / FILE).unlink(missing_ok=True)
-    return trained
+def run(base, toy_folder, tmp_path):
+    """A run whose adapter does something."""
+    policy = moved(base)
+    found = saved(tmp_path / "run", policy, toy_folder, **{"model.lora_r": 4})
+    innerpo.remove_adapter(base, policy)
+    return found
 
 
 def test_a_run_writes_texts_beside_its_scores(base, run):
@@ -293,18 +289,29 @@ def test_texts_from_python(base, run):
     assert tuple(read_generations(run.folder)) == texts
 
 
-def test_a_fully_fine_tuned_policy_and_a_frozen_one(base, run, tmp_path):
-    places = {"data.cache_dir": tmp_path, "output_dir": tmp_path, "eval.skip": True, "training.max_steps": 1}
-    for method, options in (
-        ("dpo", {"model.lora_r": 0, "training.lr": 0.1, "training.warmup": 0.0}),
-        ("probe", {"method.layers": "1"}),
-    ):
-        made = innerpo.train(base, method, data=run.config.data.dataset, **places, **options)
-        texts = innerpo.generate(made.folder, base=base, prompts=3, max_new_tokens=8)
-        by_base, by_policy = texts[::2], texts[1::2]
-        same = [g.text for g in by_base] == [g.text for g in by_policy]
-        assert same == (method == "probe")
-        assert all(g.logp == g.logp_base for g in by_base)
+def test_a_fully_fine_tuned_policy(base, toy_folder, tmp_path):
+    whole = build_model()
+    for p in whole.parameters():
+        p.data += 0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1))
+    run = saved(tmp_path / "run", whole, toy_folder, **{"model.lora_r": 0})
+    texts = generate_run(run.folder, run.config, GenerationRequest(prompts=3, sampling=GREEDY), base).texts
+    assert [g.text for g in texts[::2]] != [g.text for g in texts[1::2]]
+    tokens = PairTokenizer(base.tokenizer, 64, 64)
+    for by_base, by_policy in zip(texts[::2], texts[1::2], strict=True):
+        prompt = tokens.generation_prompt(by_base.prompt)[0]
+        ids = naive(whole, prompt, {1}, 12)
+        assert by_policy.tokens == len(ids)
+        assert by_policy.text == base.tokenizer.decode(ids[: len(ids) - by_policy.stopped])
+        assert by_base.logp == by_base.logp_base > by_policy.logp_base
+
+
+@pytest.mark.slow
+def test_a_frozen_method_writes_what_its_base_writes(base, tmp_path):
+    places = {"data.cache_dir": tmp_path, "output_dir": tmp_path, "eval.skip": True, "method.layers": "1"}
+    made = innerpo.train(base, "probe", data="embedded:compare", **places)
+    texts = innerpo.generate(made.folder, base=base, prompts=3, max_new_tokens=8)
+    assert [(g.text, g.logp) for g in texts[::2]] == [(g.text, g.logp) for g in texts[1::2]]
+    assert [g.model for g in texts[:2]] == ["base", "probe-none"]
 
 
 def test_a_set_that_is_not_there(base, run):
