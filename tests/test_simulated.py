@@ -97,7 +97,8 @@ def test_intervals_cover_93_to_97_percent(level):
 @pytest.mark.parametrize("seeds", [3, 5, 10])
 def test_what_other_intervals_cover(seeds):
     found = rivals(seeds, 0.5, TIMES, Effects(seed=0.4), seed=8)
-    assert 0.93 <= found["seeds_by_prompts"] <= 0.97
+    assert 0.93 <= found["seeds_by_prompts"] <= 0.97 + ERROR
+    assert found["Satterthwaite's single df"] < found["seeds_by_prompts"]
     assert found["percentiles of the hierarchical bootstrap"] <= {3: 0.85, 5: 0.91, 10: 0.945}[seeds]
     assert found["pairs as if independent"] < found["prompts alone (`one_run` on the mean of the seeds)"] < 0.85
 
