@@ -98,6 +98,7 @@ ON_FOLDERS = ("eval", "inspect", "export")
 
 BEHIND_THE_FLAGS = {
     "innerpo.run": ("train", "evaluate"),
+    "innerpo.capability": ("with_capability",),
     "innerpo.data.describe": ("describe",),
     "innerpo.demo": ("run_demo",),
     "innerpo.doctor.checks": ("run_checks",),
@@ -125,7 +126,7 @@ class Recorder:
     def _instead_of(self, function):
         def record(*args):
             self.calls.append((function, args))
-            return types.SimpleNamespace(failures=(), tables=None, folder="")
+            return types.SimpleNamespace(failures=(), tables=None, folder="", faults=())
 
         return record
 

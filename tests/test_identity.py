@@ -24,6 +24,9 @@ OTHER = {
     "method.remove": ["length"],
     "method.transform": "svd",
     "training.report_to": ["tensorboard"],
+    "eval.capability": "dpo",
+    "eval.sets": ["test"],
+    "eval.strengths": [0.5, 1.0],
 }
 """Second values of fields whose type does not tell them, or for which only some are valid."""
 
@@ -33,9 +36,12 @@ NOTHING = {
     *("data.layout", "data.micro_batch_tokens"),
     *("training.gradient_checkpointing", "training.resume", "training.overwrite", "training.save_steps"),
     *("training.log_steps", "training.grad_share_steps", "training.report_to", "training.fsdp"),
-    *("eval.batch_size", "eval.format", "eval.skip", "output_dir"),
+    *("eval.batch_size", "eval.format", "eval.skip", "eval.strengths", "eval.capability", "output_dir"),
 }
 SCORES_ONLY = {
+    "eval.suite",
+    "eval.sets",
+    "eval.negatives",
     "eval.train_dataset",
     "eval.oos_dataset",
     "eval.rnd_dataset",

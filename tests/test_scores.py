@@ -16,12 +16,13 @@ from innerpo.cli.verbs import main
 from innerpo.config.run import default_run
 from innerpo.data.pairs import PreferencePair, cluster_of
 from innerpo.errors import UserError
+from innerpo.evaluation import prepared as prepared_sets
 from innerpo.evaluation import scoring_run
 from innerpo.evaluation.facts import PAIRS, RESPONSES, Scores, combine, read_scores
 from innerpo.evaluation.outcomes import pair_outcomes
 from innerpo.evaluation.score import absolute_log_ratio, pair_facts, response_facts
 from innerpo.evaluation.scoring_run import prepare_scoring, score_run
-from innerpo.evaluation.sets import EvaluationSet
+from innerpo.evaluation.sets import EvaluationSet, set_facts
 from innerpo.evaluation.statistics import UNKNOWN, Estimate, accuracy
 from innerpo.evaluation.tables import as_markdown, format_estimate, headline
 from innerpo.model.forward.outputs import SequenceOutputs
@@ -34,7 +35,15 @@ NAN = float("nan")
 def frame(schema, text):
     """Read a table written as text: a header, then rows; what the header leaves out is the same everywhere."""
     header, *lines = (line.split() for line in text.strip().splitlines())
-    usual = {"model": "base", "strength": 0, "set": "test", "dataset": "toy", "split": "test", "tokens": 1}
+    usual = {
+        "model": "base",
+        "strength": 0,
+        "reference": "f00d",
+        "set": "test",
+        "dataset": "toy",
+        "split": "test",
+        "tokens": 1,
+    }
     usual |= {"characters": 1, "inner": NAN, "abs_log_ratio": NAN}
     columns = {c: [line[header.index(c)] for line in lines] if c in header else [usual[c]] * len(lines) for c in schema}
     return pl.DataFrame([pl.Series(c, v).cast(schema[c]) for c, v in columns.items()])
@@ -201,13 +210,18 @@ def test_scores_survive_the_disk(tmp_path, ending):
     responses = frame(RESPONSES, RESPONSES_OF_TWO_PROMPTS).with_columns(
         dataset=pl.lit("naïve"), logp=pl.Series([-100 / 3, -1e-17, 0.1 + 0.2, -1e300, *[-1.0] * 6])
     )
-    scores = Scores(responses, frame(PAIRS, PAIRS_OF_TWO_PROMPTS).with_columns(text))
+    sets = set_facts([toy_set("test", "ab"), toy_set("oos", "", "oos: no shift is listed for toy")])
+    scores = Scores(responses, frame(PAIRS, PAIRS_OF_TWO_PROMPTS).with_columns(text), sets)
     scores.write(tmp_path, "parquet" if ending == "jsonl" else "jsonl")
     scores.write(tmp_path, ending)  # a folder has one set of scores
-    assert {p.name for p in tmp_path.iterdir()} == {f"scores.{ending}", f"pairs.{ending}"}
+    assert {p.name for p in tmp_path.iterdir()} == {f"{name}.{ending}" for name in ("scores", "pairs", "sets")}
     back = read_scores(tmp_path)
     assert back.responses.equals(scores.responses)
     assert back.pairs.equals(scores.pairs)
+    assert back.sets.rows() == [
+        ("test", "toy", "test", "test", "", "", 2, 2, 0, -1, ""),
+        ("oos", "", "test", "oos", "", "", 0, 0, 0, -1, "oos: no shift is listed for toy"),
+    ]
     assert back.responses["inner"].is_nan().sum() == 1
 
 
@@ -215,7 +229,8 @@ def test_a_line_of_jsonl(tmp_path, scores):
     scores.write(tmp_path, "jsonl")
     line = (tmp_path / "scores.jsonl").read_text().splitlines()[3]
     assert json.loads(line) == {
-        **{"model": "base", "strength": 0.0, "set": "test", "dataset": "toy", "split": "test", "prompt": "b"},
+        **{"model": "base", "strength": 0.0, "reference": "f00d", "set": "test", "dataset": "toy"},
+        **{"split": "test", "prompt": "b"},
         **{"response": 1, "logp": -2.0, "tokens": 1, "characters": 5, "inner": None, "abs_log_ratio": None},
     }
 
@@ -320,23 +335,26 @@ def test_a_split_is_run_once_whatever_sets_it_stands_in(toy, tmp_path, monkeypat
         EvaluationSet("extra", "toy", "test", "extra", "", (doubled[-1],)),
     ]
     run = []
-    for name in ("compute_reference", "score_items"):
-        plain = getattr(scoring_run, name)
+    for module, name in ((prepared_sets, "compute_reference"), (scoring_run, "score_items")):
+        plain = getattr(module, name)
 
         def counted(*args, plain=plain, **options):
             run.append((plain.__name__, options["what"]))
             return plain(*args, **options)
 
-        monkeypatch.setattr(scoring_run, name, counted)
+        monkeypatch.setattr(module, name, counted)
     config = default_run("dpo")
     config = replace(config, data=replace(config.data, cache_dir=tmp_path))
     prepared = prepare_scoring(sets, toy, config, None)
-    scores = score_run(prepared, build_model(), "dpo")
+    policy = build_model()
+    with torch.no_grad():
+        policy.lm_head.weight.mul_(1 + 1e-6)  # a policy that is its base is refused
+    scores = score_run(prepared, policy, toy, "dpo")
     assert run == [
         ("compute_reference", "toy (train)"),
         ("compute_reference", "toy (test)"),
-        ("score_items", "dpo on toy (train)"),
-        ("score_items", "dpo on toy (test)"),
+        ("score_items", "toy (train)"),
+        ("score_items", "toy (test)"),
     ]
     assert scores.pairs.group_by("set", maintain_order=True).agg("pair").rows() == [
         ("train", ["toy/2", "toy/3"]),
@@ -353,9 +371,9 @@ def test_a_split_is_run_once_whatever_sets_it_stands_in(toy, tmp_path, monkeypat
     extra = scores.responses.filter(pl.col("set") == "extra", pl.col("model") == "base")
     assert extra["characters"].to_list() == [len(pairs[0].chosen), len(" none")]
     assert scores.responses["prompt"][0] == cluster_of(pairs[2].prompt)
-    # the policy is the base without adapter: same facts under another name
+    # the policy is all but the base: all but the same facts under another name
     facts = [scores.responses.filter(pl.col("model") == m)["logp"].to_list() for m in ("base", "dpo")]
-    assert facts[0] == pytest.approx(facts[1], abs=1e-5)
+    assert facts[0] == pytest.approx(facts[1], abs=1e-3)
 
 
 def test_a_frozen_policy_is_the_base_and_is_not_run(toy, tmp_path):
@@ -363,7 +381,7 @@ def test_a_frozen_policy_is_the_base_and_is_not_run(toy, tmp_path):
     config = replace(config, data=replace(config.data, cache_dir=tmp_path))
     sets = [EvaluationSet("test", "toy", "test", "test", "", tuple(make_pairs(3)))]
     prepared = prepare_scoring(sets, toy, config, None)
-    scores = score_run(prepared, None, "probe", frozen=True)
+    scores = score_run(prepared, toy.model, toy, "probe")
     base, probe = (scores.responses.filter(pl.col("model") == m).drop("model", "strength") for m in ("base", "probe"))
     assert base.equals(probe)
     assert len(base) == 6
@@ -399,8 +417,9 @@ def test_eval_scores_what_training_scored(trained, tmp_path, capsys, monkeypatch
     first = read_scores(run)
     # Elsewhere, and under another name: only the run's own config tells what it was trained on.
     shutil.copytree(run, tmp_path / "copy")
-    for name in ("scores", "pairs"):
+    for name in ("scores", "pairs", "sets"):
         (tmp_path / "copy" / f"{name}.parquet").unlink()
+    shutil.rmtree(tmp_path / "copy" / "scored")
     monkeypatch.chdir(tmp_path)
     capsys.readouterr()
     assert main(["eval", "copy"]) == 0

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from innerpo import run
+from innerpo.capability import with_capability
 from innerpo.config.run import ModelConfig, RunConfig, default_run
 from innerpo.config.yaml import config_of_folder, nested, overlay
 from innerpo.errors import UserError
@@ -71,7 +72,7 @@ def evaluate(base: Base | None, folder: str | Path, **options: Any) -> Run:
     if base is not None:  # by whatever name: run.evaluate compares the weights
         model = loading.as_loaded(config.model, base)
         config = replace(config, model=replace(model, base_model=config.model.base_model))
-    return run.evaluate(path, config, base)
+    return with_capability(run.evaluate(path, config, base), base)
 
 
 @dataclass(frozen=True)

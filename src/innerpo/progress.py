@@ -50,6 +50,41 @@ def task(what: str, total: int | None = None) -> AbstractContextManager[Update]:
     return _reporter.get().task(what, total)
 
 
+class _Part:
+    """Reports the tasks inside a part of a joined task as shares of that part."""
+
+    def __init__(self, update: Update, before: int, size: int) -> None:
+        self.update, self.before, self.size = update, before, size
+
+    def task(self, what: str, total: int | None) -> AbstractContextManager[Update]:
+        """Begin a task: its steps move the joined task's bar."""
+
+        def update(done: int, note: str = "") -> None:
+            self.update(self.before + (self.size * done) // max(total or done, 1), note or what)
+
+        return nullcontext(update)
+
+
+@contextmanager
+def joined(what: str, total: int) -> Iterator[Callable[[int], AbstractContextManager[None]]]:
+    """Show several tasks as one: ``with part(size): ...`` for each, sizes that add up to ``total``.
+
+    A part that turns out to need no work is done at once. Each part holds one task.
+    """
+    done = 0
+    with task(what, total) as update:
+
+        @contextmanager
+        def part(size: int) -> Iterator[None]:
+            nonlocal done
+            with reporting(_Part(update, done, size)):
+                yield
+            done += size
+            update(done)
+
+        yield part
+
+
 def track(steps: Iterable[T], what: str) -> Iterator[T]:
     """Iterate, and report each step when it is done."""
     with task(what, len(steps) if isinstance(steps, Sized) else None) as update:

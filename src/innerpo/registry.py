@@ -176,6 +176,15 @@ SHIFTS: dict[str, Entry] = {
     "ethics": "innerpo.data:shifts.toml#ethics",
 }
 
+# name of a suite of evaluation sets -> the lists of shifts (SHIFTS) whose targets it scores; headline is the source's
+# first shift and a control (evaluation/suites.py).
+SUITES: dict[str, tuple[str, ...]] = {
+    "headline": (),
+    "embedded": ("embedded",),
+    "genies": ("genies",),
+    "genies-all": ("genies", "genies_all"),
+}
+
 # name -> function: (facts of responses, a polars DataFrame) -> one number per response, higher is better.
 SCORERS: dict[str, Entry] = {
     "mean_logp": "innerpo.evaluation.scorers.mean_logp:mean_logp",

@@ -16,10 +16,12 @@ from innerpo.config.run import RunConfig
 from innerpo.config.yaml import check_training_set, read_run_config
 from innerpo.data.tokens import hash_of_items
 from innerpo.data.training_pairs import training_pairs
+from innerpo.evaluation.applied import check_tokenizer
 from innerpo.evaluation.facts import Scores, combine
+from innerpo.evaluation.prepared import PreparedScoring, tokenise_sets
 from innerpo.evaluation.report import scores_folder, write_scores
-from innerpo.evaluation.scoring_run import PreparedScoring, prepare_scoring, score_other_base, score_run, tokenise_sets
-from innerpo.evaluation.sets import EvaluationSet, load_sets
+from innerpo.evaluation.scoring_run import parts_of, prepare_scoring, score_other_base, score_run
+from innerpo.evaluation.sets import EvaluationSet, load_sets, texts_of
 from innerpo.evaluation.tables import Headline
 from innerpo.files import cache_root
 from innerpo.model.adapters import check_bare
@@ -52,6 +54,8 @@ class Run:
     """Facts of every response, of base and policy (evaluation/facts.py); None where nothing was scored."""
     tables: dict[str, Headline] | None = None
     """The headline table of each scorer, by its name; None where nothing was scored."""
+    faults: tuple[str, ...] = ()
+    """Sets that somebody asked for and that could not be scored, a line each."""
 
 
 def train(config: RunConfig, base: Base | None = None) -> Run:
@@ -79,7 +83,8 @@ def train(config: RunConfig, base: Base | None = None) -> Run:
         is_whole = _train_and_save(prepared, policy, config, started)
         if config.eval.skip or not is_whole or not PartialState().is_main_process:
             return Run(config.run_dir, config)
-        scores = score_run(scoring, policy, config.method_label, config.method.frozen)
+        parts = parts_of(config.run_dir, base, config)
+        scores = score_run(scoring, policy, base, config.method_label, config.eval.strengths, parts)
     scores = combine([scores, *other])
     return Run(config.run_dir, config, tuple(sets), scores, write_scores(config.run_dir, scores, sets, config))
 
@@ -87,23 +92,26 @@ def train(config: RunConfig, base: Base | None = None) -> Run:
 def evaluate(folder: Path, config: RunConfig, base: Base | None = None) -> Run:
     """Score a saved run, or any peft adapter, beside its base model.
 
-    Raises UserError where the base is not the one that the run was trained on.
+    What was scored before, at any strength, is not computed again. Raises UserError where base or tokenizer are not
+    those that the run was trained with, or where the adapter is not applied.
     """
     artifacts.check_adapter(folder)
     check_training_set(folder, config.eval.train_dataset)
-    sets = load_sets(config)
+    sets = load_sets(config, strict=False)
     base = base or load_base(config.model, cache_root(config.data.cache_dir))
     check_bare(base)
     check_base(folder, base)
+    check_tokenizer(folder, base, texts_of(sets))
     scoring = prepare_scoring(sets, base, config, load_directions(folder))
     other, target = _score_other_base(sets, scoring, config, base), scores_folder(folder, config)
     if not PartialState().is_main_process:
         return Run(target, config)
     label = folder.resolve().name if read_run_config(folder) is None else config.method_label
     with artifacts.loaded_policy(base, folder) as policy:
-        scores = score_run(scoring, policy, label, config.method.frozen)
+        scores = score_run(scoring, policy, base, label, config.eval.strengths, parts_of(folder, base, config))
     scores = combine([scores, *other])
-    return Run(target, config, tuple(sets), scores, write_scores(target, scores, sets, config))
+    tables, faults = write_scores(target, scores, sets, config), tuple(s.note for s in sets if s.fault)
+    return Run(target, config, tuple(sets), scores, tables, faults)
 
 
 def _check_before_loading(config: RunConfig) -> None:

@@ -30,7 +30,7 @@ from innerpo.cli.flags import (
     show_choices,
 )
 from innerpo.cli.options import unknown
-from innerpo.config.run import default_run
+from innerpo.config.run import ModelConfig, default_run
 from innerpo.config.yaml import config_of_folder, overlay, preset_path, read_yaml, without_identity
 from innerpo.errors import MachineError, UserError
 from innerpo.files import existing_folder
@@ -56,12 +56,35 @@ def train(args: list[str]) -> None:
 
 
 def evaluate(args: list[str]) -> None:
-    """Score a saved run, or any peft adapter, beside its base model: eval outputs/dpo_math_seed1."""
-    command, config = command_on_folder(EvalCommand, args, "innerpo eval")
-    from innerpo.run import evaluate as run_evaluation
+    """Score saved runs, or any peft adapters, beside their base models: eval outputs/dpo_math_seed1."""
+    from itertools import takewhile
 
-    result = run_evaluation(command.run, config)
-    _show(result)
+    runs = list(takewhile(lambda word: not word.startswith("-"), args))
+    options, faults, bases = args[len(runs) :], list[str](), dict[ModelConfig, Any]()
+    for words in [[run, *options] for run in runs] if len(runs) > 1 else [args]:
+        command, config = command_on_folder(EvalCommand, words, "innerpo eval")
+        from innerpo.capability import with_capability
+        from innerpo.files import cache_root
+        from innerpo.model.loading import load_base
+        from innerpo.run import evaluate as run_evaluation
+
+        try:
+            shared = len(runs) > 1 or bool(config.eval.capability)
+            if shared and config.model not in bases:  # runs on one base model share it
+                bases = {config.model: load_base(config.model, cache_root(config.data.cache_dir))}
+            result = run_evaluation(command.run, config, bases.get(config.model))
+            with_capability(result, bases.get(config.model))
+        except UserError as error:
+            if len(runs) <= 1:
+                raise
+            faults.append(f"{words[0]} not scored: {error}")
+            continue
+        _show(result)
+        faults += result.faults
+    for fault in faults[:-1]:
+        error_line(fault)
+    if faults:
+        raise UserError(faults[-1])
 
 
 def inspect(args: list[str]) -> None:

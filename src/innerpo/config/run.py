@@ -155,8 +155,16 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """What is scored: the evaluation sets train, test, oos and rnd of the headline table."""
+    """What is scored: the evaluation sets, at which strengths of the adapter, and how."""
 
+    suite: str = "headline"
+    """Evaluation sets beside train and test: headline (oos, rnd), genies, genies-all, embedded, or a TOML file."""
+    sets: tuple[str, ...] = ()
+    """Score only these sets of the suite (train, test, oos, ...), and further data sets by their names; () = all."""
+    strengths: tuple[float, ...] = field(default=(1.0,), metadata=NOTHING)
+    """Factors on the adapter's update, each scored: 0 is the base, 1 the adapter as trained."""
+    negatives: Literal["all", "one"] = "all"
+    """Worse responses scored per prompt: all, or one (the same for all models; half the work on sets of four)."""
     train_dataset: str | None = None
     """Data set of the sets train and test; else the one the run was trained on."""
     oos_dataset: str | None = None
@@ -173,11 +181,17 @@ class EvalConfig:
     """File format of the score rows."""
     steer: float = 0.0
     """Also score the base steered along the run's directions by this many standard deviations, in a row of its own."""
+    capability: str = field(default="", metadata=NOTHING)
+    """Method (dpo, say) to train on each target itself, once: the target-tuned capability that elicitation needs."""
     skip: bool = field(default=False, metadata=NOTHING)
     """Train only: do not score afterwards."""
 
     def __post_init__(self) -> None:
         check_finite(self, "eval")
+        if self.capability:
+            default_method(self.capability)
+        if not self.strengths:
+            raise UserError("eval.strengths must be at least one number; 1 is the adapter as trained")
         if self.max_prompts < 0:
             raise UserError(f"eval.max_prompts must not be negative, got {self.max_prompts}")
         if self.batch_size < 1:

@@ -1,6 +1,6 @@
-"""The facts of scoring as two data frames, one row per response and one row per pair, and their files."""
+"""The facts of scoring as data frames, one row per response, per pair and per evaluation set, and their files."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +14,8 @@ Format = Literal["parquet", "jsonl"]
 
 RESPONSES: dict[str, DataTypeClass] = {
     "model": pl.String,  # base, the method's label, or "steered 2"
-    "strength": pl.Float64,  # share of the adapter's update: 0 for the base, 1 for the policy as trained
+    "strength": pl.Float64,  # factor on the adapter's update: 0 for the base, 1 for the policy as trained
+    "reference": pl.String,  # fingerprint of the base model, the same for its own rows and those of its policies
     "set": pl.String,
     "dataset": pl.String,
     "split": pl.String,
@@ -35,21 +36,42 @@ PAIRS: dict[str, DataTypeClass] = {
     "rejected": pl.Int64,
 }
 
-FILES = {"responses": "scores", "pairs": "pairs"}
+SETS: dict[str, DataTypeClass] = {
+    "set": pl.String,
+    "dataset": pl.String,
+    "split": pl.String,
+    "role": pl.String,  # train, test, oos, rnd, extra
+    "kind": pl.String,  # kind of shift from the training set; empty where it is unknown
+    "target_reference": pl.String,  # the set that is like this one without its difficulty; empty where there is none
+    "pairs": pl.Int64,
+    "prompts": pl.Int64,
+    "seen": pl.Int64,  # prompts that are training prompts too
+    "near": pl.Int64,  # prompts that nearly repeat a training prompt, those seen among them; -1 where nobody looked
+    "note": pl.String,  # why the set is empty; empty where it is not
+}
+
+SCHEMAS = {"responses": RESPONSES, "pairs": PAIRS, "sets": SETS}
+FILES = {"responses": "scores", "pairs": "pairs", "sets": "sets"}
+
+
+def _no_sets() -> pl.DataFrame:
+    return pl.DataFrame(schema=SETS)
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What was measured of each response, and which responses are compared.
+    """What was measured of each response, which responses are compared, and what the evaluation sets are.
 
     Raises UserError where columns are missing or a pair lacks a response of a model that was run on its set.
     """
 
     responses: pl.DataFrame
     pairs: pl.DataFrame
+    sets: pl.DataFrame = field(default_factory=_no_sets)
 
     def __post_init__(self) -> None:
-        for name, frame, schema in (("responses", self.responses, RESPONSES), ("pairs", self.pairs, PAIRS)):
+        for name, schema in SCHEMAS.items():
+            frame: pl.DataFrame = getattr(self, name)
             if dict(frame.schema) != schema:
                 raise UserError(f"the {name} have the columns {dict(frame.schema)}, not {schema}")
         models = self.responses.select("model", "strength", "set").unique(maintain_order=True)
@@ -62,7 +84,7 @@ class Scores:
                 raise UserError(f"pair {row['pair']} of {row['set']} lacks its {side} response by {row['model']}")
 
     def write(self, folder: Path, format: Format = "parquet") -> None:
-        """Write ``scores.FORMAT`` (responses) and ``pairs.FORMAT``; files of the other format are removed.
+        """Write ``scores.FORMAT`` (responses), ``pairs.FORMAT`` and ``sets.FORMAT``; those of the other format go.
 
         NaN stays NaN in parquet and is null in jsonl.
         """
@@ -79,20 +101,24 @@ def read_scores(folder: Path) -> Scores:
     formats: tuple[Format, ...] = ("parquet", "jsonl")
     for format in formats:
         if (folder / f"{FILES['responses']}.{format}").is_file():
-            return Scores(
-                _read(folder / f"{FILES['responses']}.{format}", RESPONSES),
-                _read(folder / f"{FILES['pairs']}.{format}", PAIRS),
-            )
+            return Scores(*(_read(folder / f"{FILES[name]}.{format}", schema) for name, schema in SCHEMAS.items()))
     raise UserError(f"{folder} holds no scores.parquet and no scores.jsonl; evaluate the run to write them")
 
 
 def combine(parts: list[Scores]) -> Scores:
-    """Return the scores of several runs as one; of a model that occurs twice (the base) the first rows are kept."""
+    """Return the scores of several runs as one; of a model that occurs twice (the base) the first rows are kept.
+
+    Raises UserError where the rows named base are of different base models.
+    """
     responses = pl.concat([part.responses for part in parts])
-    pairs = pl.concat([part.pairs for part in parts])
+    bases = responses.filter(pl.col("model") == "base")["reference"].unique().to_list()
+    if len(bases) > 1:
+        raise UserError(f"the scores are of {len(bases)} base models (fingerprints {', '.join(sorted(bases))})")
+    pairs, sets = (pl.concat([getattr(part, name) for part in parts]) for name in ("pairs", "sets"))
     return Scores(
         responses.unique(["model", "strength", "set", "prompt", "response"], keep="first", maintain_order=True),
         pairs.unique(["set", "pair"], keep="first", maintain_order=True),
+        sets.unique(["set"], keep="first", maintain_order=True),
     )
 
 
@@ -100,6 +126,6 @@ def _read(path: Path, schema: dict[str, DataTypeClass]) -> pl.DataFrame:
     try:
         frame = pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_ndjson(path, schema=schema)
         return frame.select(list(schema)).with_columns(pl.col(pl.Float64).fill_null(float("nan")))
-    except (pl.exceptions.PolarsError, FileNotFoundError) as error:
+    except (pl.exceptions.PolarsError, OSError) as error:
         first = str(error).splitlines()[0]
         raise UserError(f"cannot read {path} as scores: {first}; evaluate the run to write it again") from error

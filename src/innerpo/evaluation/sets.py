@@ -3,18 +3,17 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+
+import polars as pl
 
 from innerpo.config.run import RunConfig
-from innerpo.data.pairs import PreferencePair, take_prompts
-from innerpo.data.shifts import default_target, shifts_from
+from innerpo.data.pairs import PreferencePair, choose_negatives, take_prompts
 from innerpo.data.training_pairs import load_split, training_pairs
 from innerpo.errors import UserError
+from innerpo.evaluation.facts import SETS
+from innerpo.evaluation.suites import Role, Target, targets
 
 log = logging.getLogger(__name__)
-
-Role = Literal["train", "test", "oos", "rnd", "extra"]
-"""train: pairs trained on; test: the same distribution; oos: the shift; rnd: an unrelated control; extra: the rest."""
 
 HEADLINE = ("train", "test", "oos", "rnd")
 """Names of the sets in the headline table, in its order."""
@@ -28,8 +27,10 @@ class EvaluationSet:
     """Pairs to score under one name.
 
     ``kind`` is the kind of shift from the training set (difficulty, encoding, ...), empty where it is unknown.
-    ``pairs`` is empty where nothing could be loaded; ``note`` then says why. ``n_seen`` counts the set's prompts that
-    are training prompts, of all that are trained on and not only of those that the train set samples.
+    ``pairs`` is empty where nothing could be loaded; ``note`` then says why, and ``fault`` whether somebody asked for
+    this set. ``n_seen`` counts the set's prompts that are training prompts, of all that are trained on and not only of
+    those that the train set samples; ``n_near`` those that nearly repeat one (-1: nobody looked).
+    ``target_reference`` names the set that is like this one without its difficulty.
     """
 
     name: str
@@ -40,6 +41,9 @@ class EvaluationSet:
     pairs: tuple[PreferencePair, ...]
     note: str = ""
     n_seen: int = 0
+    n_near: int = -1
+    target_reference: str = ""
+    fault: bool = False
 
     @property
     def n_prompts(self) -> int:
@@ -52,67 +56,68 @@ class EvaluationSet:
         return f"{self.dataset} ({self.split}), {len(self.pairs)} pairs of {self.n_prompts} prompts"
 
 
-def load_sets(config: RunConfig, trained: Sequence[PreferencePair] | None = None) -> list[EvaluationSet]:
-    """Load the headline sets train, test, oos and rnd. ``trained``: all training pairs, if they are loaded already.
+def load_sets(
+    config: RunConfig, trained: Sequence[PreferencePair] | None = None, strict: bool = True
+) -> list[EvaluationSet]:
+    """Load train, test and the sets of ``eval.suite``. ``trained``: all training pairs, if they are loaded already.
 
-    Raises UserError where a data set that the config names, or the training set's own, cannot be loaded. A default
-    target or control that cannot be loaded gives an empty set with a note: its accuracy is unknown, not zero.
+    A data set that a suite lists and that cannot be loaded gives an empty set with a note: its accuracy is unknown,
+    not zero. For one that the config names, or the training set's own, that is a UserError or, where not ``strict``,
+    an empty set that says so in ``fault``. Raises UserError where nothing at all can be scored.
     """
-    source = config.eval.train_dataset or config.data.dataset
-    target = config.eval.oos_dataset or default_target(source)
-    if source != config.data.dataset:
+    source, asked = config.eval.train_dataset or config.data.dataset, config.eval.sets
+    if source == config.data.dataset:
+        trained = training_pairs(config) if trained is None else trained
+    else:
         trained = load_split(source, "train", config.data)
-    elif trained is None:
-        trained = training_pairs(config)
-    sets = [
-        EvaluationSet("train", source, "train", "train", "", _sample(trained, config)),
-        _load("test", source, "", config),
-        _optional("oos", config.eval.oos_dataset, target, config),
-        _optional("rnd", config.eval.rnd_dataset, default_control(source, target), config),
-    ]
+    test = [Target("test", source, "test", named=True)] if not asked or "test" in asked else []
+    sets = [_load(t, config, strict) for t in [*test, *targets(config)]]
+    if not asked or "train" in asked:
+        sets.insert(0, EvaluationSet("train", source, "train", "train", "", _sample(trained, config)))
     for found in sets:
         if found.note:
             log.info(found.note)
+    if not any(s.pairs for s in sets):
+        raise UserError(f"there is nothing to score: {'; '.join(s.note for s in sets)}")
     seen = {p.cluster for p in trained}
     return [replace(s, n_seen=len({p.cluster for p in s.pairs} & seen)) for s in sets]
 
 
-def default_control(source: str, target: str | None) -> str | None:
-    """Return an unrelated data set: the first usual one that is not source or target and not of their kind."""
-    usual = ("ethics:justice", "embedded:control")
-    kinds = {name.split(":")[0] for name in (source, target) if name and name.startswith("ethics:")}
-    order = reversed(usual) if source.startswith("embedded:") else usual
-    free = (name for name in order if name not in (source, target) and name.split(":")[0] not in kinds)
-    return next(free, None)
+def set_facts(sets: Sequence[EvaluationSet]) -> pl.DataFrame:
+    """Return one row per set (facts.SETS)."""
+    rows = [
+        (s.name, s.dataset, s.split, s.role, s.kind, s.target_reference, len(s.pairs), s.n_prompts, s.n_seen, s.n_near)
+        for s in sets
+    ]
+    notes = [s.note for s in sets]
+    return pl.DataFrame([(*row, note) for row, note in zip(rows, notes, strict=True)], SETS, orient="row")
 
 
-def _optional(role: Literal["oos", "rnd"], named: str | None, default: str | None, config: RunConfig) -> EvaluationSet:
-    """Load a data set that the config names (failure is an error) or a default (failure is a note)."""
-    source = config.eval.train_dataset or config.data.dataset
-    if named is not None:
-        return _load(role, named, _kind(source, named), config)
-    if default is None:
-        what = "shift" if role == "oos" else "control"
-        note = f"{role}: no {what} is listed for {source}; name one in eval.{role}_dataset"
-        return EvaluationSet(role, "", "", role, "", (), note)
+def texts_of(sets: Sequence[EvaluationSet], n: int = 4) -> list[str]:
+    """Return the first ``n`` prompts of each set with their chosen responses, those that are plain text."""
+    pairs = [pair for s in sets for pair in s.pairs[:n]]
+    return [p.prompt + p.chosen for p in pairs if isinstance(p.prompt, str) and isinstance(p.chosen, str)]
+
+
+def _load(target: Target, config: RunConfig, strict: bool) -> EvaluationSet:
+    empty = EvaluationSet(
+        target.name, target.dataset, target.split if target.dataset else "", target.role, target.kind, (), target.note
+    )
+    if not target.dataset:
+        return empty
     try:
-        return _load(role, default, _kind(source, default), config)
+        every = load_split(target.dataset, target.split, replace(config.data, seed=PROMPT_SEED))
+        if not every:
+            raise UserError(f"its split {target.split} holds no pair")
     except UserError as error:
-        note = f"{role}: {default} not scored: {error}"
-        return EvaluationSet(role, default, "test", role, _kind(source, default), (), note)
-
-
-def _load(role: Literal["test", "oos", "rnd"], dataset: str, kind: str, config: RunConfig) -> EvaluationSet:
-    pairs = _sample(load_split(dataset, "test", replace(config.data, seed=PROMPT_SEED)), config)
-    return EvaluationSet(role, dataset, "test", role, kind, pairs)
-
-
-def _kind(source: str, target: str) -> str:
-    """Kind of a listed shift; empty for an unlisted one."""
-    name = target.removeprefix("genies:")
-    return next((shift.kind for shift in shifts_from(source) if shift.target == name), "")
+        if target.named and strict:
+            raise
+        note = f"{target.name}: {target.dataset} not scored: {error}"
+        return replace(empty, note=note, fault=target.named)
+    return replace(empty, pairs=_sample(every, config), target_reference=target.target_reference)
 
 
 def _sample(pairs: Sequence[PreferencePair], config: RunConfig) -> tuple[PreferencePair, ...]:
-    """Return the pairs of at most ``eval.max_prompts`` prompts."""
-    return tuple(take_prompts(pairs, config.eval.max_prompts, PROMPT_SEED))
+    """Return the pairs of at most ``eval.max_prompts`` prompts, with every worse response or with one."""
+    kept = take_prompts(pairs, config.eval.max_prompts, PROMPT_SEED)
+    return tuple(choose_negatives(kept, config.eval.negatives, PROMPT_SEED))
