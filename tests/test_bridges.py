@@ -30,7 +30,7 @@ def content(pairs):
 
 
 def original(split="test", chat=False):
-    pairs = load_pairs(NAME, split, DataConfig())
+    pairs = split_pairs(NAME, split, DataConfig(), max_prompts=8)
     return [as_chat(p) for p in pairs] if chat else pairs
 
 
@@ -67,8 +67,8 @@ def test_names_of_files():
 
 @pytest.mark.parametrize("chat", [False, True])
 def test_trls_form_comes_back_as_the_same_pairs(tmp_path, chat):
-    found = export_dataset(NAME, "trl", tmp_path, chat=chat)
-    assert (found.pairs, [f.name for f in found.files]) == ({"train": 128, "test": 64}, ["train.jsonl", "test.jsonl"])
+    found = export_dataset(NAME, "trl", tmp_path, chat=chat, max_prompts=8)
+    assert (found.pairs, [f.name for f in found.files]) == ({"train": 8, "test": 8}, ["train.jsonl", "test.jsonl"])
     for split in ("train", "test"):
         assert content(load_pairs(str(tmp_path), split, DataConfig())) == content(original(split, chat))
 
@@ -110,9 +110,9 @@ def test_a_mixture_of_text_and_messages_is_refused(tmp_path):
 def test_a_folder_for_the_hub_is_read_by_datasets_and_by_this_project(tmp_path, chat, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     folder = tmp_path / "out"
-    export_dataset(NAME, "hub", folder, chat=chat)
+    export_dataset(NAME, "hub", folder, chat=chat, max_prompts=8)
     found = load_dataset(str(folder))
-    assert {split: len(rows) for split, rows in found.items()} == {"train": 128, "test": 64}
+    assert {split: len(rows) for split, rows in found.items()} == {"train": 8, "test": 8}
     row, pair = found["test"][0], original("test", chat)[0]
     expected = json.loads(json.dumps({"prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected}))
     assert row == expected | {"pair": pair.id, "prompt_id": pair.cluster}

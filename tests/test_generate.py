@@ -23,8 +23,8 @@ from innerpo.model.base import Base, reference_mode
 from innerpo.model.generation import GenerationPrompt, generate, generate_both, not_in_one_batch
 from innerpo.model.sampling import GumbelNoise, Sampling
 
-GREEDY = Sampling(max_new_tokens=12)
-DRAWN = Sampling(max_new_tokens=12, sample=True, temperature=0.8, top_p=0.9, seed=3)
+GREEDY = Sampling(max_new_tokens=6)
+DRAWN = Sampling(max_new_tokens=6, sample=True, temperature=0.8, top_p=0.9, seed=3)
 
 
 @pytest.fixture
@@ -63,9 +63,9 @@ def naive(model, ids, stops, n):
 def test_greedy_texts_are_those_of_naive_search_for_base_and_policy(base, prompts):
     policy = moved(base)
     own, theirs = generate_both(policy, base, prompts, GREEDY)
-    assert [w.ids for w in theirs] == [naive(policy, p.ids, {1}, 12) for p in prompts]
+    assert [w.ids for w in theirs] == [naive(policy, p.ids, {1}, 6) for p in prompts]
     with reference_mode(policy):
-        assert [w.ids for w in own] == [naive(base.model, p.ids, {1}, 12) for p in prompts]
+        assert [w.ids for w in own] == [naive(base.model, p.ids, {1}, 6) for p in prompts]
     assert own != theirs
     assert len({len(p.ids) for p in prompts}) > 1  # some are padded
 
@@ -83,7 +83,7 @@ def test_draws_depend_on_the_seed_and_the_prompt_and_not_on_the_batch(base, prom
     whole = generate(base.model, base, prompts, DRAWN)
     assert [generate(base.model, base, [p], DRAWN)[0] for p in prompts] == whole
     assert generate(base.model, base, prompts[::-1], DRAWN)[::-1] == whole
-    other = Sampling(max_new_tokens=12, sample=True, temperature=0.8, top_p=0.9, seed=4)
+    other = Sampling(max_new_tokens=6, sample=True, temperature=0.8, top_p=0.9, seed=4)
     assert generate(base.model, base, prompts, other) != whole
     assert whole != generate(base.model, base, prompts, GREEDY)
 
@@ -220,9 +220,9 @@ def test_log_probabilities_are_those_of_the_tokens_under_the_model_that_wrote_th
     for model, name in ((base.model, "base"), (loaded.policy, "dpo")):
         for g in (g for g in found.texts if g.model == name):
             prompt = tokens.generation_prompt(g.prompt)[0]
-            text = naive(model, prompt, {1}, 12) if name == "dpo" else None
+            text = naive(model, prompt, {1}, 6) if name == "dpo" else None
             with reference_mode(loaded.policy):
-                text = text or naive(base.model, prompt, {1}, 12)
+                text = text or naive(base.model, prompt, {1}, 6)
             expected = []
             for on in (model, base.model):
                 context = reference_mode(loaded.policy) if on is base.model else torch.no_grad()
@@ -299,7 +299,7 @@ def test_a_fully_fine_tuned_policy(base, toy_folder, tmp_path):
     tokens = PairTokenizer(base.tokenizer, 64, 64)
     for by_base, by_policy in zip(texts[::2], texts[1::2], strict=True):
         prompt = tokens.generation_prompt(by_base.prompt)[0]
-        ids = naive(whole, prompt, {1}, 12)
+        ids = naive(whole, prompt, {1}, 6)
         assert by_policy.tokens == len(ids)
         assert by_policy.text == base.tokenizer.decode(ids[: len(ids) - by_policy.stopped])
         assert by_base.logp == by_base.logp_base > by_policy.logp_base

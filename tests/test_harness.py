@@ -103,11 +103,11 @@ def test_tokens_are_those_of_the_harness(base, context, continuation, bos):
     assert harness_ids(base.tokenizer, context, continuation) == tuple(map(tuple, theirs))
 
 
-def test_a_prompt_that_ends_in_white_space_gets_an_empty_choice(tokenizer):
+def test_a_prompt_that_ends_in_white_space_gets_it_as_a_choice(tokenizer):
     tokens = PairTokenizer(tokenizer, 64, 64)
     (item,) = tokens.scoring_items([pair("the cat\n", "sat", "ran on")])
     found = choices_of(tokenizer, item, [0, 1], ["the cat\n", "sat", "ran on"])
-    assert (found.context, found.continuations) == ("the cat\n", ("sat<eos>", "ran on<eos>"))
+    assert (found.context, found.continuations) == ("the cat", ("\nsat<eos>", "\nran on<eos>", "\n"))
     assert (found.head, found.exact) == (True, True)
     assert found.tokens == tuple(map(len, item.responses))
 
@@ -154,8 +154,8 @@ def test_a_document_holds_a_prompt_with_every_response(tokenizer, tmp_path):
     docs = documents(exported)
     assert len(docs) == 12
     assert docs[6] | {"tokens": []} == {
-        "prompt": "Which is larger, 0 or 3?\n\n### Response:\n",
-        "choices": ["3 is larger<eos>", "the cat<eos>", "3<eos>", "a 7<eos>", ""],
+        "prompt": "Which is larger, 0 or 3?\n\n### Response:",
+        "choices": ["\n3 is larger<eos>", "\nthe cat<eos>", "\n3<eos>", "\na 7<eos>", "\n"],
         "target": 0,
         "head": True,
         "tokens": [],
@@ -323,7 +323,7 @@ def test_the_command_of_the_harness_on_a_saved_adapter(base, toy_folder, tmp_pat
 
 @quiet
 def test_a_moved_folder_is_still_a_task(base, tmp_path):
-    export_task("toy", "test", several()[:2], PairTokenizer(base.tokenizer, 64, 64), tmp_path / "a")
+    export_task("toy", "test", several()[-6:], PairTokenizer(base.tokenizer, 64, 64), tmp_path / "a")
     (tmp_path / "a").rename(tmp_path / "b")
     assert len(harness_results(base.model, base.tokenizer, tmp_path / "b")["samples"]["innerpo_toy_test"]) == 2
 

@@ -3,8 +3,8 @@
 The source of this module is copied beside every exported task, as ``innerpo_metrics.py``. It needs nothing of InnerPO.
 
 A document's choices are the responses of a prompt. The harness counts white space at the end of a context as the
-beginning of the continuation; where a prompt ends with some, the last choice is empty, and its log-likelihood, that of
-the white space alone, is subtracted from the others. What remains is the log-probability of the response.
+beginning of the continuation; where a prompt ends with some, every choice begins with it, the last choice is nothing
+else, and its log-likelihood is subtracted from the others. What remains is the log-probability of the response.
 """
 
 import json

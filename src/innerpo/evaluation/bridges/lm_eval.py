@@ -48,7 +48,8 @@ metadata:
 class Choices:
     """A context and its continuations as texts; ``tokens`` counts what the harness scores of each but for the head.
 
-    The head is white space at the end of the context, which the harness counts as part of every continuation.
+    The head is white space at the end of a prompt, which the harness counts as part of every continuation; where there
+    is one, it is the last continuation too.
     ``exact``: the harness scores the same tokens of the same sequence as this project.
     """
 
@@ -145,7 +146,7 @@ def _documents(
             found = choices_of(tokens.tokenizer, item, responses, [prompt, *(written[i] for i in responses)])
             yield {
                 "prompt": found.context,
-                "choices": [*found.continuations, *([""] if found.head else [])],
+                "choices": list(found.continuations),
                 "target": responses.index(best),
                 "head": found.head,
                 "tokens": list(found.tokens),
@@ -176,15 +177,18 @@ def _candidates(
 def _choices(
     tokenizer: Any, prompt: Ids, responses: Sequence[Ids], context: str, continuations: Sequence[str]
 ) -> Choices:
-    """Tokenise a candidate as the harness does, and compare."""
-    made = [harness_ids(tokenizer, context, text) for text in continuations]
+    """Tokenise a candidate as the harness does, and compare. White space at the context's end goes to the choices."""
+    kept = context.rstrip()
+    space = context[len(kept) :]
+    texts = [space + text for text in continuations]
+    made = [harness_ids(tokenizer, kept, text) for text in texts]
     before = made[0][0]
-    head = harness_ids(tokenizer, context, "")[1] if context != context.rstrip() else ()
+    head = harness_ids(tokenizer, kept, space)[1] if space else ()
     apart = bool(head) and all(ids[: len(head)] == head for _, ids in made)
     head = head if apart else ()
     exact = before + head == prompt and [ids[len(head) :] for _, ids in made] == list(responses)
     tokens = tuple(len(ids) - len(head) for _, ids in made)
-    return Choices(context, tuple(continuations), tokens, apart, exact)
+    return Choices(kept, (*texts, *([space] if apart else [])), tokens, apart, exact)
 
 
 def _metric_list() -> str:
