@@ -5,10 +5,11 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
+from contextlib import closing
+from http.client import HTTPConnection
 
 import polars as pl
 import pytest
@@ -21,7 +22,7 @@ from innerpo.view import app as server_app
 from innerpo.view.app import make_app
 from innerpo.view.pages import ASSETS
 from innerpo.view.server import ADDRESS, bind
-from view_helpers import CONFIG, finished, training, write_config, write_log, write_state
+from view_helpers import CONFIG, drawn_rows, finished, training, write_config, write_log, write_state
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -87,7 +88,7 @@ def test_runs_compared(client):
 def test_curves(client):
     drawn = client.get("/chart.json?run=done&run=group/busy%2B1&key=loss").json()
     assert [entry["label"] for entry in drawn["legend"]] == ["done", "group/busy+1"]
-    assert [row["y"] for row in drawn["spec"]["data"]["values"]] == [0.75, 0.5, 0.75, 0.5]
+    assert [row["y"] for row in drawn_rows(drawn)] == [0.75, 0.5, 0.75, 0.5]
     assert len(client.get("/chart.json?key=loss").json()["legend"]) == 2  # without a choice: those with a log
 
 
@@ -366,13 +367,12 @@ def test_the_command_serves_until_ctrl_c_and_ends_with_0(root, how):
             address = running.stdout.readline().strip()
             assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", address)
             port = int(address.rstrip("/").rpartition(":")[2])
-            with socket.create_connection(
-                ("127.0.0.1", port)
-            ) as link:  # one request by hand; the connection stays open
-                link.sendall(f"GET /runs/..%2f..%2fsecret HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
-                assert b" 404 " in link.recv(4096).splitlines()[0]
-                link.sendall(f"GET /../secret/config.yaml HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
-                assert b" 404 " in link.recv(4096).splitlines()[0]
+            link = HTTPConnection("127.0.0.1", port)  # sends addresses as they are written; stays open
+            with closing(link):
+                for target in ("/runs/..%2f..%2fsecret", "/../secret/config.yaml"):
+                    link.request("GET", target)
+                    answer = link.getresponse()
+                    assert (answer.status, b"secret" in answer.read()) == (404, False)
                 started = time.monotonic()
                 running.send_signal(how)
                 assert running.wait(10) == 0

@@ -182,7 +182,7 @@ def test_the_page_says_when_the_server_is_gone_and_goes_on_when_it_is_back(brows
     with served(tmp_path) as address, opened(browser, address) as (page, _):
         text_of(page, "#connection", LIVE)
         page.context.set_offline(True)
-        text_of(page, "#connection.lost", "The server does not answer")
+        text_of(page, "#connection.lost", "Not up to date: the server does not answer")
         page.context.set_offline(False)
         text_of(page, "#connection:not(.lost)", LIVE)
 

@@ -15,7 +15,7 @@ from innerpo.view.folders import OutsideError, open_beneath, run_folder, run_pat
 from innerpo.view.reading import Log, Reader
 from innerpo.view.runs import Runs
 from innerpo.view.status import Evidence, minutes, planned_steps, status_of
-from view_helpers import HEADLINE, LINES, finished, training, write_config, write_log, write_state
+from view_helpers import HEADLINE, LINES, drawn_rows, finished, training, write_config, write_log, write_state
 
 # -- folders -----------------------------------------------------------------------------------------------------------
 
@@ -290,7 +290,7 @@ def test_a_chart_has_a_line_for_each_run_that_logged_the_key(tmp_path):
     write_log(tmp_path / "b", [{"step": 3, "loss": float("inf")}, {"step": 4, "loss": 0.25, "grad_norm": 2.0}])
     runs = Runs(tmp_path).all()
     drawn = chart(runs, "loss")
-    assert [(r["series"], r["x"], r["y"]) for r in drawn["spec"]["data"]["values"]] == [
+    assert [(r["series"], r["x"], r["y"]) for r in drawn_rows(drawn)] == [
         ("a", 1.0, 0.75), ("a", 2.0, 0.5), ("b", 1.0, 0.75), ("b", 2.0, 0.5), ("b", 4.0, 0.25)
     ]  # fmt: skip
     assert [entry["label"] for entry in drawn["legend"]] == ["a", "b"]

@@ -38,6 +38,7 @@ def chart(runs: Sequence[Run], key: str) -> dict[str, Any]:
         "key": key,
         "keys": keys,
         "spec": charts.lines(rows, series, "step", key) if rows else None,
+        "points": len(rows),
         "legend": legend,
         "description": f"{key} over training steps of {len(series)} runs; the table beneath has first and last values",
         "table": table_html(curve_ends(runs, key)),

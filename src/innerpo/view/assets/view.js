@@ -20,7 +20,9 @@
   async function ask(place, address) {
     const last = shown.get(place);
     const headers = last && last.address === address ? { "If-None-Match": last.tag } : {};
-    const answer = await fetch(address, { headers, cache: "no-store" });
+    const answer = await fetch(address, { headers, cache: "no-store" }).catch(() => {
+      throw new Error("the server does not answer; this page shows what it last said");
+    });
     if (answer.status === 304) return null;
     if (!answer.ok) throw new Error(await answer.text());
     const text = await answer.text();
@@ -114,7 +116,7 @@
     plot.append(made); // beside the last drawing, which goes when this one is ready: nothing flickers
     await window.vegaEmbed(made, drawn.spec, { actions: false, ast: true, renderer: "svg" });
     [...plot.children].forEach((child) => { if (child !== made) child.remove(); });
-    plot.dataset.points = String(drawn.spec.data.values.length);
+    plot.dataset.points = String(drawn.points);
   }
 
   // -- the list: what is ticked and what is shown
@@ -163,8 +165,7 @@
       await drawAll();
       say("Live: this page follows the files.", false);
     } catch (error) {
-      const gone = !(error instanceof TypeError); // fetch throws a TypeError where nobody answers
-      say(gone ? `Not up to date: ${error.message}` : "The server does not answer. This page shows what it last said.", true);
+      say(`Not up to date: ${error.message}`, true);
     }
     looking = false;
     timer = setTimeout(look, again ? 0 : document.hidden ? HIDDEN : SEEN);
