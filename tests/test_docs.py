@@ -108,6 +108,13 @@ BEHIND_THE_FLAGS = {
     "innerpo.cli.render_data": ("as_rich",),
     "innerpo.cli.render_doctor": ("as_rich",),
     "innerpo.cli.render_scores": ("inspection_table",),
+    "innerpo.evaluation.study": ("read_study",),
+    "innerpo.evaluation.results": ("result_table",),
+    "innerpo.evaluation.comparison": ("compare_studies",),
+    "innerpo.evaluation.curves": ("curves", "gains"),
+    "innerpo.evaluation.formats": ("table_text", "render_table", "comparison_text", "render_comparison"),
+    "innerpo.evaluation.curve_text": ("curve_text", "gain_text", "render_curves"),
+    "innerpo.cli.render_results": ("show",),
 }
 """What the verbs import and call once the options have been read."""
 
@@ -331,6 +338,7 @@ def test_nothing_that_can_be_named_is_left_out():
             *suites(),
         ],
         "docs/evaluation.md": [*RESPONSES, *PAIRS, *registry.SCORERS, *registry.STATISTICS],
+        "docs/metrics.md": [*registry.SCORERS, *registry.METRICS],
         "CONTRIBUTING.md": [name for name, value in vars(registry).items() if name.isupper() and name[0] != "_"],
         "docs/configuration.md": [*(p.stem for p in preset_dir().glob("*.yaml")), *environment],
     }
