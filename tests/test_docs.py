@@ -108,13 +108,7 @@ BEHIND_THE_FLAGS = {
     "innerpo.cli.render_data": ("as_rich",),
     "innerpo.cli.render_doctor": ("as_rich",),
     "innerpo.cli.render_scores": ("inspection_table",),
-    "innerpo.evaluation.study": ("read_study",),
-    "innerpo.evaluation.results": ("result_table",),
-    "innerpo.evaluation.comparison": ("compare_studies",),
-    "innerpo.evaluation.curves": ("curves", "gains"),
-    "innerpo.evaluation.formats": ("table_text", "render_table", "comparison_text", "render_comparison"),
-    "innerpo.evaluation.curve_text": ("curve_text", "gain_text", "render_curves"),
-    "innerpo.cli.render_results": ("show",),
+    "innerpo.cli.over_runs": ("show_table", "show_curves", "show_comparison"),
 }
 """What the verbs import and call once the options have been read."""
 
