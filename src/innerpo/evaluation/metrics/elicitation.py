@@ -39,7 +39,8 @@ def capabilities(study: Study, pairs: pl.DataFrame) -> Mapping[str, float]:
     joined = sets.join(data_of, on=["run", "target_reference"], how="left")
     joined = joined.with_columns(reference=pl.coalesce("reference", "dataset"))
     named = joined.select("dataset", "reference").unique().sort("dataset").rows()
-    return {dataset: reached[reference] for dataset, reference in named if reference in reached} | study.capabilities
+    of_runs = {dataset: float(reached[reference]) for dataset, reference in named if reference in reached}
+    return of_runs | dict(study.capabilities)
 
 
 elicitation = Metric(_elicitation, "Elicitation, accuracy / target-tuned capability")
