@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from innerpo.errors import UserError
-from innerpo.evaluation.statistics import Curve, Sweep, frontier_gain
+from innerpo.evaluation.statistics import Curve, Sweep, frontier_gain, seed_gains
 from innerpo.evaluation.statistics.frontier import first_reach, gain_of_curves
 from tools.coverage.comparisons import OTHER_STRENGTHS, STRENGTHS
 from tools.coverage.simulate import Paths
@@ -127,6 +127,14 @@ def test_the_interval_is_seeded_and_says_what_it_covers():
     assert (found.level, found.seeds) == ("seeds x prompts", 3)
     assert 2.0 <= found.df < 59.0
     assert found.low < found.mean < found.high
+
+
+def test_each_seed_has_a_gain_of_its_own():
+    """As if each were the only one."""
+    first, second = noisy()
+    for i, found in enumerate(seed_gains(first, second)):
+        own = [Curve(*(Sweep(s.sums[:, [i]], s.counts) for s in (c.x, c.y))) for c in (first, second)]
+        assert found == pytest.approx(frontier_gain(*own).mean, abs=1e-12)
 
 
 def test_exchanging_the_methods_changes_the_sign():

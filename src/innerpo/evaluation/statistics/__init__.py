@@ -6,7 +6,7 @@ import polars as pl
 
 from innerpo.evaluation.statistics.bootstrap import clustered_bootstrap, hierarchical_bootstrap
 from innerpo.evaluation.statistics.corrections import holm
-from innerpo.evaluation.statistics.frontier import Curve, Sweep, frontier_gain
+from innerpo.evaluation.statistics.frontier import Curve, Sweep, frontier_gain, seed_gains
 from innerpo.evaluation.statistics.one_run import one_run, proportion
 from innerpo.evaluation.statistics.paired import Comparison, compare, differences
 from innerpo.evaluation.statistics.power import minimum_detectable_difference
@@ -51,6 +51,7 @@ __all__ = [
     "over_shifts",
     "p_value",
     "proportion",
+    "seed_gains",
     "seeds_by_prompts",
     "sign_flip",
     "suite",

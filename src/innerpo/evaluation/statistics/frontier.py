@@ -83,6 +83,16 @@ def frontier_gain(
     return Estimate(gain, low, high, n, prompts, n_seeds, 1, level, *errors(parts))
 
 
+def seed_gains(method: Curve, other: Curve) -> Float[np.ndarray, " seed"]:
+    """Return the gain of each seed's own curves: for the mean over shifts and seeds of a suite (``over_shifts``).
+
+    NaN for a seed whose curves reach no common range. Raises UserError as ``frontier_gain`` does.
+    """
+    _check(method, other)
+    each = np.eye(method.x.sums.shape[1])
+    return _gains(method, other, each, np.ones((1, len(method.x.counts))), np.ones((1, len(method.y.counts))))
+
+
 def _parts(variances: list[float], seeds: int, prompts: int) -> tuple[Part, ...]:
     """Return parts (seeds, prompts) from the variances of draws of prompts, of seeds, and of both.
 
