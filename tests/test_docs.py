@@ -105,6 +105,7 @@ BEHIND_THE_FLAGS = {
     "innerpo.evaluation.inspect.run": ("inspect_run",),
     "innerpo.evaluation.export": ("export_run",),
     "innerpo.cli.completion": ("write_completion",),
+    "innerpo.view.server": ("serve",),
     "innerpo.cli.render_data": ("as_rich",),
     "innerpo.cli.render_doctor": ("as_rich",),
     "innerpo.cli.render_scores": ("inspection_table",),
@@ -134,6 +135,8 @@ class Recorder:
     def parse(self, args):
         """Run the command line; return its exit code, --help's included."""
         self.calls.clear()
+        if args[0] == "view":
+            Path(args[1]).mkdir(exist_ok=True)
         if args[0] in ON_FOLDERS and len(args) > 1 and args[1].lstrip("./").startswith("outputs/"):
             Path(args[1]).mkdir(parents=True, exist_ok=True)
             (Path(args[1]) / "adapter_config.json").write_text('{"base_model_name_or_path": "smollm2-135m"}')
@@ -431,7 +434,7 @@ def test_the_site_builds_strictly(tmp_path):
 
 def test_readme_names_what_a_run_writes():
     from innerpo.evaluation.facts import FILES
-    from innerpo.training import run_folder as folder
+    from innerpo.training import paths as folder
     from innerpo.training.directions_file import DIRECTIONS
 
     text = prose(ROOT / "README.md")
@@ -444,3 +447,4 @@ def test_readme_names_what_a_run_writes():
     )
     assert all(f"`{name}`" in text for name in written)
     assert f"`{folder.CHECKPOINTS}/`" in text
+    assert f"`{folder.STATE}`" in text

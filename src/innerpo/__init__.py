@@ -8,7 +8,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from innerpo.api import Loaded, evaluate, load, load_base, run_config, train
+    from innerpo.api import Loaded, evaluate, load, load_base, report, run_config, train
     from innerpo.config.method import MethodConfig, TransformConfig
     from innerpo.config.run import DataConfig, EvalConfig, ModelConfig, RunConfig, TrainingConfig, default_run
     from innerpo.errors import MachineError, UserError
@@ -45,6 +45,7 @@ _PUBLIC = {
     "load": "innerpo.api",
     "load_base": "innerpo.api",
     "remove_adapter": "innerpo.model.adapters",
+    "report": "innerpo.api",
     "reporting": "innerpo.progress",
     "run_config": "innerpo.api",
     "table": "innerpo.evaluation.over_runs",
@@ -73,6 +74,7 @@ __all__ = [
     "load",
     "load_base",
     "remove_adapter",
+    "report",
     "reporting",
     "run_config",
     "table",

@@ -3,6 +3,7 @@
 Thin functions over ``innerpo.run``; options are the fields of ``RunConfig`` by their dotted names.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,17 @@ def evaluate(base: Base | None, folder: str | Path, **options: Any) -> Run:
         model = loading.as_loaded(config.model, base)
         config = replace(config, model=replace(model, base_model=config.model.base_model))
     return with_capability(run.evaluate(path, config, base), base)
+
+
+def report(runs: str | Path | Sequence[str | Path], out: str | Path = "report.html", *, texts: bool = True) -> Path:
+    """Write one HTML file about scored runs, which opens from disk and needs no network; return its path.
+
+    ``runs`` are folders of runs or patterns (``outputs/dpo_math_seed*``). ``texts``: with the texts of single examples,
+    read again from their data sets. Raises UserError where no run can be read.
+    """
+    from innerpo.evaluation.report.write import write_report
+
+    return write_report([runs] if isinstance(runs, str | Path) else runs, out, texts)
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,9 @@ from innerpo.cli.flags import (
 )
 from innerpo.cli.options import unknown
 from innerpo.cli.verb_compare import compare
+from innerpo.cli.verb_report import report
 from innerpo.cli.verb_table import table
+from innerpo.cli.verb_view import view
 from innerpo.config.run import ModelConfig, default_run
 from innerpo.config.yaml import config_of_folder, overlay, preset_path, read_yaml, without_identity
 from innerpo.errors import MachineError, UserError
@@ -160,6 +162,8 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "compare": compare,
     "table": table,
     "export": export,
+    "report": report,
+    "view": view,
     "examples": examples,
 }
 

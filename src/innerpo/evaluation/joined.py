@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from innerpo.evaluation.outcomes import score, with_base
+from innerpo.evaluation.remembered import remembered
 from innerpo.evaluation.sets import HEADLINE
 from innerpo.evaluation.study import Study
 
@@ -15,6 +16,7 @@ RESPONSE = ["run", "model", "strength", "set", "dataset", "split", "prompt"]
 FACTS = ["score", "base_score", "logp", "base_logp", "tokens", "characters", "abs_log_ratio"]
 
 
+@remembered
 def joined(study: Study, scorer: str = "mean_logp") -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return ``joined_pairs`` and ``joined_responses`` of a study. Raises UserError for an unknown scorer."""
     scored = _scored(study, scorer)
@@ -28,7 +30,7 @@ def joined_pairs(study: Study, scorer: str = "mean_logp") -> pl.DataFrame:
     ``_rejected`` behind it, outcome and base_outcome (1 right, 0 wrong, 1/2 tie, NaN unknown). Raises UserError for an
     unknown scorer.
     """
-    return _pairs(study, _scored(study, scorer))
+    return joined(study, scorer)[0]
 
 
 def joined_responses(study: Study, scorer: str = "mean_logp") -> pl.DataFrame:
@@ -37,7 +39,7 @@ def joined_responses(study: Study, scorer: str = "mean_logp") -> pl.DataFrame:
     Columns: LABELS, prompt, response, is_chosen (it is the better one of a pair), FACTS; those of the base model
     (``base_score``, ``base_logp``) are NaN where the run has no such row. Raises UserError for an unknown scorer.
     """
-    return _responses(study, _scored(study, scorer))
+    return joined(study, scorer)[1]
 
 
 def outcomes_by(study: Study, scorers: Sequence[str]) -> pl.DataFrame:
@@ -74,8 +76,8 @@ def _scored(study: Study, scorer: str) -> pl.DataFrame:
     rows = rows.with_columns(score(rows, scorer).alias("score"))
     keys = ["run", "set", "dataset", "split", "prompt", "response", "reference"]
     base = rows.filter(pl.col("model") == "base").select(*keys, base_score="score")
-    joined = rows.join(base, on=keys, how="left", maintain_order="left")
-    return joined.with_columns(pl.col("base_score").fill_null(float("nan")))
+    rows = rows.join(base, on=keys, how="left", maintain_order="left")
+    return rows.with_columns(pl.col("base_score").fill_null(float("nan")))
 
 
 def _responses(study: Study, scored: pl.DataFrame) -> pl.DataFrame:
@@ -116,6 +118,6 @@ def _labelled(table: pl.DataFrame, study: Study) -> pl.DataFrame:
     sets = study.sets.select("run", "set", "role", "kind").unique(["run", "set"], keep="first")
     named = pl.when(pl.col("set").is_in(HEADLINE)).then("set").otherwise(pl.lit("extra"))
     labels = study.runs.select("run", "method", "source", "seed")
-    joined = table.join(sets, on=["run", "set"], how="left", maintain_order="left")
-    joined = joined.with_columns(pl.col("role").fill_null(named), pl.col("kind").fill_null(""))
-    return joined.join(labels, on="run", how="left", maintain_order="left").with_columns(row=row_label())
+    table = table.join(sets, on=["run", "set"], how="left", maintain_order="left")
+    table = table.with_columns(pl.col("role").fill_null(named), pl.col("kind").fill_null(""))
+    return table.join(labels, on="run", how="left", maintain_order="left").with_columns(row=row_label())

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 _MEASURED = ["model", "strength", "set", "dataset", "split", "prompt", "response"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # a study is itself only, so that results can be kept per study
 class Study:
     """Runs and what was measured of them; ``run`` is the first column of all frames.
 

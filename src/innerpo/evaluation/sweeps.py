@@ -8,6 +8,7 @@ import polars as pl
 from innerpo.evaluation.columns import Member
 from innerpo.evaluation.grids import Cells, Grid, grids, on_prompts, on_seeds
 from innerpo.evaluation.metrics.metric import measure
+from innerpo.evaluation.remembered import remembered
 from innerpo.evaluation.study import Study
 from innerpo.registry import METRICS, resolve
 
@@ -27,7 +28,8 @@ class Swept:
     grids: Mapping[str, tuple[Grid, ...]]
 
 
-def sweeps(study: Study, scorer: str) -> list[Swept]:
+@remembered
+def sweeps(study: Study, scorer: str = "mean_logp") -> list[Swept]:
     """Return every method on every shift that it was scored on; the base stands at strength 0."""
     measured = measure(study, scorer)
     cells = {m: grids(resolve(METRICS, m, "metric").function(measured)) for m in ("accuracy", "drift")}
