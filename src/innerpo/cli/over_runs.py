@@ -6,7 +6,7 @@ from innerpo.cli.render_results import show
 from innerpo.errors import UserError
 from innerpo.evaluation.comparison import compare_studies
 from innerpo.evaluation.curve_text import curve_text, gain_text, render_curves
-from innerpo.evaluation.curves import curves, gains
+from innerpo.evaluation.curves import curves, gains, suite_gains
 from innerpo.evaluation.formats import comparison_text, render_comparison, render_table, table_text
 from innerpo.evaluation.results import result_table
 from innerpo.evaluation.study import Study, read_study
@@ -25,7 +25,7 @@ def show_curves(runs: Sequence[str], baseline: str, scorer: str, format: str) ->
     study = read_study(runs, strict=False)
     found = curves(study, scorer)
     several = len({curve.method for curve in found}) > 1
-    gained = gains(study, baseline, scorer) if several else []
+    gained = [*gains(study, baseline, scorer), *suite_gains(study, baseline, scorer)] if several else []
     tables = [curve_text(found), *([gain_text(gained)] if gained else [])]
     show(tables, format, lambda: render_curves(found, gained, format))
     _left_out(study)
