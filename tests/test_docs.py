@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 LINKING = [*PAGES, ROOT / "CHANGELOG.md", ROOT / "LOG.md"]
 FENCE = re.compile(r"^```([^\n`]*)\n(.*?)^```\s*$", re.M | re.S)
-OTHER_PROGRAMS = {"accelerate", "pip", "torchrun", ".venv/bin/pytest"}
+OTHER_PROGRAMS = {"accelerate", "hf", "lm_eval", "pip", "torchrun", "vllm", ".venv/bin/pytest"}
 """Programs that the pages name and this test does not look into, beyond the paths in their arguments."""
 
 
@@ -93,7 +93,7 @@ def benchmark_arguments(words):
     return None
 
 
-ON_FOLDERS = ("eval", "inspect", "export")
+ON_FOLDERS = ("eval", "inspect", "export", "generate")
 
 
 BEHIND_THE_FLAGS = {
@@ -104,6 +104,13 @@ BEHIND_THE_FLAGS = {
     "innerpo.doctor.checks": ("run_checks",),
     "innerpo.evaluation.inspect.run": ("inspect_run",),
     "innerpo.evaluation.export": ("export_run",),
+    "innerpo.evaluation.generate": ("generate_run",),
+    "innerpo.evaluation.facts": ("read_scores",),
+    "innerpo.evaluation.bridges.agreement": ("agreement",),
+    "innerpo.evaluation.bridges.export": ("export_dataset",),
+    "innerpo.evaluation.bridges.lm_eval_results": ("read_results",),
+    "innerpo.cli.render_bridge": ("agreement_table", "counts_table"),
+    "innerpo.cli.render_generations": ("side_by_side",),
     "innerpo.cli.completion": ("write_completion",),
     "innerpo.view.server": ("serve",),
     "innerpo.cli.render_data": ("as_rich",),
@@ -126,9 +133,10 @@ class Recorder:
         (folder / "configs").symlink_to(ROOT / "configs")
 
     def _instead_of(self, function):
-        def record(*args):
+        def record(*args, **options):
             self.calls.append((function, args))
-            return types.SimpleNamespace(failures=(), tables=None, folder="", faults=())
+            exported = {"notes": (), "pairs": {}, "path": "", "texts": (), "write": lambda *_: None}
+            return types.SimpleNamespace(failures=(), tables=None, folder="", faults=(), **exported)
 
         return record
 

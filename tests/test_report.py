@@ -114,7 +114,13 @@ def test_columns_of_numbers_are_known_by_their_values():
 
 
 def test_a_wide_table_is_turned_and_keeps_its_marks():
-    wide = Table("c", ("method", "test", "oos"), ((Cell("dpo", None, ("m",)), Cell("1", 1.0), Cell("2", 2.0)),), ("n",), ((), (), ("length",)))
+    wide = Table(
+        "c",
+        ("method", "test", "oos"),
+        ((Cell("dpo", None, ("m",)), Cell("1", 1.0), Cell("2", 2.0)),),
+        ("n",),
+        ((), (), ("length",)),
+    )
     turned = wide.narrow("set")
     assert turned.columns == ("set", "dpo")
     assert turned.rows == ((Cell("test"), Cell("1", 1.0)), (Cell("oos", None, ("length",)), Cell("2", 2.0)))

@@ -8,7 +8,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from innerpo.api import Loaded, evaluate, load, load_base, report, run_config, train
+    from innerpo.api import Loaded, evaluate, generate, load, load_base, report, run_config, train
     from innerpo.config.method import MethodConfig, TransformConfig
     from innerpo.config.run import DataConfig, EvalConfig, ModelConfig, RunConfig, TrainingConfig, default_run
     from innerpo.errors import MachineError, UserError
@@ -42,6 +42,7 @@ _PUBLIC = {
     "compare": "innerpo.evaluation.over_runs",
     "default_run": "innerpo.config.run",
     "evaluate": "innerpo.api",
+    "generate": "innerpo.api",
     "load": "innerpo.api",
     "load_base": "innerpo.api",
     "remove_adapter": "innerpo.model.adapters",
@@ -71,6 +72,7 @@ __all__ = [
     "compare",
     "default_run",
     "evaluate",
+    "generate",
     "load",
     "load_base",
     "remove_adapter",

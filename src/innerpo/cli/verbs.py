@@ -30,7 +30,9 @@ from innerpo.cli.flags import (
     show_choices,
 )
 from innerpo.cli.options import unknown
+from innerpo.cli.verb_bridge import bridge
 from innerpo.cli.verb_compare import compare
+from innerpo.cli.verb_generate import generate
 from innerpo.cli.verb_report import report
 from innerpo.cli.verb_table import table
 from innerpo.cli.verb_view import view
@@ -164,6 +166,8 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "export": export,
     "report": report,
     "view": view,
+    "generate": generate,
+    "bridge": bridge,
     "examples": examples,
 }
 

@@ -7,8 +7,8 @@ import polars as pl
 from innerpo.evaluation.joined import joined_pairs
 from innerpo.evaluation.report.cells import UNKNOWN, text
 from innerpo.evaluation.report.records import Cell, Examples, Table
-from innerpo.evaluation.report.trained import as_trained
 from innerpo.evaluation.report.texts import Texts, cut, plain
+from innerpo.evaluation.report.trained import as_trained
 from innerpo.evaluation.study import Study
 
 CHANGED = 24

@@ -4,7 +4,7 @@ import polars as pl
 
 from innerpo.evaluation.overlap import NearDuplicate, near_duplicates
 from innerpo.evaluation.report.cells import number, short_name, text, whole
-from innerpo.evaluation.report.records import Section, Series, Table
+from innerpo.evaluation.report.records import Section, Table
 from innerpo.evaluation.report.texts import Texts, plain
 from innerpo.evaluation.study import Study
 
