@@ -14,7 +14,7 @@ from innerpo.data.training_pairs import load_split
 from innerpo.errors import UserError, near_matches
 from innerpo.evaluation.applied import check_tokenizer
 from innerpo.evaluation.generations import Generation, write_generations
-from innerpo.evaluation.report import scores_folder
+from innerpo.evaluation.headline_files import scores_folder
 from innerpo.evaluation.score import score_items
 from innerpo.evaluation.sets import PROMPT_SEED, EvaluationSet, load_sets, texts_of
 from innerpo.evaluation.suites import targets
