@@ -13,10 +13,10 @@ from innerpo.cli.verbs import main
 from innerpo.errors import UserError
 from innerpo.evaluation.comparison import compare_rows
 from innerpo.evaluation.curve_text import curve_text, gain_text, render_curves
-from innerpo.evaluation.curves import curves, gains
+from innerpo.evaluation.curves import curves, gains, suite_gains
 from innerpo.evaluation.formats import render_comparison
 from innerpo.evaluation.study import read_study
-from study_helpers import config_of, right, run_of, scores_of, write_run
+from study_helpers import DEFAULT_SETS, config_of, right, run_of, scores_of, write_run
 
 HALF = (1, 0) * 20
 
@@ -157,14 +157,16 @@ def test_the_verb(tmp_path, capsys):
 # -- curves --------------------------------------------------------------------------------------------------------
 
 
-def curve_run(root, method, seed, points, n=20):
+def curve_run(root, method, seed, points, n=20, sets=DEFAULT_SETS):
     """A run whose policy has these {strength: (right of n on test, right of n on oos, drift)}."""
     config = config_of(method, seed)
     some = lambda k: right(*([1] * k + [0] * (n - k)))  # noqa: E731
-    frames = [scores_of({("base", 0.0): {"test": some(8), "oos": some(12)}})]
+    targets = [name for name in sets if name != "test"]
+    by_set = lambda test, oos: {"test": some(test)} | {name: some(oos) for name in targets}  # noqa: E731
+    frames = [scores_of({("base", 0.0): by_set(8, 12)}, sets)]
     for strength, (test, oos, drift) in points.items():
-        models = {(config.method_label, strength): {"test": some(test), "oos": some(oos)}}
-        frames.append(scores_of(models, abs_log_ratio=drift))
+        models = {(config.method_label, strength): by_set(test, oos)}
+        frames.append(scores_of(models, sets, abs_log_ratio=drift))
     from innerpo.evaluation.facts import combine
 
     return write_run(root / config.run_name, combine(frames), config)
@@ -200,6 +202,28 @@ def test_gains_by_hand(tmp_path):
     assert gain.plain.mean == pytest.approx(0.1)
     assert gain.frontier.low <= 0.05 <= gain.frontier.high
     assert gain.frontier.level == "seeds x prompts"
+
+
+def test_the_mean_gain_over_shifts_by_hand(tmp_path):
+    """Two shifts like the one above."""
+    sets = {"test": ("toy", "test", "test"), "far": ("far", "test", "oos"), "code": ("code", "test", "oos")}
+    for method, points in (("dpo", STRAIGHT), ("ipo", BETTER)):
+        for seed in (1, 2):
+            curve_run(tmp_path, method, seed, points, sets=sets)
+    study = read_study(str(tmp_path / "*"))
+    (gain,) = suite_gains(study)
+    assert (gain.method, gain.source, gain.target) == ("ipo", "", "mean of 2 shifts")
+    assert [g.target for g in gains(study)] == ["far", "code"]
+    assert gain.frontier.mean == pytest.approx(0.05)
+    assert gain.plain.mean == pytest.approx(0.1)
+    assert gain.frontier.level == "shifts x seeds x prompts"
+    assert gain_text([gain]).rows[0][1] == "mean of 2 shifts"
+
+
+def test_one_shift_has_no_mean_over_shifts(tmp_path):
+    curve_run(tmp_path, "dpo", 1, STRAIGHT)
+    curve_run(tmp_path, "ipo", 1, BETTER)
+    assert suite_gains(read_study(str(tmp_path / "*"))) == []
 
 
 def test_a_method_gains_nothing_over_itself(tmp_path):

@@ -26,7 +26,7 @@ def gain_text(found: Sequence[Gain]) -> TextTable:
     rows = tuple(
         (
             g.method,
-            f"{g.source} -> {g.target}",
+            f"{g.source} -> {g.target}" if g.source else g.target,
             *(estimate_text(e, signed=True) for e in (g.frontier, g.equal_drift, g.plain)),
         )
         for g in found

@@ -1,5 +1,6 @@
 """The variance of a mean in parts, each with its degrees of freedom, and the t that belongs to their sum."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
