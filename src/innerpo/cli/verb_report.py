@@ -9,6 +9,7 @@ from tyro.conf import arg
 
 from innerpo.cli.console import say
 from innerpo.cli.flags import parse
+from innerpo.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -27,5 +28,9 @@ def report(args: list[str]) -> None:
     """Write an HTML page about runs: tables, charts, single examples: report RUNS... --out=report.html."""
     command = parse(ReportCommand, args, "innerpo report")
     from innerpo.evaluation.report.write import write_report
+    from innerpo.evaluation.study import read_study
 
-    say(f"written to {write_report(command.runs, command.out, command.texts)}")
+    study = read_study(command.runs, strict=False)
+    say(f"written to {write_report(study, command.out, command.texts)}")
+    if study.faults:
+        raise UserError("; ".join(study.faults))

@@ -1,4 +1,4 @@
-"""Single examples: which pairs changed from base to policy, by how much, and a bounded choice of them with their texts."""
+"""Single examples: which pairs changed from base to policy, by how much, and a choice of them with their texts."""
 
 from typing import Any
 
@@ -7,8 +7,8 @@ import polars as pl
 from innerpo.evaluation.joined import joined_pairs
 from innerpo.evaluation.report.cells import UNKNOWN, text
 from innerpo.evaluation.report.records import Cell, Examples, Table
-from innerpo.evaluation.report.trained import as_trained
 from innerpo.evaluation.report.texts import Texts, cut, plain
+from innerpo.evaluation.report.trained import as_trained
 from innerpo.evaluation.study import Study
 
 CHANGED = 24
