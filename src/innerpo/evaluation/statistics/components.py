@@ -115,7 +115,7 @@ def added_square(data: Clustered, bounds: Bounds) -> float:
     To outcomes always: their number of wrong (or right) prompts may be small. To differences only where there are none
     at all: otherwise their variance is far from 0, and more would make their interval too wide (docs/statistics.md).
     """
-    if bounds != UNIT and data.sums.any():
+    if not all(math.isfinite(bound) for bound in bounds) or (bounds != UNIT and data.sums.any()):
         return 0.0
     centre, weight = padded_mean(data, bounds), ADDED if bounds == UNIT else ADDED_TO_NONE
     squares = sum((bound - centre) ** 2 for bound in bounds)

@@ -17,7 +17,8 @@ DRAWS = 1000
 KNOWN = 0.95
 """Share of draws in which both curves must reach a common range, for an interval."""
 
-Points = Float[np.ndarray, "draw _"]
+Points = Float[np.ndarray, "draw strength"]
+Others = Float[np.ndarray, "draw other_strength"]
 
 
 @dataclass(frozen=True)
@@ -102,12 +103,12 @@ def _gains(
     seeds: Float[np.ndarray, "#draw seed"],
     of_x: Float[np.ndarray, "#draw cluster_x"],
     of_y: Float[np.ndarray, "#draw cluster_y"],
-) -> Float[np.ndarray, " draw"]:
+) -> Float[np.ndarray, " any_draw"]:
     points = [s.means(seeds, w) for c in (method, other) for s, w in ((c.x, of_x), (c.y, of_y))]
     return gain_of_curves(*points)
 
 
-def gain_of_curves(x_m: Points, y_m: Points, x_d: Points, y_d: Points) -> Float[np.ndarray, " draw"]:
+def gain_of_curves(x_m: Points, y_m: Points, x_d: Others, y_d: Others) -> Float[np.ndarray, " draw"]:
     """Return the mean over x, in the range that both curves reach, of y_m(x) - y_d(x); NaN where there is no range.
 
     A curve goes in straight lines through its points, in order of strength. It need not be monotone: accuracy can fall

@@ -39,7 +39,8 @@ def compare(
     """Compare two methods on one set, or on a suite (sequences, one a shift), at the level that the data have.
 
     The interval, and the t test that goes with it, are those of ``one_run``, ``seeds_by_prompts`` or ``suite`` on the
-    differences, which lie in [-1, 1] (Miller 2024, section 4). ``over_seeds=False``: on one set, for these seeds only.
+    differences, which lie in [-1, 1] (Miller 2024, arXiv 2411.00640). ``over_seeds=False``: on one set, for these
+    seeds only.
     """
     if isinstance(first, Clustered) and isinstance(second, Clustered):
         pairs = differences(first, second)

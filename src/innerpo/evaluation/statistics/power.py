@@ -11,7 +11,7 @@ def minimum_detectable_difference(difference: Estimate, power: float = 0.8, leve
     """Return the true difference that a two-sided t test would find with this power, in a repeat of the design.
 
     delta = lambda se / c(df), where lambda is the noncentrality at which t with df degrees of freedom exceeds its
-    1 - level / 2 quantile with probability ``power`` (Miller 2024, section 5, with t in place of the normal), and
+    1 - level / 2 quantile with probability ``power`` (Miller 2024, arXiv 2411.00640, with t for the normal), and
     c = sqrt(2 / df) Gamma((df + 1) / 2) / Gamma(df / 2) makes the estimated standard error unbiased. In the units of
     the mean. NaN where the standard error is not known.
     """
