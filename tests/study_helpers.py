@@ -62,6 +62,12 @@ def write_run(folder, scores, config=None):
 
 
 @functools.cache
+def name_of(method, seed, **options):
+    """The folder's name of a run."""
+    return config_of(method, seed, **options).run_name
+
+
+@functools.cache
 def yaml_of(method, seed, source, lr):
     """The YAML of a config of ``config_of``: writing it takes longer than all else that a test does."""
     return as_yaml(to_dict(config_of(method, seed, source, lr)))
@@ -79,7 +85,7 @@ def run_of(root, method, seed, test, oos, base_test, base_oos, **options):
         ("base", 0.0): {"test": right(*base_test), "oos": right(*base_oos)},
         (config.method_label, 1.0): {"test": right(*test), "oos": right(*oos)},
     }
-    return write_run(root / config.run_name, scores_of(models), config)
+    return write_run(root / name_of(method, seed, **options), scores_of(models), config)
 
 
 def same(a, b):

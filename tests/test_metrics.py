@@ -141,6 +141,15 @@ def test_capabilities_come_from_runs_on_the_target(tmp_path):
     assert capabilities(study, joined_pairs(study)) == {"far": 0.75, "toy": 1.0}
 
 
+def test_a_recorded_capability_counts_before_the_runs(tmp_path):
+    folder = run_of(tmp_path, "dpo", 1, (1, 1), (1, 0), base_test=(1, 0), base_oos=(0, 0))
+    rows = {"oos": {"accuracy": 0.9, "run": "", "note": ""}, "rnd": {"accuracy": None, "run": "", "note": "none"}}
+    (folder / "capability.json").write_text(json.dumps(rows))
+    study = read_study(folder)
+    assert study.capabilities == {"far": 0.9}
+    assert capabilities(study, joined_pairs(study)) == {"far": 0.9, "toy": 1.0}
+
+
 # -- calibration ---------------------------------------------------------------------------------------------------
 
 

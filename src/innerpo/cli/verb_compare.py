@@ -7,7 +7,6 @@ import tyro
 from tyro.conf import arg
 
 from innerpo.cli.flags import parse
-from innerpo.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -27,13 +26,6 @@ class CompareCommand:
 def compare(args: list[str]) -> None:
     """Compare two methods on the same prompts and seeds: compare outputs/innerpo_math_seed1 outputs/dpo_math_seed1."""
     command = parse(CompareCommand, args, "innerpo compare")
-    from innerpo.cli.render_results import show
-    from innerpo.evaluation.comparison import compare_studies
-    from innerpo.evaluation.formats import comparison_text, render_comparison
-    from innerpo.evaluation.study import read_study
+    from innerpo.cli.over_runs import show_comparison
 
-    a, b = (read_study(given, strict=False) for given in (command.a, command.b))
-    found = compare_studies(a, b, command.scorer)
-    show([comparison_text(found)], command.format, lambda: render_comparison(found, command.format))
-    if a.faults or b.faults:
-        raise UserError("; ".join((*a.faults, *b.faults)))
+    show_comparison(command.a, command.b, command.scorer, command.format)

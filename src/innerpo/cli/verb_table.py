@@ -7,7 +7,6 @@ import tyro
 from tyro.conf import arg
 
 from innerpo.cli.flags import parse
-from innerpo.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -33,26 +32,9 @@ class TableCommand:
 def table(args: list[str]) -> None:
     """Show a table over scored runs: table 'outputs/*_math_seed*' --format=markdown."""
     command = parse(TableCommand, args, "innerpo table")
-    from innerpo.cli.render_results import show
-    from innerpo.evaluation.formats import render_table, table_text
-    from innerpo.evaluation.results import result_table
-    from innerpo.evaluation.study import Study, read_study
+    from innerpo.cli.over_runs import show_curves, show_table
 
-    def show_curves(study: Study) -> None:
-        from innerpo.evaluation.curve_text import curve_text, gain_text, render_curves
-        from innerpo.evaluation.curves import curves, gains
-
-        found = curves(study, command.scorer)
-        methods = {curve.method for curve in found}
-        gained = gains(study, command.baseline, command.scorer) if len(methods) > 1 else []
-        tables = [curve_text(found), *([gain_text(gained)] if gained else [])]
-        show(tables, command.format, lambda: render_curves(found, gained, command.format))
-
-    study = read_study(command.runs, strict=False)
     if command.curves:
-        show_curves(study)
+        show_curves(command.runs, command.baseline, command.scorer, command.format)
     else:
-        result = result_table(study, command.metric, command.scorer, strengths=command.strengths)
-        show([table_text(result)], command.format, lambda: render_table(result, command.format), turn=True)
-    if study.faults:
-        raise UserError("; ".join(study.faults))
+        show_table(command.runs, command.metric, command.scorer, command.format, command.strengths)

@@ -131,4 +131,4 @@ def _plain(method: Swept, base: Swept) -> Estimate:
         if 1.0 not in swept.strengths:
             return UNKNOWN
         at_one.append([swept.grids["oos"][swept.strengths.index(1.0)]])
-    return compare_grids(*at_one, resolve(METRICS, "accuracy", "metric")).difference
+    return compare_grids(at_one[0], at_one[1], resolve(METRICS, "accuracy", "metric")).difference

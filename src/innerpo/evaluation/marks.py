@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import polars as pl
 
@@ -86,13 +86,18 @@ def winners(study: Study, scorers: Sequence[str] | None = None) -> pl.DataFrame:
     return pl.concat(parts)
 
 
+def _mark(kind: Kind, row: str, member: Sequence[Any], text: str) -> Mark:
+    source, dataset, split, role = map(str, member)
+    return Mark(kind, row, source, dataset, split, role, text)
+
+
 def _did_not_learn(pairs: pl.DataFrame) -> list[Mark]:
     tests = pairs.filter(pl.col("role") == "test")
     means = tests.group_by(["row", *MEMBER], maintain_order=True).agg(
         pl.col("outcome").mean(), base=pl.col("base_outcome").mean()
     )
     return [
-        Mark("did not learn", row, *member, f"test accuracy {short(own)} is not above the base's {short(base)}")
+        _mark("did not learn", row, member, f"test accuracy {short(own)} is not above the base's {short(base)}")
         for row, *member, own, base in means.rows()
         if own <= base
     ]
@@ -102,7 +107,7 @@ def _incoherent(responses: pl.DataFrame) -> list[Mark]:
     lost = ((pl.col("base_logp") - pl.col("logp")).sum() / pl.col("tokens").sum()).exp()
     ratios = responses.filter("is_chosen").group_by(["row", *MEMBER], maintain_order=True).agg(ratio=lost)
     return [
-        Mark("incoherent", row, *member, f"perplexity on chosen is {ratio:.2f} times the base's")
+        _mark("incoherent", row, member, f"perplexity on chosen is {ratio:.2f} times the base's")
         for row, *member, ratio in ratios.rows()
         if ratio > PERPLEXITY
     ]
@@ -113,7 +118,7 @@ def _length(pairs: pl.DataFrame) -> list[Mark]:
     one = pairs.unique([*MEMBER, "pair"], keep="first", maintain_order=True)
     means = one.group_by(MEMBER, maintain_order=True).agg(rule=longer.mean())
     return [
-        Mark("length", "", *member, f"the longer response is the chosen one in {short(rule)} of the pairs")
+        _mark("length", "", member, f"the longer response is the chosen one in {short(rule)} of the pairs")
         for *member, rule in means.rows()
         if not LENGTH[0] <= rule <= LENGTH[1]
     ]
@@ -125,7 +130,7 @@ def _scorer_dependent(study: Study) -> list[Mark]:
     for member, rows in table.group_by(MEMBER, maintain_order=True):
         if rows["winner"].n_unique() > 1:
             said = ", ".join(f"{scorer}: {winner} ({short(a)})" for *_, scorer, winner, a in rows.rows())
-            found.append(Mark("scorer-dependent", "", *map(str, member), f"the winner depends on the scorer: {said}"))
+            found.append(_mark("scorer-dependent", "", member, f"the winner depends on the scorer: {said}"))
     return found
 
 
@@ -135,11 +140,8 @@ def _overlap(study: Study) -> list[Mark]:
         pl.col("near").max(), pl.col("seen").max(), pl.col("prompts").max()
     )
     return [
-        Mark(
-            "overlap",
-            "",
-            *member,
-            f"{max(near, seen)} of {n} prompts are or nearly are training prompts ({seen} equal)",
+        _mark(
+            "overlap", "", member, f"{max(near, seen)} of {n} prompts are or nearly are training prompts ({seen} equal)"
         )
         for *member, near, seen, n in most.rows()
         if max(near, seen) > 0

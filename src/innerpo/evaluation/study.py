@@ -2,14 +2,16 @@
 
 import glob
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from innerpo.errors import UserError
+from innerpo.evaluation.capability_file import read_capability
 from innerpo.evaluation.facts import PAIRS, RESPONSES, SETS, Scores, read_scores
 from innerpo.evaluation.study_runs import RUNS, describe_run
 
@@ -24,6 +26,7 @@ class Study:
 
     ``runs`` has the columns study_runs.RUNS, the others those of facts.RESPONSES, PAIRS and SETS. Rows of the base
     model are kept once per run that has them. ``faults``: one line for each folder that was left out.
+    ``capabilities``: target-tuned capability by data set, where a run's folder records it.
     """
 
     runs: pl.DataFrame
@@ -31,6 +34,7 @@ class Study:
     pairs: pl.DataFrame
     sets: pl.DataFrame
     faults: tuple[str, ...] = ()
+    capabilities: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class _Part:
     responses: pl.DataFrame
     pairs: pl.DataFrame
     sets: pl.DataFrame
+    capabilities: Mapping[str, float]
 
 
 def read_study(folders: str | Path | Sequence[str | Path], strict: bool = True) -> Study:
@@ -68,8 +73,9 @@ def read_study(folders: str | Path | Sequence[str | Path], strict: bool = True) 
 
 def select_runs(study: Study, runs: Sequence[str]) -> Study:
     """Return the part of a study that holds some runs, by their unique names."""
-    frames = (frame.filter(pl.col("run").is_in(list(runs))) for frame in (study.runs, study.responses, study.pairs))
-    return Study(*frames, study.sets.filter(pl.col("run").is_in(list(runs))), study.faults)
+    own = pl.col("run").is_in(list(runs))
+    frames = [frame.filter(own) for frame in (study.runs, study.responses, study.pairs, study.sets)]
+    return replace(study, runs=frames[0], responses=frames[1], pairs=frames[2], sets=frames[3])
 
 
 def _matches(given: str | Path) -> list[Path]:
@@ -97,7 +103,7 @@ def _add(folder: Path, parts: list[_Part]) -> None:
     about = describe_run(folder, scores, {part.about["run"] for part in parts})
     _check_base(about, parts)
     same = [part for part in parts if about["run_id"] and part.about["run_id"] == about["run_id"]]
-    part = _lacking(about, scores, same)
+    part = replace(_lacking(about, scores, same), capabilities=_capabilities(folder, scores))
     if same and not len(part.responses.filter(pl.col("model") != "base")):
         log.info(f"{folder} is the same run as {same[0].about['folder']}; it is kept once")
         return
@@ -125,15 +131,25 @@ def _lacking(about: dict[str, Any], scores: Scores, known: Sequence[_Part]) -> _
         left = responses.filter(pl.col("model") != "base").select("set", "prompt").unique()
         responses = responses.join(left, on=["set", "prompt"], how="semi", maintain_order="left")
         pairs = pairs.join(left, on=["set", "prompt"], how="semi", maintain_order="left")
-    return _Part(about, responses, pairs, scores.sets)
+    return _Part(about, responses, pairs, scores.sets, {})
+
+
+def _capabilities(folder: Path, scores: Scores) -> dict[str, float]:
+    """What the folder records of target-tuned capability, by data set."""
+    data_of = dict(scores.sets.select("set", "dataset").rows())
+    known = {name: value for name, value in read_capability(folder).items() if not math.isnan(value)}
+    return {data_of[name]: value for name, value in known.items() if name in data_of}
 
 
 def _join(parts: Sequence[_Part], faults: tuple[str, ...]) -> Study:
     """Put the parts below each other, the run's name in front."""
 
     def stack(name: str, schema: dict[str, Any]) -> pl.DataFrame:
-        frames = [getattr(p, name).select(pl.lit(p.about["run"]).alias("run"), *schema) for p in parts]
-        return pl.concat(frames)
+        frames: list[pl.DataFrame] = [getattr(p, name) for p in parts]
+        named = zip(parts, frames, strict=True)
+        return pl.concat([frame.select(pl.lit(p.about["run"]).alias("run"), *schema) for p, frame in named])
 
     runs = pl.DataFrame([part.about for part in parts], RUNS)
-    return Study(runs, stack("responses", RESPONSES), stack("pairs", PAIRS), stack("sets", SETS), faults)
+    recorded = {dataset: value for part in reversed(parts) for dataset, value in part.capabilities.items()}
+    frames = stack("responses", RESPONSES), stack("pairs", PAIRS), stack("sets", SETS)
+    return Study(runs, frames[0], frames[1], frames[2], faults, recorded)

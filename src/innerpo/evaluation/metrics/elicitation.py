@@ -25,11 +25,11 @@ def _capability(measured: Measured) -> pl.Expr:
 
 
 def capabilities(study: Study, pairs: pl.DataFrame) -> Mapping[str, float]:
-    """Return the target-tuned capability of each set's data, by data set, from the runs of the study itself.
+    """Return the target-tuned capability of each set's data, by data set: what a run's folder records, else the runs.
 
-    It is the test accuracy (over all seeds) of the best method that was trained on the data, or on that of the set's
-    ``target_reference`` where there is one; data on which no run was trained are left out. ``pairs``: the joined pairs
-    of the study.
+    Of the study's own runs it is the test accuracy (over all seeds) of the best method that was trained on the data, or
+    on that of the set's ``target_reference`` where there is one. Data on which no run was trained are left out.
+    ``pairs``: the joined pairs of the study.
     """
     own = pairs.filter(pl.col("role") == "test", pl.col("strength") == 1.0)
     by_method = own.group_by("source", "method").agg(pl.col("outcome").mean())
@@ -39,7 +39,7 @@ def capabilities(study: Study, pairs: pl.DataFrame) -> Mapping[str, float]:
     joined = sets.join(data_of, on=["run", "target_reference"], how="left")
     joined = joined.with_columns(reference=pl.coalesce("reference", "dataset"))
     named = joined.select("dataset", "reference").unique().sort("dataset").rows()
-    return {dataset: reached[reference] for dataset, reference in named if reference in reached}
+    return {dataset: reached[reference] for dataset, reference in named if reference in reached} | study.capabilities
 
 
 elicitation = Metric(_elicitation, "Elicitation, accuracy / target-tuned capability")
