@@ -104,6 +104,7 @@ BEHIND_THE_FLAGS = {
     "innerpo.doctor.checks": ("run_checks",),
     "innerpo.evaluation.inspect.run": ("inspect_run",),
     "innerpo.evaluation.export": ("export_run",),
+    "innerpo.evaluation.report.write": ("report_runs",),
     "innerpo.cli.completion": ("write_completion",),
     "innerpo.cli.render_data": ("as_rich",),
     "innerpo.cli.render_doctor": ("as_rich",),
@@ -127,7 +128,7 @@ class Recorder:
     def _instead_of(self, function):
         def record(*args):
             self.calls.append((function, args))
-            return types.SimpleNamespace(failures=(), tables=None, folder="", faults=())
+            return types.SimpleNamespace(failures=(), tables=None, folder="", path="", faults=())
 
         return record
 

@@ -83,10 +83,9 @@ def report(runs: str | Path | Sequence[str | Path], out: str | Path = "report.ht
     read again from their data sets. A folder that cannot be read is named in the page, the others are shown. Raises
     UserError where none can be read.
     """
-    from innerpo.evaluation.report.write import write_report
-    from innerpo.evaluation.study import read_study
+    from innerpo.evaluation.report.write import report_runs
 
-    return write_report(read_study(runs, strict=False), out, texts)
+    return report_runs(runs, out, texts).path
 
 
 @dataclass(frozen=True)

@@ -27,10 +27,9 @@ class ReportCommand:
 def report(args: list[str]) -> None:
     """Write an HTML page about runs: tables, charts, single examples: report RUNS... --out=report.html."""
     command = parse(ReportCommand, args, "innerpo report")
-    from innerpo.evaluation.report.write import write_report
-    from innerpo.evaluation.study import read_study
+    from innerpo.evaluation.report.write import report_runs
 
-    study = read_study(command.runs, strict=False)
-    say(f"written to {write_report(study, command.out, command.texts)}")
-    if study.faults:
-        raise UserError("; ".join(study.faults))
+    written = report_runs(command.runs, command.out, command.texts)
+    say(f"written to {written.path}")
+    if written.faults:
+        raise UserError("; ".join(written.faults))
