@@ -1,9 +1,11 @@
 """The report as text: escaping, bounded examples, tables by hand, folders that lack files."""
 
+import gc
 import json
 import math
 import re
 import time
+import weakref
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -13,6 +15,7 @@ import pytest
 from innerpo import report
 from innerpo.errors import UserError
 from innerpo.evaluation.estimates import PairedTest
+from innerpo.evaluation.joined import joined_pairs
 from innerpo.evaluation.report import cells, charts, embed
 from innerpo.evaluation.report.examples import choose, examples, flips, margins
 from innerpo.evaluation.report.generated import generations
@@ -387,3 +390,14 @@ def test_ten_runs_on_ten_shifts_are_a_small_page_and_soon_there(tmp_path):
     page = report(folders, tmp_path / "report.html")
     assert time.process_time() - before < 20
     assert page.stat().st_size < 10e6
+
+
+def test_joined_facts_are_computed_once_per_study_and_scorer(folders):
+    study = read_study(folders)
+    assert joined_pairs(study) is joined_pairs(study, "mean_logp")
+    assert joined_pairs(study) is not joined_pairs(study, "sum_logp")
+    assert joined_pairs(study) is not joined_pairs(read_study(folders))
+    known = weakref.ref(study)
+    del study
+    gc.collect()
+    assert known() is None  # nothing outlives the study
