@@ -14,11 +14,12 @@ from innerpo.evaluation.facts import PAIRS, RESPONSES, SETS, Scores
 
 HOSTILE = "<script>alert(1)</script> </script><!-- & <b>bold</b> {{ 7 * 7 }} \u2028 x"
 """A prompt that would run, end a script, begin a comment or be filled in, if it were not treated as text."""
-STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+NEAR = 2
+"""Prompts of target0 that differ from a training prompt in punctuation only."""
 
 
 def write_data(folder, name, prompts, responses=2, hostile=False):
-    """A data set as one jsonl file, its rows all in the test split (and its first ones again in train)."""
+    """A data set as one jsonl file, its rows all in the test split but a few."""
     rows = []
     for i in range(prompts):
         prompt = HOSTILE if hostile and i == 0 else f"Question {i} of {name}: what follows from premise {i * 7 % 11}?"
@@ -26,10 +27,9 @@ def write_data(folder, name, prompts, responses=2, hostile=False):
             rows.append(
                 {"prompt": prompt, "chosen": f"Answer {i}, with care.", "rejected": f"Answer {i}.{r}", "split": "test"}
             )
-    rows += [
-        {"prompt": f"Training question {i} of {name}", "chosen": "yes", "rejected": "no", "split": "train"}
-        for i in range(8)
-    ]
+    near = [f"Question {i} of target0; what follows from premise {i * 7 % 11}" for i in range(NEAR)]
+    trained = [*near, *(f"Training sentence {i} about {name} in general" for i in range(8))]
+    rows += [{"prompt": prompt, "chosen": "yes", "rejected": "no", "split": "train"} for prompt in trained]
     path = folder / f"{name}.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
@@ -56,7 +56,9 @@ def write_run(out, method, seed, sets, better=0.3, strengths=(1.0,), layers=4):
         rise = better if role in ("train", "test") else better * (0.6 - 0.15 * number)
         parts += _responses(name, str(dataset), ours, method, rise, strengths, number, random)
         prompts = len({p.cluster for p in loaded})
-        about.append((name, str(dataset), "test", role, kind, "", len(ours), prompts, 0, 0, ""))
+        about.append(
+            (name, str(dataset), "test", role, kind, "", len(ours), prompts, 0, NEAR if name == "target0" else 0, "")
+        )
     scores = Scores(pl.concat(parts), pl.DataFrame(pairs, PAIRS, orient="row"), pl.DataFrame(about, SETS, orient="row"))
     scores.write(folder)
     (folder / "config.yaml").write_text(as_yaml(to_dict(config) | {"run_id": run_id(config), "inputs": "0"}))
@@ -104,9 +106,10 @@ def _responses(name, dataset, pairs, method, rise, strengths, number, random):
         frames.append(
             pl.DataFrame(
                 {
-                    "model": model, "strength": strength, "reference": "f00d", "set": name, "dataset": dataset, "split": "test",
-                    "prompt": prompts, "response": index, "logp": logp, "tokens": tokens, "characters": tokens * 4,
-                    "inner": np.full(len(keys), np.nan), "abs_log_ratio": np.abs(strength * noise) * tokens,
+                    "model": model, "strength": strength, "reference": "f00d", "set": name, "dataset": dataset,
+                    "split": "test", "prompt": prompts, "response": index, "logp": logp, "tokens": tokens,
+                    "characters": tokens * 4, "inner": np.full(len(keys), np.nan),
+                    "abs_log_ratio": np.abs(strength * noise) * tokens,
                 }
             ).cast(RESPONSES).select(list(RESPONSES))
         )  # fmt: skip

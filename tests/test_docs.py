@@ -111,6 +111,7 @@ BEHIND_THE_FLAGS = {
     "innerpo.evaluation.bridges.lm_eval_results": ("read_results",),
     "innerpo.cli.render_bridge": ("agreement_table", "counts_table"),
     "innerpo.cli.render_generations": ("side_by_side",),
+    "innerpo.evaluation.report.write": ("report_runs",),
     "innerpo.cli.completion": ("write_completion",),
     "innerpo.view.server": ("serve",),
     "innerpo.cli.render_data": ("as_rich",),

@@ -1,22 +1,32 @@
 """The report as text: escaping, bounded examples, tables by hand, folders that lack files."""
 
+import gc
 import json
+import math
 import re
+import time
+import weakref
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import polars as pl
 import pytest
 
+from innerpo import report
 from innerpo.errors import UserError
+from innerpo.evaluation.estimates import PairedTest
+from innerpo.evaluation.joined import joined_pairs
 from innerpo.evaluation.report import cells, charts, embed
 from innerpo.evaluation.report.examples import choose, examples, flips, margins
 from innerpo.evaluation.report.generated import generations
+from innerpo.evaluation.report.overlap import overlap_section
 from innerpo.evaluation.report.records import Cell, Figure, Section, Table
 from innerpo.evaluation.report.render import content_policy, section_html, table_html
+from innerpo.evaluation.report.summary import against_base, against_baseline
 from innerpo.evaluation.report.texts import cut, plain, read_texts
 from innerpo.evaluation.report.theme import series_of
 from innerpo.evaluation.report.training_curves import logged
-from innerpo.evaluation.report.write import write_report
+from innerpo.evaluation.statistics import UNKNOWN
 from innerpo.evaluation.study import read_study
 from tests.report_helpers import HOSTILE, study_folders
 
@@ -213,6 +223,22 @@ def test_texts_are_cut_and_messages_keep_their_roles():
     )
 
 
+def test_near_duplicates_are_listed_with_both_prompts(folders):
+    study = read_study(folders)
+    counts, listed = overlap_section(study, read_texts(study)).tables
+    assert ("target0", "2") in [(row[1].text, row[4].text) for row in counts.rows]
+    assert listed.caption == "Near-duplicates in target0"
+    assert [[cell.text for cell in row] for row in listed.rows] == [
+        [
+            "1.00",
+            f"Question {i} of target0: what follows from premise {i * 7}?",
+            f"Question {i} of target0; what follows from premise {i * 7}",
+        ]
+        for i in (0, 1)
+    ]
+    assert len(overlap_section(study, None).tables) == 1
+
+
 # -- files of a run ----------------------------------------------------------------------------------------------------
 
 
@@ -258,12 +284,62 @@ def test_generations_stand_side_by_side_with_the_base_once(folders):
         (folder / "generations.jsonl").unlink()
 
 
+# -- the headline sentence ---------------------------------------------------------------------------------------------
+
+
+def estimate(mean, low, high):
+    return replace(UNKNOWN, mean=mean, low=low, high=high)
+
+
+def paired(mean, low, high, p, detectable=0.021):
+    return PairedTest(estimate(mean, low, high), p, math.nan, math.nan, detectable)
+
+
+@pytest.mark.parametrize(
+    ("gain", "sentence"),
+    [
+        ((2.11, 0.4, 3.8), "dpo is more often right than its base on test: +2.1 points [0.4, 3.8]."),
+        ((-2.0, -3.0, -1.0), "dpo is less often right than its base on test: −2.0 points [−3.0, −1.0]."),
+        ((0.5, -1.0, 2.0), "No difference found between dpo and its base on test: +0.5 points [−1.0, 2.0]."),
+        ((0.5, math.nan, math.nan), "dpo against its base on test: +0.5 points, without an interval."),
+        ((math.nan, 0.0, 1.0), "Whether dpo differs from its base on test is not known."),
+    ],
+)
+def test_one_method_is_compared_with_its_base(gain, sentence):
+    assert against_base("dpo", estimate(*gain), "on test") == sentence
+
+
+@pytest.mark.parametrize(
+    ("tests", "sentence"),
+    [
+        ({"a": paired(0.03, 0.01, 0.05, 0.01)}, "a is more often right than dpo here: +3.0 points [1.0, 5.0]."),
+        (
+            {"a": paired(0.003, -0.01, 0.016, 0.6)},
+            "No difference found between a and dpo here: +0.3 points [−1.0, 1.6]; "
+            "a true difference of 2.1 points would be found four times in five.",
+        ),
+        # .03 alone would be a difference; of two tests it is none (Holm: 2 x .03 > .05)
+        (
+            {"a": paired(0.03, 0.01, 0.05, 0.03, math.nan), "b": paired(0.0, -0.1, 0.1, 0.9, math.nan)},
+            "No difference found between dpo and the 2 other methods here.",
+        ),
+        (
+            {"a": paired(0.03, 0.01, 0.05, 0.01), "b": paired(0.0, -0.1, 0.1, 0.9)},
+            "1 of 2 methods differs from dpo here: a by +3.0 points [1.0, 5.0]; no difference found for the others.",
+        ),
+        ({"a": paired(math.nan, math.nan, math.nan, math.nan)}, "Whether a differs from dpo here is not known."),
+    ],
+)
+def test_methods_are_compared_with_the_baseline_after_holms_correction(tests, sentence):
+    assert against_baseline(tests, "dpo", "here") == sentence
+
+
 # -- the page ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def page(folders, tmp_path_factory):
-    return write_report(folders, tmp_path_factory.mktemp("page") / "report.html").read_text(encoding="utf-8")
+    return report(folders, tmp_path_factory.mktemp("page") / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_page_runs_its_own_scripts_and_no_other(page):
@@ -290,7 +366,7 @@ def test_a_page_without_texts_about_runs_without_files_and_a_folder_that_cannot_
     for name in ("metrics.jsonl", "run.json", "inspect.json", "config.yaml"):
         (folders[0] / name).unlink()
     (tmp_path / "empty").mkdir()
-    page = write_report([*folders, tmp_path / "empty"], tmp_path / "out" / "r.html", texts=False).read_text()
+    page = report([*folders, tmp_path / "empty"], tmp_path / "out" / "r.html", texts=False).read_text()
     assert not {'id="training"', 'id="layers"', 'id="strength"'} & set(re.findall('id="[a-z]+"', page))
     assert "holds no run.json" in page
     assert "holds no scores.parquet" in page
@@ -300,6 +376,28 @@ def test_a_page_without_texts_about_runs_without_files_and_a_folder_that_cannot_
 
 def test_faults_are_one_line(folders, tmp_path):
     with pytest.raises(UserError, match="is a folder; name the file"):
-        write_report(folders, tmp_path)
+        report(folders, tmp_path)
     with pytest.raises(UserError, match="no folder matches"):
-        write_report([tmp_path / "nothing"], tmp_path / "r.html")
+        report([tmp_path / "nothing"], tmp_path / "r.html")
+
+
+@pytest.mark.slow
+def test_ten_runs_on_ten_shifts_are_a_small_page_and_soon_there(tmp_path):
+    folders = study_folders(
+        tmp_path, seeds=(1, 2, 3, 4, 5), shifts=10, prompts=250, strengths=(0.5, 1.0, 1.5), layers=30
+    )
+    before = time.process_time()  # other work on the machine does not count
+    page = report(folders, tmp_path / "report.html")
+    assert time.process_time() - before < 20
+    assert page.stat().st_size < 10e6
+
+
+def test_joined_facts_are_computed_once_per_study_and_scorer(folders):
+    study = read_study(folders)
+    assert joined_pairs(study) is joined_pairs(study, "mean_logp")
+    assert joined_pairs(study) is not joined_pairs(study, "sum_logp")
+    assert joined_pairs(study) is not joined_pairs(read_study(folders))
+    known = weakref.ref(study)
+    del study
+    gc.collect()
+    assert known() is None  # nothing outlives the study

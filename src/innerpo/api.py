@@ -83,11 +83,12 @@ def report(runs: str | Path | Sequence[str | Path], out: str | Path = "report.ht
     """Write one HTML file about scored runs, which opens from disk and needs no network; return its path.
 
     ``runs`` are folders of runs or patterns (``outputs/dpo_math_seed*``). ``texts``: with the texts of single examples,
-    read again from their data sets. Raises UserError where no run can be read.
+    read again from their data sets. A folder that cannot be read is named in the page, the others are shown. Raises
+    UserError where none can be read.
     """
-    from innerpo.evaluation.report.write import write_report
+    from innerpo.evaluation.report.write import report_runs
 
-    return write_report([runs] if isinstance(runs, str | Path) else runs, out, texts)
+    return report_runs(runs, out, texts).path
 
 
 def generate(

@@ -9,6 +9,7 @@ from tyro.conf import arg
 
 from innerpo.cli.console import say
 from innerpo.cli.flags import parse
+from innerpo.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,9 @@ class ReportCommand:
 def report(args: list[str]) -> None:
     """Write an HTML page about runs: tables, charts, single examples: report RUNS... --out=report.html."""
     command = parse(ReportCommand, args, "innerpo report")
-    from innerpo.evaluation.report.write import write_report
+    from innerpo.evaluation.report.write import report_runs
 
-    say(f"written to {write_report(command.runs, command.out, command.texts)}")
+    written = report_runs(command.runs, command.out, command.texts)
+    say(f"written to {written.path}")
+    if written.faults:
+        raise UserError("; ".join(written.faults))

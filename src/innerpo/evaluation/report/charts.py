@@ -1,7 +1,7 @@
 """The charts of the page as Vega-Lite specifications, made from plain rows (Altair 6).
 
-Rows are dicts with the keys that each function names. Every chart is one view whose width is its column's, so that it is
-readable on a telephone; its legend is HTML beside it (``Section.legend``), shared by all charts of a section.
+Rows are dicts with the keys that each function names. Every chart is one view as wide as its column,
+so that it is readable on a telephone. Its legend is HTML beside it (``Section.legend``), shared by a section.
 """
 
 import json
@@ -137,7 +137,7 @@ def _dash(series: Sequence[Series]) -> Any:
 
 
 def _spec(chart: Any, height: int, **data: Rows) -> dict[str, Any]:
-    """A chart as a specification, as wide as its column. ``data`` are its named data, which Altair need not look into."""
+    """A chart as a specification, as wide as its column. ``data``: its named data, which Altair does not look into."""
     spec: dict[str, Any] = chart.properties(width="container", height=height).to_dict(validate=False)
     spec |= {"config": CONFIG, "autosize": {"type": "fit-x", "contains": "padding"}}
     return _without_separators(spec | {"datasets": {name: list(rows) for name, rows in data.items()}})

@@ -13,7 +13,7 @@ from typing import Any
 _ROLES = re.compile(r' (?:role="graphics-[a-z]+"|aria-roledescription="[^"]*"|aria-hidden="true")')
 """What Vega says of each mark to a screen reader; the figure as a whole is described in its place."""
 
-STATIC_WIDTH = 640
+STATIC_WIDTH = 520
 """Width in pixels of a chart that fills its column, where no script fits it to the column."""
 
 

@@ -1,4 +1,4 @@
-"""Single examples: which pairs changed from base to policy, by how much, and a bounded choice of them with their texts."""
+"""Single examples: which pairs changed from base to policy, by how much, and a choice of them with their texts."""
 
 from typing import Any
 

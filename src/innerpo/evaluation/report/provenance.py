@@ -58,7 +58,7 @@ def _record(run: dict[str, Any]) -> RunRecord:
     except OSError:
         config = ""
     method = str(record.get("method", "")) if config else ""
-    return RunRecord(run["run"], str(folder), method, tuple((a, b) for a, b in facts), config)
+    return RunRecord(run["run"], str(folder), run["folder"], method, tuple((a, b) for a, b in facts), config)
 
 
 def _plain(value: Any) -> str:

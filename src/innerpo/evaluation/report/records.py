@@ -92,7 +92,8 @@ class Examples:
     """Single examples as the page's script reads them.
 
     ``texts`` are (prompt, chosen, rejected), cut; ``rows`` hold set, run, text (indices), pair id, margin of the base,
-    margin of the policy, and +1, 0 or -1 for a pair that was gained, stayed or was lost. ``notes`` say what was left out.
+    margin of the policy, and 1, 0 or -1 for a pair that was gained, stayed or was lost. ``flips`` counts these over all
+    pairs. ``notes`` say what was left out.
     """
 
     sets: tuple[str, ...]
@@ -118,6 +119,8 @@ class RunRecord:
 
     name: str
     folder: str
+    scores: str
+    """The folder that holds its scores: the run's own, or one beneath it."""
     method: str
     """The word that trains it; empty for an adapter made elsewhere."""
     facts: tuple[tuple[str, str], ...]

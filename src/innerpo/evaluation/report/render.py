@@ -44,7 +44,7 @@ def table_html(table: Table) -> str:
 def content_policy(*scripts: str, connect: str = "'none'") -> str:
     """Return a Content-Security-Policy under which these scripts run, no other, and nothing is fetched.
 
-    Vega sets styles on the elements it draws, so styles in the page are allowed. ``connect``: where to the page may speak.
+    Vega sets styles on the elements it draws, so styles in the page are allowed. ``connect``: with what it may speak.
     """
     hashes = " ".join(f"'{script_hash(script)}'" for script in scripts)
     rules = {"default-src": "'none'", "script-src": hashes, "style-src": "'unsafe-inline'", "img-src": "data:"}

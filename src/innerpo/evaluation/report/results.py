@@ -43,7 +43,7 @@ def result_as_table(found: ResultTable, signed: bool = False) -> Table:
 
 def headline_section(found: ResultTable) -> Section:
     """Accuracy of base and policies on every set, with intervals and marks."""
-    bold = "Bold: better than the next best of its column beyond chance (paired, Holm's correction over the columns)."
+    bold = "Bold: better than the next best on this set beyond chance (paired test, Holm's correction over the sets)."
     best = any(cell.best for cells in found.rows.values() for cell in cells.values())
     return Section("headline", "Accuracy", (bold,) if best else (), (result_as_table(found),))
 
@@ -60,7 +60,7 @@ def gains_section(found: ResultTable, series: tuple[Series, ...]) -> Section | N
         "gains-forest",
         "",
         f"Right of the dashed line a policy is more often right than its base. {found.caption}.",
-        f"Gain over the base in points, with intervals, of {len(used)} methods on {sets} sets; a table has the numbers.",
+        f"Gain over the base in points, with intervals, of {len(used)} methods on {sets} sets; see the table.",
         charts.forest(rows, used, "gain in accuracy over the base, points"),
         Table(table.caption, table.columns, table.rows),
     )
@@ -150,10 +150,11 @@ def _scorer_figure(
             rows += [] if row == BASE else [{"scorer": scorer, "series": row} | values]
     used = tuple(s for s in series if any(row["series"] == s.label for row in rows))
     levels = dict.fromkeys(cells[column.name].level for by_row in found.values() for cells in by_row.values())
+    covers = ", ".join(level for level in levels if level)
     return Figure(
         f"scorers-{column.role}",
         heading(column),
-        f"Accuracy on {heading(column)} by scorer, 95 % intervals over {', '.join(level for level in levels if level)}.",
+        f"Accuracy on {heading(column)} by scorer, 95 % intervals over {covers}.",
         f"Accuracy on {heading(column)} by scorer, with intervals; a table has the numbers.",
         charts.forest(rows, used, "accuracy", category="scorer", rule=None),
         Table(f"Accuracy on {heading(column)}", ("scorer", "method", "accuracy"), tuple(data)),

@@ -9,9 +9,9 @@ from innerpo.evaluation.report.records import Figure, Section, Series, Table
 from innerpo.evaluation.study import Study
 
 ABOUT = (
-    "A curve is one method with its update multiplied by 0 (the base) up to the largest strength that was scored; the large point "
-    "is strength 1, the policy as trained. Scaling costs no training, so a method is compared with the whole curve of "
-    "another and not with one point: higher at the same accuracy in distribution is better.",
+    "A curve is one method with its update multiplied by 0 (the base) up to the largest strength that was scored; the "
+    "large point is strength 1, the policy as trained. Scaling costs no training, so a method is compared with the "
+    "whole curve of another and not with one point: higher at the same accuracy in distribution is better.",
     "Thick lines are means over seeds, thin lines single seeds. The lines have no intervals; the table of gains has.",
 )
 
@@ -50,7 +50,7 @@ def gain_table(found: Sequence[Gain], baseline: str) -> Table:
     levels = sorted({e.level for _, three in estimates for e in three if e.level})
     covers = f", 95 % intervals over {' and '.join(levels)}" if levels else ""
     notes = (
-        "Frontier gain: the mean difference between the two curves over the accuracies in distribution that both reach.",
+        "Frontier gain: the mean difference between two curves over the accuracies in distribution that both reach.",
         "An interval that holds 0 is no difference found.",
     )
     columns = ("method", "source", "shift", "frontier gain", "at strength 1", "at equal drift")
@@ -77,7 +77,7 @@ def _figure(found: Sequence[Curve], shift: tuple[str, str], series: tuple[Series
         f"strength-{target}",
         short_name(target),
         f"Trained on {short_name(source)}.",
-        f"Accuracy on {short_name(target)} against accuracy on test, by strength, of {len(used)} methods; the table below has the numbers.",
+        f"Accuracy on {short_name(target)} against that on test, by strength, of {len(used)} methods; see the table.",
         charts.curve(rows, used, base),
         table,
     )

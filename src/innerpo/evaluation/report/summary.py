@@ -27,7 +27,7 @@ def title(study: Study) -> str:
 
 
 def compared(study: Study) -> tuple[tuple[str, str], ...]:
-    """Return what was compared, as terms: methods with their seeds, base model, sets, and folders that were left out."""
+    """Return what was compared, as terms: methods with their seeds, base model, sets, folders that were left out."""
     runs = study.runs.group_by("method", maintain_order=True).agg(pl.len(), pl.col("seed").n_unique().alias("seeds"))
     methods = [f"{m} ({n} {_plural(n, 'run')}, {seeds} {_plural(seeds, 'seed')})" for m, n, seeds in runs.iter_rows()]
     bases = [name for name in dict.fromkeys(study.runs["base_model"].to_list()) if name]
@@ -118,8 +118,8 @@ def _asked(gains: ResultTable) -> Column | None:
 def _where(column: Column) -> str:
     if column.role != "oos":
         return f"on {column.name}"
-    several = len(column.members) > 1
-    return f"out of distribution ({f'mean of {len(column.members)} shifts' if several else short_name(column.members[0][1])})"
+    count = len(column.members)
+    return f"out of distribution ({f'mean of {count} shifts' if count > 1 else short_name(column.members[0][1])})"
 
 
 def _more(difference: Estimate) -> str:

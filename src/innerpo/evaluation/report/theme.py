@@ -1,7 +1,7 @@
 """Colours and shapes of series, and how charts are drawn.
 
 The colours are those of Okabe and Ito (2008, "Color Universal Design"), which people with any common colour vision tell
-apart. A series has a shape besides, so that no chart depends on colour. Text and lines of a chart take the colour of the
+apart. A series has a shape besides, so that no chart depends on colour. Text and axes of a chart take the colour of the
 text around it (``currentColor``): one chart serves light, dark and paper.
 """
 
