@@ -512,8 +512,8 @@ def test_completion_knows_verbs_methods_options_and_choices(tmp_path, capsys):
     ask = """source {script}
     try() {{ COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _tyro_innerpo; echo "${{COMPREPLY[@]}}"; }}
     try innerpo tr; try innerpo doctor dp; try innerpo train dpo --training.lr
-    try innerpo train dpo --data.layout one"""
+    try innerpo train dpo --data.layout one; try innerpo generate --max; try innerpo bridge ex"""
     done = subprocess.run(["bash", "-c", ask.format(script=script)], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["train", "dpo", "--training.lr", "one_row"]
+    assert done.stdout.splitlines() == ["train", "dpo", "--training.lr", "one_row", "--max_new_tokens", "export"]
     assert main(["--tyro-print-completion", "powershell"]) == 2
     assert capsys.readouterr().err == "error: --tyro-print-completion needs a shell: bash, zsh, tcsh, fish\n"

@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 LINKING = [*PAGES, ROOT / "CHANGELOG.md", ROOT / "LOG.md"]
 FENCE = re.compile(r"^```([^\n`]*)\n(.*?)^```\s*$", re.M | re.S)
-OTHER_PROGRAMS = {"accelerate", "pip", "torchrun", ".venv/bin/pytest"}
+OTHER_PROGRAMS = {"accelerate", "hf", "lm_eval", "pip", "torchrun", "vllm", ".venv/bin/pytest"}
 """Programs that the pages name and this test does not look into, beyond the paths in their arguments."""
 
 
@@ -93,7 +93,7 @@ def benchmark_arguments(words):
     return None
 
 
-ON_FOLDERS = ("eval", "inspect", "export")
+ON_FOLDERS = ("eval", "inspect", "export", "generate")
 
 
 BEHIND_THE_FLAGS = {
@@ -104,10 +104,20 @@ BEHIND_THE_FLAGS = {
     "innerpo.doctor.checks": ("run_checks",),
     "innerpo.evaluation.inspect.run": ("inspect_run",),
     "innerpo.evaluation.export": ("export_run",),
+    "innerpo.evaluation.generate": ("generate_run",),
+    "innerpo.evaluation.facts": ("read_scores",),
+    "innerpo.evaluation.bridges.agreement": ("agreement",),
+    "innerpo.evaluation.bridges.export": ("export_dataset",),
+    "innerpo.evaluation.bridges.lm_eval_results": ("read_results",),
+    "innerpo.cli.render_bridge": ("agreement_table", "counts_table"),
+    "innerpo.cli.render_generations": ("side_by_side",),
+    "innerpo.evaluation.report.write": ("report_runs",),
     "innerpo.cli.completion": ("write_completion",),
+    "innerpo.view.server": ("serve",),
     "innerpo.cli.render_data": ("as_rich",),
     "innerpo.cli.render_doctor": ("as_rich",),
     "innerpo.cli.render_scores": ("inspection_table",),
+    "innerpo.cli.over_runs": ("show_table", "show_curves", "show_comparison"),
 }
 """What the verbs import and call once the options have been read."""
 
@@ -124,15 +134,18 @@ class Recorder:
         (folder / "configs").symlink_to(ROOT / "configs")
 
     def _instead_of(self, function):
-        def record(*args):
+        def record(*args, **options):
             self.calls.append((function, args))
-            return types.SimpleNamespace(failures=(), tables=None, folder="", faults=())
+            exported = {"notes": (), "pairs": {}, "path": "", "texts": (), "write": lambda *_: None}
+            return types.SimpleNamespace(failures=(), tables=None, folder="", faults=(), **exported)
 
         return record
 
     def parse(self, args):
         """Run the command line; return its exit code, --help's included."""
         self.calls.clear()
+        if args[0] == "view":
+            Path(args[1]).mkdir(exist_ok=True)
         if args[0] in ON_FOLDERS and len(args) > 1 and args[1].lstrip("./").startswith("outputs/"):
             Path(args[1]).mkdir(parents=True, exist_ok=True)
             (Path(args[1]) / "adapter_config.json").write_text('{"base_model_name_or_path": "smollm2-135m"}')
@@ -331,6 +344,7 @@ def test_nothing_that_can_be_named_is_left_out():
             *suites(),
         ],
         "docs/evaluation.md": [*RESPONSES, *PAIRS, *registry.SCORERS, *registry.STATISTICS],
+        "docs/metrics.md": [*registry.SCORERS, *registry.METRICS],
         "CONTRIBUTING.md": [name for name, value in vars(registry).items() if name.isupper() and name[0] != "_"],
         "docs/configuration.md": [*(p.stem for p in preset_dir().glob("*.yaml")), *environment],
     }
@@ -429,7 +443,7 @@ def test_the_site_builds_strictly(tmp_path):
 
 def test_readme_names_what_a_run_writes():
     from innerpo.evaluation.facts import FILES
-    from innerpo.training import run_folder as folder
+    from innerpo.training import paths as folder
     from innerpo.training.directions_file import DIRECTIONS
 
     text = prose(ROOT / "README.md")
@@ -442,3 +456,4 @@ def test_readme_names_what_a_run_writes():
     )
     assert all(f"`{name}`" in text for name in written)
     assert f"`{folder.CHECKPOINTS}/`" in text
+    assert f"`{folder.STATE}`" in text

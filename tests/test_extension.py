@@ -20,6 +20,7 @@ from innerpo.registry import (
     DIRECTIONS,
     GRADIENTS,
     METHODS,
+    METRICS,
     OUTPUTS,
     SCORERS,
     SHIFTS,
@@ -113,7 +114,7 @@ def test_a_shift_of_ones_own(extended):
 
 @pytest.mark.parametrize(
     "table",
-    [TERMS, OUTPUTS, DIRECTIONS, TRANSFORMS, GRADIENTS, SOURCES, SCORERS, STATISTICS],
+    [TERMS, OUTPUTS, DIRECTIONS, TRANSFORMS, GRADIENTS, SOURCES, SCORERS, METRICS, STATISTICS],
     ids=lambda t: next(iter(t)),
 )
 def test_every_entry_is_importable_and_its_facts_are_true(table):

@@ -13,7 +13,7 @@ from innerpo.config.run import DataConfig, EvalConfig, TrainingConfig, default_r
 from innerpo.data.pairs import PreferencePair
 from innerpo.data.tokens import PairTokenizer
 from innerpo.errors import UserError
-from innerpo.evaluation.report import scores_folder
+from innerpo.evaluation.headline_files import scores_folder
 from innerpo.evaluation.sets import default_control
 from innerpo.model.layer_spec import resolve_layers
 from innerpo.training.arguments import training_arguments

@@ -129,7 +129,7 @@ def test_a_scorer_from_outside_appears_when_it_is_named(scores, monkeypatch):
     monkeypatch.setitem(SCORERS, "gain", gain)
     assert outcomes_of(scores, "gain") == {"base": [0.5, 0.5, 0.5], "dpo": [0.0, 1.0, 0.5]}
     table = headline(scores, [], "gain")
-    assert "| dpo | - | .500 [.000, 1.000] | - | - |" in as_markdown(table)
+    assert "| dpo | - | .500 [.002, .998] | - | - |" in as_markdown(table)
     assert as_markdown(table).startswith("Accuracy by gain, ")
 
 
@@ -297,15 +297,16 @@ def test_the_table_as_markdown():
         """,
     )
     sets = [toy_set("train", "ab"), toy_set("test", "cc"), toy_set("oos", "", "oos: no shift is listed for toy")]
-    # train, base: both won, and two won and two lost added: 4/6 - 2.571 (6/5 (4 (1/3)^2 + 2 (2/3)^2))^(1/2) / 6 = .125
+    # train, base: both won. A quarter won and a quarter lost added: q = .9, se^2 = .25 (.1^2 + .9^2) / 2 = .1025, and
+    # with t = 12.706 of one degree of freedom the lower end is 1 / (1 + t^2 se^2 / (.9 .1)) = .0054.
     # test: one prompt, so no interval
     assert as_markdown(headline(Scores(responses, pairs), sets)) == (
         "Accuracy by mean_logp, 95 % interval over prompts\n"
         "\n"
         "| method | train | test | oos | rnd |\n"
         "| --- | ---: | ---: | ---: | ---: |\n"
-        "| base | 1.000 [.125, 1.000] | .500 | - | - |\n"
-        "| dpo | .000 [.000, .875] | - | - | - |\n"
+        "| base | 1.000 [.005, 1.000] | .500 | - | - |\n"
+        "| dpo | .000 [.000, .995] | - | - | - |\n"
         "\n"
         "train: toy (test), 2 pairs of 2 prompts\n"
         "test: toy (test), 2 pairs of 1 prompts\n"

@@ -15,13 +15,14 @@ from peft import LoraConfig, get_peft_model
 import innerpo
 import innerpo.run
 from conftest import build_model, build_tokenizer, make_pairs, run_in
-from innerpo.capability import read_capability, with_capability
+from innerpo.capability import with_capability
 from innerpo.cli.verbs import main
 from innerpo.config.run import default_run
 from innerpo.config.yaml import config_of_folder
 from innerpo.errors import UserError
 from innerpo.evaluation import scoring_run
 from innerpo.evaluation.applied import check_applied, check_tokenizer
+from innerpo.evaluation.capability_file import read_capability
 from innerpo.evaluation.facts import combine, read_scores
 from innerpo.evaluation.outcomes import pair_outcomes
 from innerpo.model.adapters import load_adapter

@@ -8,10 +8,11 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from innerpo.api import Loaded, evaluate, load, load_base, run_config, train
+    from innerpo.api import Loaded, evaluate, generate, load, load_base, report, run_config, train
     from innerpo.config.method import MethodConfig, TransformConfig
     from innerpo.config.run import DataConfig, EvalConfig, ModelConfig, RunConfig, TrainingConfig, default_run
     from innerpo.errors import MachineError, UserError
+    from innerpo.evaluation.over_runs import compare, table
     from innerpo.model.adapters import remove_adapter
     from innerpo.model.base import Base
     from innerpo.progress import reporting
@@ -38,13 +39,17 @@ _PUBLIC = {
     "TrainingConfig": "innerpo.config.run",
     "TransformConfig": "innerpo.config.method",
     "UserError": "innerpo.errors",
+    "compare": "innerpo.evaluation.over_runs",
     "default_run": "innerpo.config.run",
     "evaluate": "innerpo.api",
+    "generate": "innerpo.api",
     "load": "innerpo.api",
     "load_base": "innerpo.api",
     "remove_adapter": "innerpo.model.adapters",
+    "report": "innerpo.api",
     "reporting": "innerpo.progress",
     "run_config": "innerpo.api",
+    "table": "innerpo.evaluation.over_runs",
     "train": "innerpo.api",
 }
 
@@ -64,13 +69,17 @@ __all__ = [
     "TransformConfig",
     "UserError",
     "__version__",
+    "compare",
     "default_run",
     "evaluate",
+    "generate",
     "load",
     "load_base",
     "remove_adapter",
+    "report",
     "reporting",
     "run_config",
+    "table",
     "train",
 ]
 

@@ -3,6 +3,7 @@
 Thin functions over ``innerpo.run``; options are the fields of ``RunConfig`` by their dotted names.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,14 @@ from innerpo.capability import with_capability
 from innerpo.config.run import ModelConfig, RunConfig, default_run
 from innerpo.config.yaml import config_of_folder, nested, overlay
 from innerpo.errors import UserError
+from innerpo.evaluation.generate import GenerationRequest, generate_run
+from innerpo.evaluation.generations import Generation
 from innerpo.files import cache_root, existing_folder
 from innerpo.methods.inner_reward import InnerReward
 from innerpo.model import loading
 from innerpo.model.adapters import check_bare
 from innerpo.model.base import Base
+from innerpo.model.sampling import Sampling
 from innerpo.run import Run
 from innerpo.training import artifacts
 from innerpo.training.directions_file import load_directions
@@ -73,6 +77,50 @@ def evaluate(base: Base | None, folder: str | Path, **options: Any) -> Run:
         model = loading.as_loaded(config.model, base)
         config = replace(config, model=replace(model, base_model=config.model.base_model))
     return with_capability(run.evaluate(path, config, base), base)
+
+
+def report(runs: str | Path | Sequence[str | Path], out: str | Path = "report.html", *, texts: bool = True) -> Path:
+    """Write one HTML file about scored runs, which opens from disk and needs no network; return its path.
+
+    ``runs`` are folders of runs or patterns (``outputs/dpo_math_seed*``). ``texts``: with the texts of single examples,
+    read again from their data sets. A folder that cannot be read is named in the page, the others are shown. Raises
+    UserError where none can be read.
+    """
+    from innerpo.evaluation.report.write import report_runs
+
+    return report_runs(runs, out, texts).path
+
+
+def generate(
+    folder: str | Path,
+    *,
+    base: Base | None = None,
+    prompts: int = 20,
+    set: str = "test",
+    dataset: str | None = None,
+    strength: float = 1.0,
+    max_new_tokens: int = 128,
+    sample: bool = False,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    **options: Any,
+) -> tuple[Generation, ...]:
+    """Write texts of a run (or of any peft adapter) and of its base to the same prompts; return them.
+
+    ``prompts`` counts them: a fixed choice from the run's evaluation set ``set``, or from the test split of a data set
+    named by ``dataset``. ``strength`` is the factor on the adapter's update. Texts are greedy, or drawn where
+    ``sample`` is set. ``options`` are those of the run, by dotted names. The texts are kept in ``generations.jsonl``
+    with the scores; base and policy take turns. Raises UserError where the adapter belongs to another base model.
+    """
+    path = existing_folder(folder)
+    config = overlay(config_of_folder(path), nested(options), "options")
+    if base is not None:
+        model = loading.as_loaded(config.model, base)
+        config = replace(config, model=replace(model, base_model=config.model.base_model))
+    sampling = Sampling(max_new_tokens, sample, temperature, top_p, seed)
+    request = GenerationRequest(prompts, set, dataset, strength, sampling)
+    return generate_run(path, config, request, base).texts
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ the target's train split, scored on its test split, kept beside the other runs a
 import json
 import logging
 from dataclasses import replace
-from pathlib import Path
 
 from innerpo.config.method import default_method
 from innerpo.config.run import RunConfig
 from innerpo.errors import UserError
+from innerpo.evaluation.capability_file import FILE
 from innerpo.evaluation.outcomes import pair_outcomes
 from innerpo.evaluation.sets import EvaluationSet
 from innerpo.files import write_text
@@ -21,7 +21,6 @@ from innerpo.run import Run, train
 
 log = logging.getLogger(__name__)
 
-FILE = "capability.json"
 SCORER = "mean_logp"
 
 
@@ -39,18 +38,6 @@ def with_capability(run: Run, base: Base | None = None) -> Run:
             found[target.name] = _capability(target, run.config, base)
     write_text(run.folder / FILE, json.dumps(found, indent=2) + "\n")
     return run
-
-
-def read_capability(folder: Path) -> dict[str, float]:
-    """Return the capability of each set of a folder with scores, NaN where it is unknown; empty without the file."""
-    path = folder / FILE
-    if not path.is_file():
-        return {}
-    try:
-        held = json.loads(path.read_text())
-        return {name: float("nan") if row["accuracy"] is None else float(row["accuracy"]) for name, row in held.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"cannot read {path}: {error!r}; evaluate the run again with eval.capability") from error
 
 
 def capability_config(config: RunConfig, dataset: str) -> RunConfig:

@@ -7,7 +7,7 @@ from pathlib import Path
 from innerpo.config.run import RunConfig, default_run
 from innerpo.config.yaml import overlay, preset_path, read_yaml
 from innerpo.evaluation.facts import combine
-from innerpo.evaluation.report import headlines
+from innerpo.evaluation.headline_files import headlines
 from innerpo.files import cache_root
 from innerpo.model.loading import load_base
 from innerpo.run import Run, train

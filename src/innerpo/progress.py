@@ -45,6 +45,11 @@ def reporting(reporter: Reporter) -> Iterator[None]:
         _reporter.reset(token)
 
 
+def current_reporter() -> Reporter:
+    """Return the reporter that progress goes to now, for one that passes on what it hears."""
+    return _reporter.get()
+
+
 def task(what: str, total: int | None = None) -> AbstractContextManager[Update]:
     """Begin a task of the current reporter."""
     return _reporter.get().task(what, total)

@@ -233,12 +233,31 @@ SUITES: dict[str, tuple[str, ...]] = {
     "genies-all": ("genies", "genies_all"),
 }
 
-# name -> function: (facts of responses, a polars DataFrame) -> one number per response, higher is better.
+# name -> function: (facts of responses with base_logp, a polars DataFrame) -> one number per response, higher is
+# better (evaluation/outcomes.py).
 SCORERS: dict[str, Entry] = {
     "mean_logp": "innerpo.evaluation.scorers.mean_logp:mean_logp",
     "sum_logp": "innerpo.evaluation.scorers.sum_logp:sum_logp",
     "inner": "innerpo.evaluation.scorers.inner:inner",
     "longer": "innerpo.evaluation.scorers.longer:longer",
+    "per_character": "innerpo.evaluation.scorers.per_character:per_character",
+    "implicit": "innerpo.evaluation.scorers.implicit:implicit",
+}
+
+# name -> Metric: a function of joined facts to values of pairs or responses with their weights, and what their mean is
+# called (evaluation/metrics/metric.py).
+METRICS: dict[str, Entry] = {
+    "accuracy": "innerpo.evaluation.metrics.accuracy:accuracy",
+    "gain": "innerpo.evaluation.metrics.gain:gain",
+    "perplexity_ratio": "innerpo.evaluation.metrics.perplexity_ratio:perplexity_ratio",
+    "log_ratio_gain": "innerpo.evaluation.metrics.log_ratio_gain:log_ratio_gain",
+    "drift": "innerpo.evaluation.metrics.drift:drift",
+    "brier": "innerpo.evaluation.metrics.brier:brier",
+    "ece": "innerpo.evaluation.metrics.calibration:ece",
+    "genies_compat": "innerpo.evaluation.metrics.genies_compat:genies_compat",
+    "best_of_n": "innerpo.evaluation.metrics.best_of_n:best_of_n",
+    "elicitation": "innerpo.evaluation.metrics.elicitation:elicitation",
+    "differential_elicitation": "innerpo.evaluation.metrics.elicitation:differential_elicitation",
 }
 
 # name -> function: (one value per pair, the prompt of each) -> Estimate with its interval.

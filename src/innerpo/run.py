@@ -18,8 +18,8 @@ from innerpo.data.tokens import hash_of_items
 from innerpo.data.training_pairs import training_pairs
 from innerpo.evaluation.applied import check_tokenizer
 from innerpo.evaluation.facts import Scores, combine
+from innerpo.evaluation.headline_files import scores_folder, write_scores
 from innerpo.evaluation.prepared import PreparedScoring, tokenise_sets
-from innerpo.evaluation.report import scores_folder, write_scores
 from innerpo.evaluation.scoring_run import parts_of, prepare_scoring, score_other_base, score_run
 from innerpo.evaluation.sets import EvaluationSet, load_sets, texts_of
 from innerpo.evaluation.tables import Headline
@@ -35,6 +35,7 @@ from innerpo.training.estimate import log_estimate
 from innerpo.training.prepare import Prepared, adapted, prepare_items, training_items
 from innerpo.training.record import check_base, inputs_hash, run_record
 from innerpo.training.run_folder import check_run_dir, is_finished, run_folder
+from innerpo.training.state import recorded_state
 from innerpo.training.train import train_policy
 
 log = logging.getLogger(__name__)
@@ -84,7 +85,8 @@ def train(config: RunConfig, base: Base | None = None) -> Run:
         if config.eval.skip or not is_whole or not PartialState().is_main_process:
             return Run(config.run_dir, config)
         parts = parts_of(config.run_dir, base, config)
-        scores = score_run(scoring, policy, base, config.method_label, config.eval.strengths, parts)
+        with recorded_state(config.run_dir, "scoring"):
+            scores = score_run(scoring, policy, base, config.method_label, config.eval.strengths, parts)
     scores = combine([scores, *other])
     return Run(config.run_dir, config, tuple(sets), scores, write_scores(config.run_dir, scores, sets, config))
 
@@ -107,7 +109,7 @@ def evaluate(folder: Path, config: RunConfig, base: Base | None = None) -> Run:
     if not PartialState().is_main_process:
         return Run(target, config)
     label = folder.resolve().name if read_run_config(folder) is None else config.method_label
-    with artifacts.loaded_policy(base, folder) as policy:
+    with artifacts.loaded_policy(base, folder) as policy, recorded_state(target, "scoring"):
         scores = score_run(scoring, policy, base, label, config.eval.strengths, parts_of(folder, base, config))
     scores = combine([scores, *other])
     tables, faults = write_scores(target, scores, sets, config), tuple(s.note for s in sets if s.fault)
@@ -126,8 +128,11 @@ def _check_before_loading(config: RunConfig) -> None:
 
 def _train_and_save(prepared: Prepared, policy: Any, config: RunConfig, started: float) -> bool:
     """Train the policy and write the run's folder; return False where the weights are sharded over devices."""
-    data_hash = hash_of_items(prepared.items)
-    with run_folder(config, inputs_hash(data_hash, prepared.base)) as checkpoint:
+    data_hash, is_main = hash_of_items(prepared.items), PartialState().is_main_process
+    with (
+        run_folder(config, inputs_hash(data_hash, prepared.base)) as checkpoint,
+        recorded_state(config.run_dir, "training", write=is_main),
+    ):
         if config.method.frozen:
             summary: dict[str, Any] = {"steps": 0, "train_seconds": 0.0}
         else:
@@ -135,7 +140,7 @@ def _train_and_save(prepared: Prepared, policy: Any, config: RunConfig, started:
         weights = summary.pop("gathered", None)
         record = run_record(config, prepared, data_hash)
         record |= summary | {"seconds": time.time() - started}
-        if PartialState().is_main_process:
+        if is_main:
             card = model_card(config, record)
             artifacts.save_run(config.run_dir, policy, prepared.base.tokenizer, prepared.method, record, card, weights)
             log.info(f"saved {config.run_dir}")

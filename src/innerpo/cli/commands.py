@@ -119,5 +119,7 @@ EXAMPLES = {
     "innerpo eval outputs/dpo_truthful_qa_seed1 --eval.oos_dataset=arc_easy": "the same on another shift",
     "innerpo eval outputs/innerpo-none_truthful_qa_seed1 --eval.steer=2": "and the base steered along its directions",
     "innerpo export outputs/innerpo-none_truthful_qa_seed1 --format=gguf": "a control vector for llama.cpp and repeng",
+    "innerpo generate outputs/dpo_truthful_qa_seed1 --prompts=5": "texts of base and policy, side by side",
+    "innerpo bridge export truthful_qa --to=lm-eval outputs/tasks": "the same pairs for lm-evaluation-harness",
     "innerpo inspect outputs/dpo_truthful_qa_seed1": "what the adapter did inside, block by block, with a plot",
 }

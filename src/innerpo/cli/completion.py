@@ -17,6 +17,8 @@ from innerpo.cli.commands import (
     InspectCommand,
     TrainCommand,
 )
+from innerpo.cli.verb_bridge import BridgeExportCommand, BridgeImportCommand
+from innerpo.cli.verb_generate import GenerateCommand
 from innerpo.config.method import method_names
 from innerpo.errors import UserError
 from innerpo.registry import METHODS
@@ -36,6 +38,8 @@ def write_completion(words: Sequence[str]) -> None:
         "doctor": _with_methods(DoctorCommand),
         "inspect": InspectCommand,
         "export": ExportCommand,
+        "generate": GenerateCommand,
+        "bridge": _one_of({"export": BridgeExportCommand, "import": BridgeImportCommand}),
         "examples": ExamplesCommand,
     }
     tyro.extras.subcommand_cli_from_dict(verbs, prog="innerpo", args=list(words), use_underscores=True)
@@ -47,7 +51,12 @@ def _with_methods(record: type) -> Callable[..., None]:
     Of the names with a transform only innerpo's are there: the script holds every option once for each name.
     """
     names = [name for name in method_names() if name in METHODS or name.startswith("innerpo-")]
-    kinds = [Annotated[record, subcommand(name, prefix_name=False)] for name in names]
+    return _one_of(dict.fromkeys(names, record))
+
+
+def _one_of(records: dict[str, type]) -> Callable[..., None]:
+    """Return a function whose one parameter is any of some records, each under its name."""
+    kinds = [Annotated[record, subcommand(name, prefix_name=False)] for name, record in records.items()]
 
     def verb(command: Any) -> None: ...
 

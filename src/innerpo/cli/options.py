@@ -105,13 +105,16 @@ def check_words(record: type, words: Sequence[str], prog: str) -> list[str]:
     named = {o.name: o for o in options if not o.positional}
     missing = [o for o in options if o.positional]
     checked: list[str] = []
+    given: set[str] = set()
     rest = list(words)
     while rest:
         word = rest.pop(0)
         if not word.startswith("-"):
             if not missing:
                 raise UserError(f"{prog} has no place for the word {word!r}; an option begins with --")
-            missing.pop(0)
+            given.add(missing[0].name)
+            if not missing[0].takes_many:
+                missing.pop(0)
             checked.append(word)
             continue
         flag, equals, value = word.partition("=")
@@ -130,6 +133,7 @@ def check_words(record: type, words: Sequence[str], prog: str) -> list[str]:
             for text in values:
                 option.check(text)
         checked += [f"{option.flag}={value}", *values[1:]] if equals else [option.flag, *values]
+    missing = [o for o in missing if o.name not in given]
     if missing:
         first = missing[0]
         raise UserError(f"{prog} needs {first.flag} ({first.help.rstrip('.')})")

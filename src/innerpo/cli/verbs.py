@@ -30,6 +30,12 @@ from innerpo.cli.flags import (
     show_choices,
 )
 from innerpo.cli.options import unknown
+from innerpo.cli.verb_bridge import bridge
+from innerpo.cli.verb_compare import compare
+from innerpo.cli.verb_generate import generate
+from innerpo.cli.verb_report import report
+from innerpo.cli.verb_table import table
+from innerpo.cli.verb_view import view
 from innerpo.config.run import ModelConfig, default_run
 from innerpo.config.yaml import config_of_folder, overlay, preset_path, read_yaml, without_identity
 from innerpo.errors import MachineError, UserError
@@ -155,7 +161,13 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "demo": demo,
     "doctor": doctor,
     "inspect": inspect,
+    "compare": compare,
+    "table": table,
     "export": export,
+    "report": report,
+    "view": view,
+    "generate": generate,
+    "bridge": bridge,
     "examples": examples,
 }
 
@@ -206,8 +218,8 @@ def _show(result: Any) -> None:
     from innerpo.cli.render_scores import headline_table
 
     tables = list((result.tables or {}).values())
-    for table in tables:
-        stdout.print(headline_table(table))
+    for shown in tables:
+        stdout.print(headline_table(shown))
     for line in tables[0].lines() if tables else ():
         stdout.print(line, markup=False, soft_wrap=True)
     say(f"written to {result.folder}")

@@ -124,6 +124,19 @@ class PairTokenizer:
             items.append(self._item(group[0].prompt, responses, indexed, cluster))
         return [item for item in items if item.pairs]
 
+    def generation_prompt(self, prompt: Text) -> tuple[Ids, int]:
+        """Return the ids that a response to a prompt goes on from, cut to the limit, and the id that closes a response.
+
+        For chat messages they end with the template's opening of an assistant turn.
+        """
+        answer: Text = "x" if isinstance(prompt, str) else ({"role": "assistant", "content": "x"},)
+        try:
+            close = self._shared_prompt(prompt, [answer])[1][0][-1]
+        except TemplateError as error:
+            raise UserError(f"the model's chat template refuses the messages of a prompt: {error}") from error
+        ids = self._encode(prompt) or [self._start]
+        return tuple(ids if len(ids) <= self.max_prompt else self._cut_left(ids)), close
+
     def _item(
         self, prompt: Text, responses: Sequence[Text], pairs: Sequence[tuple[int, int, str]], cluster: str
     ) -> PromptItem:
@@ -163,9 +176,14 @@ class PairTokenizer:
         prompt_ids, response_ids = alone[:n], [close(ids[n:]) for ids in together]
         if not prompt_ids:  # the first response token is predicted from the last prompt token, so there must be one
             self.report.started += 1
-            start = self.tokenizer.bos_token_id
-            prompt_ids = [self.tokenizer.eos_token_id if start is None else start]
+            prompt_ids = [self._start]
         return prompt_ids, response_ids
+
+    @property
+    def _start(self) -> int:
+        """Token that stands where a prompt is empty: BOS, or EOS for a tokenizer without one."""
+        bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+        return int(eos if bos is None else bos)
 
     def _encode(self, prompt: Text, response: Text | None = None) -> list[int]:
         """Return the ids of a text; of a text that was met before, without running the tokenizer again."""

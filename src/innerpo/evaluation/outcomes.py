@@ -1,6 +1,6 @@
 """From facts to outcomes: a scorer ranks the two responses of each pair."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import polars as pl
 
@@ -9,7 +9,10 @@ from innerpo.evaluation.facts import Scores
 from innerpo.registry import SCORERS, resolve
 
 Scorer = Callable[[pl.DataFrame], pl.Series]
-"""Rows of facts.RESPONSES to one number per row, higher is better; NaN where it is unknown."""
+"""Rows of facts.RESPONSES with ``base_logp`` to one number per row, higher is better; NaN where it is unknown.
+
+``base_logp`` is the base model's log-probability of the same response, NaN where the base was not scored on it.
+"""
 
 
 def pair_outcomes(scores: Scores, scorer: str) -> pl.DataFrame:
@@ -19,9 +22,10 @@ def pair_outcomes(scores: Scores, scorer: str) -> pl.DataFrame:
     where a score is unknown. Raises UserError for an unknown scorer, or one that does not return a number per response.
     """
     keys = ["model", "strength", "set", "prompt", "response"]
-    scored = scores.responses.select(keys).with_columns(_score(scores.responses, scorer).alias("score"))
-    models = scored.select("model", "strength").unique(maintain_order=True)
-    table = models.join(scores.pairs, how="cross", maintain_order="left_right")
+    facts = with_base(scores.responses)
+    scored = facts.select(keys).with_columns(score(facts, scorer).alias("score"))
+    models = scored.select("model", "strength", "set").unique(maintain_order=True)
+    table = models.join(scores.pairs, on="set", maintain_order="left_right")
     for side in ("chosen", "rejected"):
         on_side = scored.rename({"response": side, "score": f"{side}_score"})
         table = table.join(on_side, on=[*keys[:-1], side], maintain_order="left")
@@ -29,9 +33,25 @@ def pair_outcomes(scores: Scores, scorer: str) -> pl.DataFrame:
     return table.select("model", "strength", "set", "pair", "prompt", outcome=(difference.sign() + 1.0) / 2.0)
 
 
-def _score(responses: pl.DataFrame, name: str) -> pl.Series:
+def with_base(responses: pl.DataFrame, also: Sequence[str] = ()) -> pl.DataFrame:
+    """Add ``base_logp``: the log-probability of the same response by the base model of that row, NaN if unknown.
+
+    The base's rows are those of the model ``base`` with the same ``reference``, set, prompt and response, and with the
+    same values in the columns ``also`` (``run``, where rows of several runs stand together).
+    """
+    keys = [*also, "reference", "set", "dataset", "split", "prompt", "response"]
+    base = responses.filter(pl.col("model") == "base").select(*keys, base_logp="logp").unique(keys, keep="first")
+    joined = responses.join(base, on=keys, how="left", maintain_order="left")
+    return joined.with_columns(pl.col("base_logp").fill_null(float("nan")))
+
+
+def score(facts: pl.DataFrame, name: str) -> pl.Series:
+    """Return a scorer's number of every response. ``facts``: rows of facts.RESPONSES with ``base_logp``.
+
+    Raises UserError for an unknown scorer, or one that does not return a number per response.
+    """
     function: Scorer = resolve(SCORERS, name, "scorer")
-    found = function(responses)
-    if not isinstance(found, pl.Series) or len(found) != len(responses) or not found.dtype.is_numeric():
-        raise UserError(f"scorer {name!r} must return one number per response, as a polars Series of {len(responses)}")
+    found = function(facts)
+    if not isinstance(found, pl.Series) or len(found) != len(facts) or not found.dtype.is_numeric():
+        raise UserError(f"scorer {name!r} must return one number per response, as a polars Series of {len(facts)}")
     return found.cast(pl.Float64).fill_null(float("nan"))

@@ -63,6 +63,19 @@ def model_source(config: ModelConfig, cache_dir: Path) -> str:
     return str(embedded_model_folder(cache_dir)) if config.base_model == EMBEDDED else config.base_model
 
 
+def load_tokenizer(config: ModelConfig, cache_dir: Path) -> Any:
+    """Load the base model's tokenizer alone. Raises UserError if it cannot be loaded."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(
+            model_source(config, cache_dir), revision=config.revision, trust_remote_code=config.trust_remote_code
+        )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"cannot load the tokenizer of the base model {config.base_model!r}: {reason}") from error
+
+
 def load_base(config: ModelConfig, cache_dir: Path) -> Base:
     """Load base model and tokenizer by ``config.base_model``. Raises UserError if they cannot be loaded."""
     from transformers import AutoModelForCausalLM, AutoTokenizer

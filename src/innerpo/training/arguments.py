@@ -10,7 +10,7 @@ from transformers import TrainingArguments
 
 from innerpo.config.run import RunConfig
 from innerpo.errors import UserError
-from innerpo.training.run_folder import CHECKPOINTS
+from innerpo.training.paths import CHECKPOINTS
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from innerpo.methods.method import Method
 from innerpo.model.adapters import load_adapter, remove_adapter
 from innerpo.model.base import Base
 from innerpo.training.directions_file import DIRECTIONS, save_directions
-from innerpo.training.run_folder import CHECKPOINTS, RECORD
+from innerpo.training.paths import CHECKPOINTS, RECORD
 
 
 def save_run(

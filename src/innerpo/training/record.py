@@ -13,8 +13,8 @@ from innerpo.config.run import RunConfig
 from innerpo.errors import UserError
 from innerpo.model.base import Base
 from innerpo.model.identity import fingerprint
+from innerpo.training.paths import RECORD
 from innerpo.training.prepare import Prepared
-from innerpo.training.run_folder import RECORD
 
 
 def run_record(config: RunConfig, prepared: Prepared, data_hash: str) -> dict[str, Any]:

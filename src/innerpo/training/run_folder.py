@@ -14,8 +14,7 @@ from innerpo.config.run import RunConfig, to_dict
 from innerpo.config.yaml import as_yaml, read_yaml
 from innerpo.errors import UserError
 from innerpo.files import machine_errors, write_text
-
-CONFIG, RECORD, METRICS, CHECKPOINTS = "config.yaml", "run.json", "metrics.jsonl", "checkpoints"
+from innerpo.training.paths import CHECKPOINTS, CONFIG, METRICS, RECORD
 
 
 def check_run_dir(config: RunConfig) -> None:

@@ -17,7 +17,8 @@ from innerpo.methods.method import Method
 from innerpo.progress import Update, task
 from innerpo.training.arguments import check_processes, training_arguments
 from innerpo.training.collate import PairCollator
-from innerpo.training.run_folder import METRICS, cut_metrics
+from innerpo.training.paths import METRICS
+from innerpo.training.run_folder import cut_metrics
 from innerpo.training.trainer import PairTrainer
 
 log = logging.getLogger(__name__)

@@ -16,10 +16,10 @@ from innerpo.data.pairs import PreferencePair, take_prompts
 from innerpo.data.sources import load_pairs
 from innerpo.data.training_pairs import training_pairs
 from innerpo.errors import UserError
+from innerpo.evaluation.headline_files import scores_folder
 from innerpo.evaluation.inspect.measure import measure
 from innerpo.evaluation.inspect.records import BlockRow, Inspection
 from innerpo.evaluation.inspect.report import write_inspection
-from innerpo.evaluation.report import scores_folder
 from innerpo.evaluation.sets import PROMPT_SEED
 from innerpo.files import cache_root
 from innerpo.model.adapters import check_bare

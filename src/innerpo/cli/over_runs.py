@@ -1,0 +1,45 @@
+"""What the verbs table and compare do: read the runs, show what they ask for, then say what was left out."""
+
+from collections.abc import Sequence
+
+from innerpo.cli.render_results import show
+from innerpo.errors import UserError
+from innerpo.evaluation.comparison import compare_studies
+from innerpo.evaluation.curve_text import curve_text, gain_text, render_curves
+from innerpo.evaluation.curves import curves, gains, suite_gains
+from innerpo.evaluation.formats import comparison_text, render_comparison, render_table, table_text
+from innerpo.evaluation.results import result_table
+from innerpo.evaluation.study import Study, read_study
+
+
+def show_table(runs: Sequence[str], metric: str, scorer: str, format: str, strengths: bool) -> None:
+    """Print the table of a metric over runs. Raises UserError, after it is shown, for folders that were left out."""
+    study = read_study(runs, strict=False)
+    result = result_table(study, metric, scorer, strengths=strengths)
+    show([table_text(result)], format, lambda: render_table(result, format), turn=True)
+    _left_out(study)
+
+
+def show_curves(runs: Sequence[str], baseline: str, scorer: str, format: str) -> None:
+    """Print the curves of the methods, and their gains over the baseline where there is another method."""
+    study = read_study(runs, strict=False)
+    found = curves(study, scorer)
+    several = len({curve.method for curve in found}) > 1
+    gained = [*gains(study, baseline, scorer), *suite_gains(study, baseline, scorer)] if several else []
+    tables = [curve_text(found), *([gain_text(gained)] if gained else [])]
+    show(tables, format, lambda: render_curves(found, gained, format))
+    _left_out(study)
+
+
+def show_comparison(a: str, b: str, scorer: str, format: str) -> None:
+    """Print the comparison of two methods, each given as a folder or a pattern."""
+    studies = [read_study(given, strict=False) for given in (a, b)]
+    found = compare_studies(studies[0], studies[1], scorer)
+    show([comparison_text(found)], format, lambda: render_comparison(found, format))
+    _left_out(*studies)
+
+
+def _left_out(*studies: Study) -> None:
+    faults = [fault for study in studies for fault in study.faults]
+    if faults:
+        raise UserError("; ".join(faults))

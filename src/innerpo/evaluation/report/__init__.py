@@ -1,0 +1,1 @@
+"""The report: one HTML page about many runs, which opens from disk without a network."""
