@@ -39,7 +39,13 @@ def same_scores(a, b):
     return a == pytest.approx(b, abs=1e-4)
 
 
-@pytest.mark.parametrize("name", [n for n in METHODS if n != "probe"])
+IN_THE_FAST_TESTS = ("innerpo", "dpo", "projbp", "prefvec")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=() if n in IN_THE_FAST_TESTS else pytest.mark.slow) for n in METHODS if n != "probe"],
+)
 def test_every_method_trains_saves_reloads_and_scores(name, toy_folder, tmp_path):
     config = toy_run(name, toy_folder, tmp_path)
     result = train(config)

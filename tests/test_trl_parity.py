@@ -122,6 +122,7 @@ def test_simpo_is_trls():
     torch.testing.assert_close(simpo_loss(PairOutputs(chosen, rejected, n_c, n_r), 2.0, 1.3), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)  # a real model, beside other tests on two cores
 def test_32_genies_pairs(tmp_path, genies_dir):
     """The same 32 pairs of truthful_qa in both, with SmolLM2-135M-Instruct."""
