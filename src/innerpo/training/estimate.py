@@ -32,8 +32,9 @@ def log_estimate(
     to_score = sum(item.n_tokens for found in scored for item in found)
     in_reference = mean * (len(items) if config.method.reads_states else len(seen))
     in_training = 0.0 if config.method.frozen else mean * pairs_per_step(config) * steps * TRAINING_FACTOR
+    passes = 1 + len(set(config.eval.strengths) - {0.0})  # the base, and the policy at each strength
     rate = forward_rate(base, items)
-    seconds = {"reference": in_reference / rate, "training": in_training / rate, "scoring": 2 * to_score / rate}
+    seconds = {"reference": in_reference / rate, "training": in_training / rate, "scoring": passes * to_score / rate}
     if sum(seconds.values()) > SHORTEST:
         shown = ", ".join(f"{name} {duration(value)}" for name, value in seconds.items() if value)
         log.info(f"estimated time: {shown} ({rate:.0f} tokens/s in a timed forward pass; what is cached costs nothing)")
