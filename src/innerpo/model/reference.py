@@ -64,7 +64,11 @@ class Reference:
         logps, n_tokens = torch.full((at.sequences[-1],), float("nan")), torch.zeros(at.sequences[-1], dtype=torch.long)
         seq = at.sequence_rows(indices)
         logps[seq], n_tokens[seq] = self.logps, self.n_tokens
-        return Reference(items, logps, n_tokens, computed=self.computed)
+        token_logps = None
+        if self.token_logps is not None:
+            token_logps = torch.full((at.tokens[-1],), float("nan"))
+            token_logps[at.token_rows(indices)] = self.token_logps
+        return Reference(items, logps, n_tokens, token_logps=token_logps, computed=self.computed)
 
     @property
     def outputs(self) -> SequenceOutputs:
@@ -83,6 +87,7 @@ class Reference:
             n_tokens=self.n_tokens[seq],
             pooled=None if self.pooled is None else self.pooled[:, seq],
             token_states=kept,
+            token_logps=None if self.token_logps is None else self.token_logps[self._offsets.token_rows(indices)],
         )
 
 
