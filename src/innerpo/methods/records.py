@@ -29,8 +29,8 @@ class PairOutputs:
     ``logps`` are sums over a response's completion tokens, in nats, and ``n_tokens`` their number. ``states`` are
     s_l(y), pooled and transformed. ``token_states`` are the RMS-normalised states u of every completion token, not
     transformed; ``sequence`` is the response of each token: 2i is pair i's chosen response, 2i + 1 its rejected one.
-    ``shared_logps`` are sums over a response's first ``min(|y_c|, |y_r|)`` tokens, the length that both have; None where
-    the log-probabilities of single tokens are not known. Fields for states are None where no term needs them.
+    ``shared_logps`` are sums over a response's first ``min(|y_c|, |y_r|)`` tokens, a length that both responses have;
+    None where log-probabilities of single tokens are not known. Fields for states are None where no term needs them.
     """
 
     chosen_logps: Float[Tensor, " pair"]
@@ -71,10 +71,11 @@ class PairOutputs:
 
 
 def shared_logps(token_logps: Float[Tensor, " token"], batch: TokenBatch) -> Float[Tensor, " seq"]:
-    """Return, per response, the sum over as many of its first tokens as the shorter response of its pair has, in nats."""
-    shorter = torch.minimum(batch.n_tokens[0::2], batch.n_tokens[1::2]).repeat_interleave(2, output_size=batch.n_sequences)
-    kept = batch.offset < shorter[batch.sequence]
-    return torch.zeros_like(batch.n_tokens, dtype=token_logps.dtype).index_add(0, batch.sequence, token_logps * kept)
+    """Return each response's sum over its first tokens, as many as its pair's shorter response has, in nats."""
+    shorter = torch.minimum(batch.n_tokens[0::2], batch.n_tokens[1::2])
+    kept = batch.offset < shorter[batch.sequence // 2]
+    sums = torch.zeros_like(batch.n_tokens, dtype=token_logps.dtype)
+    return sums.index_add(0, batch.sequence, token_logps * kept)
 
 
 def log_ratio_margin(policy: PairOutputs, reference: PairOutputs) -> Float[Tensor, " pair"]:

@@ -78,16 +78,16 @@ class Reference:
     def select(self, indices: Sequence[int]) -> SequenceOutputs:
         """Return the outputs of some items, laid out as a batch of those items is."""
         seq, starts = self._offsets.sequence_rows(indices), self._offsets.tokens
-        kept = None
-        if self.token_states is not None:
-            parts = [self.token_states[starts[i] : starts[i + 1]] for i in indices]
-            kept = torch.cat(parts).transpose(0, 1).float()
+
+        def tokens_of(values: Tensor) -> Tensor:
+            return torch.cat([values[starts[i] : starts[i + 1]] for i in indices])
+
         return SequenceOutputs(
             logps=self.logps[seq],
             n_tokens=self.n_tokens[seq],
             pooled=None if self.pooled is None else self.pooled[:, seq],
-            token_states=kept,
-            token_logps=None if self.token_logps is None else self.token_logps[self._offsets.token_rows(indices)],
+            token_states=None if self.token_states is None else tokens_of(self.token_states).transpose(0, 1).float(),
+            token_logps=None if self.token_logps is None else tokens_of(self.token_logps),
         )
 
 
