@@ -107,7 +107,7 @@ def test_rdpo_by_hand():
 
 
 def test_a_longer_chosen_response_teaches_less_in_rdpo():
-    """At equal margins the gradient is smaller where length explains the preference, which the sign of alpha decides."""
+    """At equal margins the gradient is smaller where length explains the preference: the sign of alpha."""
     pulls = []
     for n in (2, 4, 6):
         chosen = torch.tensor([-6.0], requires_grad=True)
