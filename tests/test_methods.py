@@ -18,6 +18,7 @@ from innerpo.run import evaluate, train
 from innerpo.training.directions_file import load_directions
 
 STATELESS = {"dpo", "ipo", "simpo", "sft", "projgrad", "projbp"}
+STATELESS |= {"dpo-norm", "rdpo", "lddpo", "dpop", "cdpo", "robust-dpo", "hinge", "apo-zero", "apo-down"}
 
 
 def toy_run(name, toy_folder, tmp_path, **method):

@@ -58,6 +58,52 @@ METHODS: dict[str, dict[str, Any]] = {
         "beta": 2.0,
         "about": "Simple preference optimisation: length-normalised margin without a reference (Meng et al. 2024).",
     },
+    "dpo-norm": {
+        **_OUTPUT_ONLY,
+        "output": "dpo_norm",
+        "beta": 5.0,
+        "about": "Length-normalised DPO: log-ratios count per token (Lambert et al. 2024).",
+    },
+    "rdpo": {
+        **_OUTPUT_ONLY,
+        "output": "rdpo",
+        "about": "R-DPO: DPO on what the difference in length does not explain (Park et al. 2024).",
+    },
+    "lddpo": {
+        **_OUTPUT_ONLY,
+        "output": "lddpo",
+        "about": "LD-DPO: DPO with less weight on tokens beyond the shorter response's length (Liu et al. 2024).",
+    },
+    "dpop": {
+        **_OUTPUT_ONLY,
+        "output": "dpop",
+        "about": "DPO-Positive: DPO with a penalty where the chosen response becomes less likely (Pal et al. 2024).",
+    },
+    "cdpo": {
+        **_OUTPUT_ONLY,
+        "output": "cdpo",
+        "about": "Conservative DPO: smoothed labels, for pairs of which some have a wrong one (Mitchell 2023).",
+    },
+    "robust-dpo": {
+        **_OUTPUT_ONLY,
+        "output": "robust",
+        "about": "Robust DPO: DPO's loss without the bias of a known share of wrong labels (Chowdhury et al. 2024).",
+    },
+    "hinge": {
+        **_OUTPUT_ONLY,
+        "output": "hinge",
+        "about": "SLiC's hinge on DPO's log-ratio margin (Liu et al. 2023, after Zhao et al. 2023).",
+    },
+    "apo-zero": {
+        **_OUTPUT_ONLY,
+        "output": "apo_zero",
+        "about": "Anchored preference optimisation: chosen more likely, rejected less (D'Oosterlinck et al. 2024).",
+    },
+    "apo-down": {
+        **_OUTPUT_ONLY,
+        "output": "apo_down",
+        "about": "Anchored preference optimisation: both less likely, rejected more so (D'Oosterlinck et al. 2024).",
+    },
     "sft": {
         **_OUTPUT_ONLY,
         "output": "none",
@@ -161,6 +207,15 @@ OUTPUTS: dict[str, Entry] = {
     "dpo": "innerpo.methods.outputs.dpo:dpo",
     "ipo": "innerpo.methods.outputs.ipo:ipo",
     "simpo": "innerpo.methods.outputs.simpo:simpo",
+    "dpo_norm": "innerpo.methods.outputs.dpo_norm:dpo_norm",
+    "rdpo": "innerpo.methods.outputs.rdpo:rdpo",
+    "lddpo": "innerpo.methods.outputs.lddpo:lddpo",
+    "dpop": "innerpo.methods.outputs.dpop:dpop",
+    "cdpo": "innerpo.methods.outputs.cdpo:cdpo",
+    "robust": "innerpo.methods.outputs.robust:robust",
+    "hinge": "innerpo.methods.outputs.hinge:hinge",
+    "apo_zero": "innerpo.methods.outputs.apo:apo_zero",
+    "apo_down": "innerpo.methods.outputs.apo:apo_down",
     "residual": "innerpo.methods.outputs.residual:residual",
 }
 

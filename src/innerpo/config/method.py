@@ -104,9 +104,17 @@ class MethodConfig:
     output: OutputName = "dpo"
     """Loss on output log-probabilities (the term "output", weight 1); none switches it off."""
     beta: float = 0.1
-    """dpo: logits per nat of log-ratio margin. ipo: target 1/(2 beta) nats/token. simpo: logits per nat/token."""
+    """Logits per nat of log-ratio margin; dpo_norm, simpo: per nat/token. ipo: target 1/(2 beta) nats/token."""
     simpo_gamma: float = 1.0
     """simpo: target margin, in logits."""
+    rdpo_alpha: float = 0.05
+    """rdpo: logits that a token of length difference explains; 0 = dpo."""
+    ld_alpha: float = 0.5
+    """lddpo: weight of the tokens beyond the shorter response's length, 0 to 1 (1 = dpo)."""
+    dpop_lambda: float = 50.0
+    """dpop: weight of the fall of the chosen response's log-probability below the reference's; 0 = dpo."""
+    label_smoothing: float = 0.1
+    """cdpo, robust: share of pairs whose label is taken to be wrong, 0 to 0.5 (0 = dpo)."""
     offset: OffsetName = "probe"
     """residual: logits that count as explained: of the frozen probe (probe), or a control."""
     offset_weight: float = 1.0
@@ -187,6 +195,17 @@ class MethodConfig:
             raise UserError(f"method.lda_ridge must be above 0, got {self.lda_ridge}")
         if self.output != "none" and self.beta <= 0.0:
             raise UserError(f"method.beta must be above 0 with output={self.output}, got {self.beta}")
+        self._check_output_options()
+
+    def _check_output_options(self) -> None:
+        """Raise UserError for an option of an output form that is out of its range."""
+        if not 0.0 <= self.label_smoothing < 0.5:
+            raise UserError(f"method.label_smoothing must be at least 0 and below 0.5, got {self.label_smoothing:g}")
+        if not 0.0 <= self.ld_alpha <= 1.0:
+            raise UserError(f"method.ld_alpha must be from 0 to 1, got {self.ld_alpha:g}")
+        for name in ("rdpo_alpha", "dpop_lambda"):
+            if getattr(self, name) < 0.0:
+                raise UserError(f"method.{name} must not be negative, got {getattr(self, name):g}")
 
     def term_weights(self) -> dict[str, float]:
         """Return the weight of every term that is switched on, in a fixed order.

@@ -15,6 +15,9 @@ from innerpo.model.base import Base
 
 TRIES = 8
 """Steps tried before a term counts as having no gradient: coherence and the hinge have none on one side of a kink."""
+LOG_2 = dict.fromkeys(("dpo", "dpo_norm", "lddpo", "dpop", "cdpo", "robust"), math.log(2.0))
+AT_REFERENCE = {**LOG_2, "hinge": 1.0, "apo_zero": 1.0, "apo_down": 1.0}
+"""Loss of an output form where policy and reference agree. The other forms depend there on more than the config."""
 CHANGED = 1e-4
 """Least relative change that counts as one when labels are swapped; float32 rounding stays below 1e-5."""
 
@@ -84,7 +87,7 @@ def _all_checks(setup: Setup, seed: int) -> tuple[list[TermCheck], list[tuple[st
 
 
 def _at_the_reference(setup: Setup) -> list[tuple[str, str, bool]]:
-    """Policy = reference: margin 0, drift exactly 0, DPO's loss log 2, no gradient that is not a number."""
+    """Policy = reference: margin 0, drift exactly 0, the output term's known value, every gradient finite."""
     found = setup.loss()
     checks = []
     if "inner_margin" in found.metrics:
@@ -93,9 +96,11 @@ def _at_the_reference(setup: Setup) -> list[tuple[str, str, bool]]:
     if "drift" in found.terms:
         drift = float(found.terms["drift"].detach().abs().max())
         checks.append(("drift at the reference", f"{drift:.1e}, should be 0", drift == 0.0))
-    if "output" in found.terms and setup.method.config.output == "dpo":
-        off = float((found.terms["output"].detach() - math.log(2.0)).abs().max())
-        checks.append(("dpo at the reference", f"{off:.1e} from log 2", off < 1e-6))
+    form = setup.method.config.output
+    if "output" in found.terms and form in AT_REFERENCE:
+        expected, shown = AT_REFERENCE[form], "log 2" if form in LOG_2 else f"{AT_REFERENCE[form]:g}"
+        off = float((found.terms["output"].detach() - expected).abs().max())
+        checks.append((f"{form} at the reference", f"{off:.1e} from {shown}", off < 1e-6))
     gradients = term_gradients(found, list(found.terms), setup.parameters)
     wrong = [name for name, g in gradients.items() if not math.isfinite(length_of(g))]
     checks.append(("gradients at the reference", f"not finite: {', '.join(wrong)}" if wrong else "finite", not wrong))
@@ -163,6 +168,8 @@ def _swap(outputs: PairOutputs) -> PairOutputs:
         rejected_n_tokens=outputs.chosen_n_tokens,
         chosen_states=outputs.rejected_states,
         rejected_states=outputs.chosen_states,
+        chosen_shared_logps=outputs.rejected_shared_logps,
+        rejected_shared_logps=outputs.chosen_shared_logps,
         sequence=None if outputs.sequence is None else outputs.sequence ^ 1,  # 2i <-> 2i + 1
     )
 

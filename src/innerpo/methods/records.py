@@ -29,7 +29,8 @@ class PairOutputs:
     ``logps`` are sums over a response's completion tokens, in nats, and ``n_tokens`` their number. ``states`` are
     s_l(y), pooled and transformed. ``token_states`` are the RMS-normalised states u of every completion token, not
     transformed; ``sequence`` is the response of each token: 2i is pair i's chosen response, 2i + 1 its rejected one.
-    Fields for states are None where no term needs them.
+    ``shared_logps`` are sums over a response's first ``min(|y_c|, |y_r|)`` tokens, a length that both responses have;
+    None where log-probabilities of single tokens are not known. Fields for states are None where no term needs them.
     """
 
     chosen_logps: Float[Tensor, " pair"]
@@ -40,11 +41,14 @@ class PairOutputs:
     rejected_states: Float[Tensor, "layer pair rank"] | None = None
     token_states: Float[Tensor, "layer token hidden"] | None = None
     sequence: Int[Tensor, " token"] | None = None
+    chosen_shared_logps: Float[Tensor, " pair"] | None = None
+    rejected_shared_logps: Float[Tensor, " pair"] | None = None
 
     @classmethod
     def of(cls, outputs: SequenceOutputs, batch: TokenBatch, transform: Transform) -> "PairOutputs":
         """Split a batch's responses into chosen and rejected, and transform the pooled states."""
         pooled = None if outputs.pooled is None else transform(outputs.pooled)
+        shared = None if outputs.token_logps is None else shared_logps(outputs.token_logps, batch)
         return cls(
             chosen_logps=outputs.logps[0::2],
             rejected_logps=outputs.logps[1::2],
@@ -54,6 +58,8 @@ class PairOutputs:
             rejected_states=None if pooled is None else pooled[:, 1::2],
             token_states=outputs.token_states,
             sequence=batch.sequence,
+            chosen_shared_logps=None if shared is None else shared[0::2],
+            rejected_shared_logps=None if shared is None else shared[1::2],
         )
 
     @property
@@ -62,6 +68,14 @@ class PairOutputs:
         assert self.chosen_states is not None
         assert self.rejected_states is not None
         return self.chosen_states - self.rejected_states
+
+
+def shared_logps(token_logps: Float[Tensor, " token"], batch: TokenBatch) -> Float[Tensor, " seq"]:
+    """Return each response's sum over its first tokens, as many as its pair's shorter response has, in nats."""
+    shorter = torch.minimum(batch.n_tokens[0::2], batch.n_tokens[1::2])
+    kept = batch.offset < shorter[batch.sequence // 2]
+    sums = torch.zeros_like(batch.n_tokens, dtype=token_logps.dtype)
+    return sums.index_add(0, batch.sequence, token_logps * kept)
 
 
 def log_ratio_margin(policy: PairOutputs, reference: PairOutputs) -> Float[Tensor, " pair"]:
