@@ -45,6 +45,7 @@ class _Others:
     """The prompts in the order of the cycle, the items of each, and what is drawn at random."""
 
     order: Sequence[str]
+    place: dict[str, int]
     members: dict[str, list[PromptItem]]
     seed: int
 
@@ -55,14 +56,14 @@ class _Others:
             members.setdefault(item.cluster, []).append(item)
         order = sorted(members)
         Random(f"{seed}/companions").shuffle(order)
-        return cls(order, members, seed)
+        return cls(order, {cluster: i for i, cluster in enumerate(order)}, members, seed)
 
     def after(self, item: PromptItem) -> Iterator[PromptItem]:
         """Yield a pair of every other prompt, in the cycle's order from the item's prompt on.
 
         The k-th pair of a prompt gets the k-th pairs of the others.
         """
-        start, rank = self.order.index(item.cluster), self.members[item.cluster].index(item)
+        start, rank = self.place[item.cluster], self.members[item.cluster].index(item)
         for step in range(1, len(self.order)):
             found = self.members[self.order[(start + step) % len(self.order)]]
             yield found[rank % len(found)]
@@ -89,9 +90,9 @@ def _foreign(item: PromptItem, others: _Others) -> PromptItem:
 
 
 def _tie(item: PromptItem, others: _Others) -> PromptItem:
-    drawn = [others.response(other) for other in others.after(item)]
-    first, characters = drawn[0]
-    second = next((other for other in drawn[1:] if other[0] != first), None)
+    drawn = (others.response(other) for other in others.after(item))
+    first, characters = next(drawn)
+    second = next((other for other in drawn if other[0] != first), None)
     if second is None:
         raise UserError("ties needs pairs with different responses, and all are the same")
     return replace(item, responses=(first, second[0]), characters=(characters, second[1]), divergence=None)

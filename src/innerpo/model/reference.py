@@ -74,6 +74,7 @@ class Reference:
     def select(self, indices: Sequence[int]) -> SequenceOutputs:
         """Return the outputs of some items, laid out as a batch of those items is."""
         seq, starts = self._offsets.sequence_rows(indices), self._offsets.tokens
+        token_logps = None if self.token_logps is None else self.token_logps[self._offsets.token_rows(indices)]
         kept = None
         if self.token_states is not None:
             parts = [self.token_states[starts[i] : starts[i + 1]] for i in indices]
@@ -83,6 +84,7 @@ class Reference:
             n_tokens=self.n_tokens[seq],
             pooled=None if self.pooled is None else self.pooled[:, seq],
             token_states=kept,
+            token_logps=token_logps,
         )
 
 

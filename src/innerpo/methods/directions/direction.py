@@ -17,8 +17,8 @@ class DirectionInputs:
 
     ``d`` holds the state differences (chosen minus rejected, after the transform) in float64. ``clusters`` numbers the
     prompt of each pair. ``nuisance`` holds what is to be regressed out of d (nuisance.py), None without
-    ``method.remove``. ``generator`` is seeded. ``d_mis`` are the differences of the same responses behind another pair's
-    prompt, None unless the direction is ``mismatched``.
+    ``method.remove``. ``generator`` is seeded. ``d_mis`` are the differences of the same responses behind another
+    pair's prompt, None unless the direction is ``mismatched``.
     """
 
     d: Float[Tensor, "layer pair rank"]
