@@ -10,6 +10,7 @@ from torch import Tensor
 from innerpo.config.run import RunConfig
 from innerpo.doctor.setup import Setup, set_up
 from innerpo.doctor.steps import gradient_shares, length_of, move, step_away, step_lowers, term_gradients
+from innerpo.methods.method import LossOutput
 from innerpo.methods.records import PairOutputs
 from innerpo.model.base import Base
 
