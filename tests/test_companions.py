@@ -25,7 +25,7 @@ from innerpo.methods.transforms.transform import IDENTITY
 from innerpo.model.base import Base
 from innerpo.model.forward.outputs import SequenceOutputs
 from innerpo.training import trainer as trainer_module
-from innerpo.training.companions import rows_with, swapped
+from innerpo.training.companions import companion_items, rows_with, swapped
 from innerpo.training.prepare import adapted, prepare
 from innerpo.training.trainer import PairTrainer
 
@@ -281,6 +281,16 @@ def test_texts_that_are_not_there(tokenizer, items, tmp_path):
         anchor_items(str(tmp_path / "empty.txt"), items, tokens, DataConfig())
     with pytest.raises(UserError, match=r"method\.anchor_data must name a data set"):
         MethodConfig(anchor_data=" ")
+
+
+def test_anchors_on_a_target_are_warned_of(base, tmp_path, caplog):
+    for name, warned in (("embedded:shorter", True), ("sentences", False)):
+        config = config_of("anchor-kl", tmp_path, anchor_data=name)
+        caplog.clear()
+        companion_items(
+            replace(config, data=replace(config.data, dataset="embedded:longer")), base, ITEMS, "anchor", [0]
+        )
+        assert ("a target of embedded:longer, which is then no longer out" in caplog.text) == warned
 
 
 # -- in training -----------------------------------------------------------------------------------------------------

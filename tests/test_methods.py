@@ -18,6 +18,7 @@ from innerpo.run import evaluate, train
 from innerpo.training.directions_file import load_directions
 
 STATELESS = {"dpo", "ipo", "simpo", "sft", "projgrad", "projbp"}
+STATELESS |= {n for n in METHODS if n.startswith(("mismatch", "anchor"))}  # anchors read states of texts, not of pairs
 
 
 def toy_run(name, toy_folder, tmp_path, **method):

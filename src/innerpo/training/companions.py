@@ -1,5 +1,6 @@
 """Companions of training pairs with their reference outputs: what training runs the policy on beside the pairs."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,6 +13,7 @@ from innerpo.data.batching.batch import TokenBatch, make_batch
 from innerpo.data.batching.order import rows_of
 from innerpo.data.batching.row_plan import Layout
 from innerpo.data.companions import companions
+from innerpo.data.shifts import plain_name, shifts_from
 from innerpo.data.texts import anchor_items
 from innerpo.data.tokens import PromptItem
 from innerpo.methods.method import Method
@@ -20,6 +22,8 @@ from innerpo.model.base import Base
 from innerpo.model.context import check_context
 from innerpo.model.forward.outputs import SequenceOutputs, StateRequest
 from innerpo.model.reference import Reference
+
+log = logging.getLogger(__name__)
 
 ANCHOR = "anchor"
 
@@ -88,6 +92,7 @@ def companion_items(
 ) -> tuple[list[PromptItem], list[int]]:
     """Return the items of the seen pairs' companions, and for each pair the index of its own (-1: not seen)."""
     if kind == ANCHOR:
+        _warn_of_targets(config)
         tokens = base.pair_tokenizer(config.data)
         every, of_pair = anchor_items(config.method.anchor_data, items, tokens, config.data)
     else:
@@ -95,6 +100,12 @@ def companion_items(
     used = sorted({of_pair[i] for i in seen})
     place = {index: new for new, index in enumerate(used)}
     return [every[i] for i in used], [place.get(i, -1) for i in of_pair]
+
+
+def _warn_of_targets(config: RunConfig) -> None:
+    source, texts = config.data.dataset, config.method.anchor_data
+    if plain_name(texts) in {shift.target for shift in shifts_from(source)}:
+        log.warning(f"method.anchor_data={texts}: a target of {source}, which is then no longer out of distribution")
 
 
 def swapped(items: Sequence[PromptItem]) -> list[PromptItem]:
