@@ -167,6 +167,64 @@ METHODS: dict[str, dict[str, Any]] = {
         "reweight": "random",
         "about": "Control: DPO with that weight on as many random pairs.",
     },
+    "context-direction": {
+        "direction": "context",
+        "about": "Innerpo along what tells chosen from rejected only behind their own prompt (after Liu et al. 2024).",
+    },
+    "artifact-direction": {
+        "direction": "artifact",
+        "about": "Control: innerpo along what tells chosen from rejected behind any prompt.",
+    },
+    "residual-context": {
+        **_OUTPUT_ONLY,
+        "output": "residual",
+        "direction": "context",
+        "about": "Residual with the log-odds of the context direction.",
+    },
+    "residual-artifact": {
+        **_OUTPUT_ONLY,
+        "output": "residual",
+        "direction": "artifact",
+        "about": "Residual with the log-odds of the artifact direction: trains on what needs the prompt.",
+    },
+    "mismatch": {
+        **_OUTPUT_ONLY,
+        "mismatch": 1.0,
+        "about": "DPO plus a penalty on preferring either response behind another pair's prompt.",
+    },
+    "mismatch-foreign": {
+        **_OUTPUT_ONLY,
+        "mismatch": 1.0,
+        "foreign": 1.0,
+        "about": "Mismatch, and the chosen response is preferred to another pair's (after Liu et al. 2024).",
+    },
+    "mismatch-ties": {
+        **_OUTPUT_ONLY,
+        "ties": 1.0,
+        "about": "Control: DPO plus the penalty of mismatch on two random responses of other pairs.",
+    },
+    "anchor-drift": {
+        **_OUTPUT_ONLY,
+        "anchor_drift": 0.1,
+        "about": "DPO plus a penalty on drift of hidden states on unrelated unlabelled texts.",
+    },
+    "anchor-kl": {
+        **_OUTPUT_ONLY,
+        "anchor_kl": 0.1,
+        "about": "DPO plus a penalty on the divergence of the output on unrelated unlabelled texts.",
+    },
+    "anchor-drift-self": {
+        **_OUTPUT_ONLY,
+        "anchor_drift": 0.1,
+        "anchor_data": "self",
+        "about": "Control: anchor-drift on the training data's own texts.",
+    },
+    "anchor-kl-self": {
+        **_OUTPUT_ONLY,
+        "anchor_kl": 0.1,
+        "anchor_data": "self",
+        "about": "Control: anchor-kl on the training data's own texts.",
+    },
     "probe": {
         "output": "none",
         "gamma": 0.0,
@@ -199,6 +257,11 @@ TERMS: dict[str, Entry] = {
     "sft": lazy("innerpo.methods.terms.sft:sft", needs="logps"),
     "reroute": lazy("innerpo.methods.terms.reroute:reroute", needs="states"),
     "retain": lazy("innerpo.methods.terms.reroute:retain", needs="states"),
+    "mismatch": lazy("innerpo.methods.terms.mismatch:mismatch", needs="logps"),
+    "foreign": lazy("innerpo.methods.terms.mismatch:foreign", needs="logps"),
+    "ties": lazy("innerpo.methods.terms.mismatch:ties", needs="logps"),
+    "anchor_drift": lazy("innerpo.methods.terms.anchor:anchor_drift", needs="logps"),
+    "anchor_kl": lazy("innerpo.methods.terms.anchor:anchor_kl", needs="logps"),
 }
 
 # name -> OutputForm: a function of TermInputs (it reads policy, reference and method) to one loss per pair, from
@@ -252,6 +315,8 @@ DIRECTIONS: dict[str, Entry] = {
     "mix": lazy("innerpo.methods.directions.mix:mix", remove=True, gradients=False),
     "lda": lazy("innerpo.methods.directions.lda:lda", remove=True, gradients=False),
     "random": lazy("innerpo.methods.directions.random:random", remove=False, gradients=True),
+    "context": lazy("innerpo.methods.directions.context:context", remove=True, gradients=False),
+    "artifact": lazy("innerpo.methods.directions.context:artifact", remove=True, gradients=False),
 }
 
 # name -> subclass of GradientEdit, constructed from (unit directions by ModuleKey, kappa) (methods/gradients/edit.py).

@@ -92,7 +92,7 @@ class MethodConfig:
     pool: Literal["mean", "last", "first_divergence"] = "mean"
     """Tokens averaged into a response's state: all, the last (EOS), or from the first at which responses differ."""
     direction: DirectionName = "shared"
-    """Preference direction: mean state difference (shared), each pair's own, mix of both, lda, or random (control)."""
+    """Preference direction: mean difference (shared), pair, mix, lda, context (needs the prompt), artifact, random."""
     mix: float = 0.5
     """Weight of the pair's own direction in direction=mix (0 = shared, 1 = pair)."""
     lda_ridge: float = 0.1
@@ -145,6 +145,18 @@ class MethodConfig:
     """Weight of the squared distance of the rejected response's state from the reference's chosen state."""
     retain: float = 0.0
     """Weight of the squared distance of the chosen response's state from the reference's chosen state."""
+    mismatch: float = 0.0
+    """Weight of (beta p)^2, p the log-ratio margin of the pair's responses behind another pair's prompt."""
+    foreign: float = 0.0
+    """Weight of DPO's loss on the pair's chosen response against another pair's chosen response."""
+    ties: float = 0.0
+    """Weight of (beta p)^2 for two responses of two other random pairs behind the pair's prompt (a control)."""
+    anchor_drift: float = 0.0
+    """Weight of the squared movement of token states on unlabelled texts, in units of the texts' own spread."""
+    anchor_kl: float = 0.0
+    """Weight of the divergence from the reference on tokens of unlabelled texts, in nats per token."""
+    anchor_data: str = "sentences"
+    """anchor_drift, anchor_kl: a data set, a .txt or .md file, self (the training texts) or sentences (generated)."""
     gradient: GradientName = "none"
     """Project gradients on preference directions: of weights (projgrad) or of module outputs (projbp)."""
     kappa: float = 0.1
@@ -191,6 +203,8 @@ class MethodConfig:
                 "method.frozen scores along a preference direction, so a term on hidden states needs a weight, "
                 "such as method.alpha"
             )
+        if not self.anchor_data.strip():
+            raise UserError("method.anchor_data must name a data set, a .txt or .md file, self or sentences")
         if self.lda_ridge <= 0.0:
             raise UserError(f"method.lda_ridge must be above 0, got {self.lda_ridge}")
         if self.output != "none" and self.beta <= 0.0:
@@ -222,6 +236,11 @@ class MethodConfig:
             "sft": self.sft,
             "reroute": self.reroute,
             "retain": self.retain,
+            "mismatch": self.mismatch,
+            "foreign": self.foreign,
+            "ties": self.ties,
+            "anchor_drift": self.anchor_drift,
+            "anchor_kl": self.anchor_kl,
         }
         unknown = set(self.extra) - set(TERMS)
         if unknown:

@@ -1,5 +1,6 @@
 """A method: loss terms with weights, a transform, directions, and an optional edit of gradients."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,12 +12,13 @@ from innerpo.config.method import MethodConfig
 from innerpo.data.batching.row_plan import Layout
 from innerpo.errors import UserError
 from innerpo.methods.directions.clusters import cluster_numbers
+from innerpo.methods.directions.direction import direction_of
 from innerpo.methods.directions.estimate import estimate_directions
 from innerpo.methods.directions.nuisance import nuisance_of
 from innerpo.methods.gradients.edit import GradientEdit
 from innerpo.methods.inner_reward import InnerReward
 from innerpo.methods.notes.notes import NoteInputs, PairNotes
-from innerpo.methods.records import Directions, PairOutputs, Term, TermInputs, log_ratio_margin
+from innerpo.methods.records import CompanionOutputs, Directions, PairOutputs, Term, TermInputs, log_ratio_margin
 from innerpo.methods.terms.inner import margin_of
 from innerpo.methods.transforms.transform import IDENTITY, FitInputs, Transform
 from innerpo.model.forward.outputs import StateRequest
@@ -66,11 +68,30 @@ class Method:
         return StateRequest(self.layers, self.config.pool, site=self.config.site)
 
     @property
+    def companions(self) -> dict[str, StateRequest | None]:
+        """The kinds of companions that training runs, each with the states that it must return (None: log-probs)."""
+        found: dict[str, set[str]] = {}
+        for term in self.terms.values():
+            for kind, needs in term.companions.items():
+                found.setdefault(kind, set()).add(needs)
+        return {
+            kind: None
+            if needs <= {"logps"}
+            else StateRequest(self.layers, token_states="token_states" in needs, site=self.config.site)
+            for kind, needs in found.items()
+        }
+
+    @property
+    def fits_on_mismatched(self) -> bool:
+        """Whether directions are fitted on the pairs' responses behind other pairs' prompts too."""
+        return self.fit_request is not None and direction_of(self.config).mismatched
+
+    @property
     def hooks_inside_blocks(self) -> bool:
         """Whether training hooks modules inside decoder blocks (to read or edit); compiled code skips such hooks."""
-        gradient, request = self.config.gradient, self.request
+        gradient, requests = self.config.gradient, (self.request, *self.companions.values())
         edits = gradient != "none" and resolve(GRADIENTS, gradient, "method.gradient").hooks_modules
-        return edits or (request is not None and request.site != RESIDUAL)
+        return edits or any(request is not None and request.site != RESIDUAL for request in requests)
 
     @property
     def inner_reward(self) -> InnerReward | None:
@@ -84,9 +105,16 @@ class Method:
         directions = None if self.directions is None else self.directions.to(device)
         return replace(self, directions=directions, transform=self.transform.to(device))
 
-    def loss(self, policy: PairOutputs, reference: PairOutputs, notes: PairNotes | None = None) -> LossOutput:
+    def loss(
+        self,
+        policy: PairOutputs,
+        reference: PairOutputs,
+        notes: PairNotes | None = None,
+        companions: Mapping[str, CompanionOutputs] | None = None,
+    ) -> LossOutput:
         """Return the weighted sum of the terms, times the pair's weight, and its parts, one value per pair."""
-        inputs = TermInputs(policy, reference, self.directions, self.transform, self.config, notes)
+        companions = companions or {}
+        inputs = TermInputs(policy, reference, self.directions, self.transform, self.config, notes, companions)
         values = {name: term.function(inputs) for name, term in self.terms.items()}
         per_pair: Any = sum(self.term_weights[name] * value for name, value in values.items())
         if notes is not None:
@@ -95,6 +123,9 @@ class Method:
             metrics = _reward_metrics(policy, reference, self.config.beta)
             if self.directions is not None and policy.chosen_states is not None:
                 metrics["inner_margin"] = margin_of(inputs)
+            for kind, found in companions.items():
+                if len(found.policy.logps) == 2 * len(per_pair):
+                    metrics[f"companion_margin/{kind}"] = found.margin
         return LossOutput(per_pair, values, metrics)
 
 
@@ -135,10 +166,12 @@ def fit_method(
     seed: int,
     layout: Layout = "concatenated",
     pad_id: int = 0,
+    mismatched: Reference | None = None,
 ) -> Method:
     """Fit transform and directions on the reference states of the training pairs; without need of them, do nothing.
 
-    ``layout`` and ``pad_id`` are for transforms that run the model themselves.
+    ``layout`` and ``pad_id`` are for transforms that run the model themselves. ``mismatched`` is the reference on the
+    mismatched companions of the pairs, for a method that ``fits_on_mismatched``.
     """
     if method.fit_request is None:
         return method
@@ -147,32 +180,37 @@ def fit_method(
     fit = resolve(TRANSFORMS, method.config.transform, "transform")
     inputs = FitInputs(reference.pooled, method.layers, model, seed, tuple(reference.items), layout, pad_id)
     transform = fit(inputs, method.config)
-    x = note_inputs(replace(method, transform=transform), reference, seed)
-    directions = estimate_directions(x.d, reference.token_spread, method.config, seed, x.nuisance, x.clusters)
+    x = note_inputs(replace(method, transform=transform), reference, seed, mismatched)
+    directions = estimate_directions(x.d, reference.token_spread, method.config, seed, x.nuisance, x.clusters, x.d_mis)
     return replace(method, transform=transform, directions=replace(directions, token_rms=reference.token_rms))
 
 
-def note_inputs(method: Method, reference: Reference, seed: int) -> NoteInputs:
+def note_inputs(method: Method, reference: Reference, seed: int, mismatched: Reference | None = None) -> NoteInputs:
     """Return what directions and notes are fitted on: the reference's differences after the method's transform."""
-    assert reference.pooled is not None
-    states, removed = method.transform(reference.pooled), method.config.remove
-    log_tokens = reference.n_tokens.double().log()
+    removed, log_tokens = method.config.remove, reference.n_tokens.double().log()
     return NoteInputs(
-        d=states[:, 0::2] - states[:, 1::2],
+        d=_differences(method, reference),
         clusters=cluster_numbers(reference.items),
         length=log_tokens[0::2] - log_tokens[1::2],
         nuisance=nuisance_of(removed, reference.logps, reference.n_tokens) if removed else None,
         method=method.config,
         seed=seed,
+        d_mis=None if mismatched is None else _differences(method, mismatched),
     )
 
 
-def fit_notes(method: Method, reference: Reference, seed: int) -> PairNotes | None:
+def _differences(method: Method, reference: Reference) -> Float[Tensor, "layer pair rank"]:
+    assert reference.pooled is not None
+    states = method.transform(reference.pooled)
+    return states[:, 0::2] - states[:, 1::2]
+
+
+def fit_notes(method: Method, reference: Reference, seed: int, mismatched: Reference | None = None) -> PairNotes | None:
     """Return the offsets and weights of the training pairs; None for a method without. Weights have the mean 1."""
     config = method.config
     if not config.needs_notes:
         return None
-    x = note_inputs(method, reference, seed)
+    x = note_inputs(method, reference, seed, mismatched)
     offset, weight = torch.zeros(x.d.shape[1]), torch.ones(x.d.shape[1])
     if config.output == "residual":
         offset = resolve(OFFSETS, config.offset, "method.offset")(x).float()

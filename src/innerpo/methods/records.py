@@ -4,8 +4,8 @@ Axis names: layer (blocks that are read), pair, rank (dimensions after the trans
 token (completion tokens of all responses of the batch, packed). Log-probabilities are in nats.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 import torch
@@ -118,10 +118,37 @@ class Directions:
 
 
 @dataclass(frozen=True)
+class CompanionOutputs:
+    """Outputs of policy and reference on the companions of a batch's pairs: one item a pair, in the pairs' order.
+
+    An item has two responses (data/companions.py) or is one unlabelled text (data/texts.py). ``sequence`` is the
+    response of each token. ``token_spread`` is E |u - mean u|^2 of the reference over all companions of the training
+    pairs, None where no states are read.
+    """
+
+    policy: SequenceOutputs
+    reference: SequenceOutputs
+    sequence: Int[Tensor, " token"]
+    token_spread: Float[Tensor, " layer"] | None = None
+
+    @property
+    def margin(self) -> Float[Tensor, " pair"]:
+        """The log-ratio margin of the first response over the second, in nats, sums over completion tokens."""
+        log_ratio = self.policy.logps - self.reference.logps
+        return log_ratio[0::2] - log_ratio[1::2]
+
+    def mean_over_tokens(self, values: Float[Tensor, " token"]) -> Float[Tensor, " seq"]:
+        """Return the mean of something over the completion tokens of each response."""
+        total = torch.zeros(len(self.policy.n_tokens), dtype=values.dtype, device=values.device)
+        return total.index_add(0, self.sequence, values) / self.policy.n_tokens
+
+
+@dataclass(frozen=True)
 class TermInputs:
     """Everything a loss term or an output form can read. ``directions`` is None where every term needs only logps.
 
     ``notes`` are the offsets and weights of the batch's pairs; None for a method without, and in evaluation.
+    ``companions`` holds, by kind, the outputs on the companions that the method's terms declare.
     """
 
     policy: PairOutputs
@@ -130,6 +157,7 @@ class TermInputs:
     transform: Transform
     method: MethodConfig
     notes: PairNotes | None = None
+    companions: Mapping[str, CompanionOutputs] = field(default_factory=dict)
 
     @property
     def w(self) -> Float[Tensor, "layer pair rank"]:
@@ -146,14 +174,17 @@ OutputForm = Callable[[TermInputs], Float[Tensor, " pair"]]
 class Term:
     """A named part of a loss: a pure function of TermInputs to one value per pair.
 
-    ``needs`` is what the function reads of policy and reference. ``sees_labels`` declares whether swapping chosen and
-    rejected, with the directions held fixed, changes the term: always, or as a function of the config.
+    ``needs`` is what the function reads of policy and reference. ``companions`` is what it reads of each kind of
+    companion of the pairs ("mismatch", ...; data/companions.py), none by default. ``sees_labels`` declares whether
+    swapping chosen and rejected, with the directions held fixed, changes the term: always, or as a function of the
+    config.
     The doctor checks the declaration; None is reported and not checked.
     """
 
     function: Callable[[TermInputs], Float[Tensor, " pair"]]
     needs: Needs
     sees_labels: Callable[[MethodConfig], bool] | bool | None = None
+    companions: Mapping[str, Needs] = field(default_factory=dict)
 
     def label_expectation(self, method: MethodConfig) -> bool | None:
         """Whether the term is declared to see labels in this method; None where nothing is declared."""
