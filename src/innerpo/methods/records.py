@@ -15,6 +15,7 @@ from torch import Tensor
 from innerpo.config.method import MethodConfig
 from innerpo.data.batching.batch import TokenBatch
 from innerpo.methods.notes.notes import PairNotes
+from innerpo.methods.subspaces.subspace import Subspace
 from innerpo.methods.transforms.transform import Transform
 from innerpo.model.forward.outputs import SequenceOutputs
 
@@ -108,6 +109,7 @@ class TermInputs:
     """Everything a loss term or an output form can read. ``directions`` is None where every term needs only logps.
 
     ``notes`` are the offsets and weights of the batch's pairs; None for a method without, and in evaluation.
+    ``subspace`` is the cue; None for a method without.
     """
 
     policy: PairOutputs
@@ -116,6 +118,7 @@ class TermInputs:
     transform: Transform
     method: MethodConfig
     notes: PairNotes | None = None
+    subspace: Subspace | None = None
 
     @property
     def w(self) -> Float[Tensor, "layer pair rank"]:

@@ -24,10 +24,12 @@ from innerpo.files import cache_root
 from innerpo.methods.gradients.fit import fit_gradients
 from innerpo.methods.method import Method, build_method, fit_method, fit_notes
 from innerpo.methods.notes.notes import PairNotes
+from innerpo.model.ablation import Ablation
 from innerpo.model.adapters import add_adapter, remove_adapter
 from innerpo.model.base import Base
 from innerpo.model.context import check_context
 from innerpo.model.forward.layout import LayoutChoice, choose_layout
+from innerpo.model.forward.outputs import StateRequest
 from innerpo.model.forward.sites import read_points
 from innerpo.model.identity import fingerprint
 from innerpo.model.layer_spec import resolve_layers
@@ -42,7 +44,8 @@ log = logging.getLogger(__name__)
 class Prepared:
     """A run's pairs as tokens, their layout, the reference's outputs on them, and the method fitted on those.
 
-    ``notes`` are the offsets and weights of the pairs, None for a method without. ``fingerprint`` is that of the base's
+    The reference is the one that training compares with: under the method's ablation where it has one. ``notes`` are
+    the offsets and weights of the pairs, None for a method without. ``fingerprint`` is that of the base's
     weights (identity.py).
     """
 
@@ -101,35 +104,45 @@ def prepare_items(
         read_points(base.model, method.layers, config.method.site)  # refuses a site that the model does not have
     layout = choose_layout(base.model, items, base.pad_id, data.layout)
     log.info(f"layout: {layout.layout} ({layout.reason})")
-    reference = _reference(config, base, items, layout.layout, method, cache)
+    reference = _reference(config, base, items, layout.layout, method.fit_request, cache)
     with torch.autocast(base.device.type, enabled=False):  # mixed precision is for passes of the model
         method = fit_method(method, reference, base.model, config.training.seed, layout.layout, base.pad_id)
         notes = fit_notes(method, reference, config.training.seed)
+    if method.ablation is not None:
+        reference = _reference(config, base, items, layout.layout, method.request, cache, method.ablation)
     _log_directions(method)
     _log_notes(notes)
+    _log_cue(method)
     return Prepared(base, items, layout, reference, method, fingerprint(base.model), data.micro_batch_tokens, notes)
 
 
 def _reference(
-    config: RunConfig, base: Base, items: Sequence[PromptItem], layout: Layout, method: Method, cache: Path
+    config: RunConfig,
+    base: Base,
+    items: Sequence[PromptItem],
+    layout: Layout,
+    request: StateRequest | None,
+    cache: Path,
+    ablation: Ablation | None = None,
 ) -> Reference:
-    """Reference outputs on the pairs; without directions to fit, only on those that the run's steps will see."""
+    """Reference outputs on the pairs; where no states are read, only on those that the run's steps will see."""
 
     def compute(some: Sequence[PromptItem]) -> Reference:
         return compute_reference(
             base,
             some,
             layout,
-            method.fit_request,
+            request,
             batch_size=config.data.batch_size,
             cache_dir=cache,
-            what=f"{config.data.dataset} (train)",
+            what=f"{config.data.dataset} (train)" + (", cue ablated" if ablation is not None else ""),
             # Full fine-tuning has no adapter to switch off, so its reference cannot be run again during training.
             token_limit_bytes=config.data.token_cache_gb * 1e9 if config.model.lora_r else float("inf"),
+            ablation=ablation,
         )
 
     seen = seen_pairs(config, len(items))
-    if method.fit_request is not None or len(seen) == len(items):
+    if request is not None or len(seen) == len(items):
         return compute(items)
     log.info(f"reference: only of the {len(seen)} of {len(items)} pairs that {config.training.max_steps} steps see")
     return compute([items[i] for i in seen]).spread_over(items, seen)
@@ -196,6 +209,15 @@ def _log_directions(method: Method) -> None:
     values = zip(method.layers, directions.accuracy.tolist(), directions.layer_weights.tolist(), strict=True)
     shown = ", ".join(f"{layer} (accuracy {accuracy:.2f}, weight {weight:.2f})" for layer, accuracy, weight in values)
     log.info(f"directions: {method.config.direction}, {method.config.site} of blocks {shown}")
+
+
+def _log_cue(method: Method) -> None:
+    """Log how many dimensions the cue has in each block."""
+    if method.subspace is None:
+        return
+    ranks = (method.subspace.basis != 0.0).any(1).sum(1).tolist()
+    shown = ", ".join(f"{layer} ({rank})" for layer, rank in zip(method.layers, ranks, strict=True))
+    log.info(f"cue: {method.config.cue}, dimensions in blocks {shown}")
 
 
 def _log_notes(notes: PairNotes | None) -> None:

@@ -156,7 +156,7 @@ class PairTrainer(CheckpointTrainer):
     ) -> Any:
         """Return one micro-batch's share of the mean loss over all pairs of the optimiser step."""
         pairs = inputs["pairs"]
-        out = self.loss_on(model, pairs)
+        out = self.loss_on(model, pairs, training=True)
         self._unchecked.append((self.state.global_step + 1, pairs.ids, out.per_pair.detach()))
         if self.checks_every_micro_batch:
             self.check_losses()
@@ -179,15 +179,21 @@ class PairTrainer(CheckpointTrainer):
                     f"a lower training.lr (now {self.args.learning_rate:g}) may help"
                 )
 
-    def loss_on(self, model: nn.Module, pairs: PairBatch) -> LossOutput:
-        """Run policy (and, where its token states are not cached, reference) on a batch of pairs."""
+    def loss_on(self, model: nn.Module, pairs: PairBatch, training: bool = False) -> LossOutput:
+        """Run policy (and, where its token states are not cached, reference) on a batch of pairs.
+
+        ``training``: under the method's ablation or inoculation, which evaluation does without.
+        """
         device = self.accelerator.device
         request, transform = self.method.request, self.method.transform
         tokens, cached = pairs.tokens.to(device, non_blocking=True), pairs.reference.to(device, non_blocking=True)
+        bare = self.accelerator.unwrap_model(model)
         if request is not None and request.token_states and cached.token_states is None:
-            with reference_mode(self.accelerator.unwrap_model(model)), self.accelerator.autocast():
+            hooks = self.method.reference_while_training(bare) if training else nullcontext()
+            with hooks, reference_mode(bare), self.accelerator.autocast():
                 cached = sequence_outputs(model, tokens, request)
-        with self.accelerator.autocast():
+        hooks = self.method.policy_while_training(bare, tokens) if training else nullcontext()
+        with hooks, self.accelerator.autocast():
             policy = sequence_outputs(model, tokens, request)
         notes = None if pairs.notes is None else pairs.notes.to(device)
         ours, theirs = (PairOutputs.of(found, tokens, transform) for found in (policy, cached))
