@@ -20,8 +20,8 @@ from innerpo.methods.gradients.edit import GradientEdit
 from innerpo.methods.inner_reward import InnerReward
 from innerpo.methods.notes.notes import NoteInputs, PairNotes
 from innerpo.methods.records import Directions, PairOutputs, Term, TermInputs, log_ratio_margin
-from innerpo.methods.terms.inner import margin_of
 from innerpo.methods.subspaces.subspace import Subspace, SubspaceInputs, fit_subspace
+from innerpo.methods.terms.inner import margin_of
 from innerpo.methods.transforms.transform import IDENTITY, FitInputs, Transform
 from innerpo.model.ablation import Ablation, ablated
 from innerpo.model.forward.outputs import StateRequest
@@ -45,8 +45,8 @@ class LossOutput:
 class Method:
     """Loss terms, a transform and a gradient edit. A pure function: it holds no parameters of the policy.
 
-    ``directions`` is None until ``fit_method`` and stays None where no term needs states, as ``subspace`` (the cue) does
-    where nothing works on one; ``gradient_edit`` is None until ``fit_gradients``.
+    ``directions`` is None until ``fit_method`` and stays None where no term needs states; so does ``subspace``, the cue,
+    where nothing works on one. ``gradient_edit`` is None until ``fit_gradients``.
     """
 
     config: MethodConfig
@@ -85,7 +85,10 @@ class Method:
 
     @property
     def inoculation(self) -> SteeringVector | None:
-        """v_l = rms_l sigma_l n_l, n_l the cue's first direction, sigma_l the deviation of d along it; None: nothing."""
+        """v_l = rms_l sigma_l n_l; None: nothing is added.
+
+        n_l is the cue's first direction, sigma_l the standard deviation of d along it (units: methods/steering.py).
+        """
         if self.subspace is None or self.config.inoculate == 0.0:
             return None
         assert self.directions is not None

@@ -55,7 +55,7 @@ class _Removal:
     share: float
 
     def __call__(self, state: Tensor) -> Tensor:
-        moved: Tensor = _Remove.apply(state, self.basis.to(state.device), self.share)
+        moved: Tensor = _Remove.apply(state, self.basis.to(state.device), self.share)  # type: ignore[no-untyped-call]
         return moved
 
 
@@ -71,7 +71,7 @@ class _Remove(torch.autograd.Function):
         return without(state, basis, share)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         return without(grads[0], ctx.basis, ctx.share), None, None
 
 

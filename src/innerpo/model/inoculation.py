@@ -16,11 +16,11 @@ from innerpo.model.steering import SteeringVector
 def inoculated(
     model: nn.Module, batch: TokenBatch, vector: SteeringVector | None, coefficient: float
 ) -> Iterator[None]:
-    """Add + coefficient v_l to the states of chosen responses, - coefficient v_l to those of rejected ones; None: no-op.
+    """Add + coefficient v_l to the states of chosen responses, - coefficient v_l to those of rejected ones.
 
-    Only at completion tokens; prompts and padding stay. ``batch`` is the one that runs inside the context, its responses
-    chosen and rejected in turn. After preventative steering (Chen et al. 2025, arXiv 2507.21509), which adds the vector
-    of an unwanted trait to all training texts: the model need not learn what is added already.
+    Only at completion tokens; prompts and padding stay. ``batch`` is the one that runs inside the context, chosen and
+    rejected responses in turn. Without a vector nothing changes. After preventative steering (Chen et al. 2025, arXiv
+    2507.21509), which steers towards an unwanted trait while training: the model need not learn what is there already.
     """
     if vector is None:
         yield

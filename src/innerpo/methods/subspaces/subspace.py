@@ -88,9 +88,7 @@ def towards_chosen(
     return torch.where(along < 0.0, -columns, columns)
 
 
-def top_components(
-    d: Float[Tensor, "layer pair hidden"], count: int
-) -> Float[Tensor, "layer hidden column"]:
+def top_components(d: Float[Tensor, "layer pair hidden"], count: int) -> Float[Tensor, "layer hidden column"]:
     """Return the first principal components of differences, not centred: their mean is part of what they show.
 
     A component in which no pair differs is zero.
