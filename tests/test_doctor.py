@@ -43,7 +43,7 @@ def test_every_method_of_the_table_passes(name, diagnose):
     assert sum(t.share for t in found.terms) == pytest.approx(1.0)
     assert all((t.gradient, t.sign) == ("ok", "ok") for t in found.terms)
     whole = {what for what, _, _ in found.whole}
-    assert ("margin at the reference" in whole) == default_run(name).method.reads_states
+    assert ("margin at the reference" in whole) == bool(default_run(name).method.state_terms)
     assert ("drift at the reference" in whole) == ("drift" in default_run(name).method.term_weights())
     assert (f"{name} gradient" in whole) == (name in ("projgrad", "projbp"))
 

@@ -15,6 +15,7 @@ from innerpo.registry import METHODS
 
 OTHER = {
     "data.dataset": "code",
+    "method.cue": "top",
     "method.extra": {"inner": 1.0},
     "method.gradient": "projgrad",
     "method.layers": "2",

@@ -225,6 +225,56 @@ METHODS: dict[str, dict[str, Any]] = {
         "anchor_data": "self",
         "about": "Control: anchor-kl on the training data's own texts.",
     },
+    "ablate": {
+        **_OUTPUT_ONLY,
+        "ablate": 1.0,
+        "about": "DPO while a cue is taken out of the states of policy and reference (after Casademunt et al. 2025).",
+    },
+    "ablate-random-cue": {
+        **_OUTPUT_ONLY,
+        "ablate": 1.0,
+        "cue": "random",
+        "about": "Control: ablate with a random subspace of the top components, of the same rank.",
+    },
+    "ablate-top": {
+        **_OUTPUT_ONLY,
+        "ablate": 1.0,
+        "cue": "top",
+        "about": "Control: ablate with the top components of the state differences.",
+    },
+    "ablate-shared": {
+        **_OUTPUT_ONLY,
+        "ablate": 1.0,
+        "cue": "shared",
+        "about": "Control: ablate with the mean state difference, right feature and cue together.",
+    },
+    "soft-ablate": {
+        **_OUTPUT_ONLY,
+        "soft_ablate": 1.0,
+        "about": "DPO plus a penalty on movement of the state difference within the cue only.",
+    },
+    "soft-ablate-random-cue": {
+        **_OUTPUT_ONLY,
+        "soft_ablate": 1.0,
+        "cue": "random",
+        "about": "Control: soft-ablate with a random subspace of the top components, of the same rank.",
+    },
+    "inoculate": {
+        **_OUTPUT_ONLY,
+        "inoculate": 1.0,
+        "about": "DPO while the cue is added to chosen and taken from rejected states (after Chen et al. 2025).",
+    },
+    "inoculate-random-cue": {
+        **_OUTPUT_ONLY,
+        "inoculate": 1.0,
+        "cue": "random",
+        "about": "Control: inoculate along a random direction of the top components.",
+    },
+    "inoculate-reversed": {
+        **_OUTPUT_ONLY,
+        "inoculate": -1.0,
+        "about": "Control: inoculate with the opposite sign, which must hurt.",
+    },
     "probe": {
         "output": "none",
         "gamma": 0.0,
@@ -262,6 +312,7 @@ TERMS: dict[str, Entry] = {
     "ties": lazy("innerpo.methods.terms.mismatch:ties", needs="logps"),
     "anchor_drift": lazy("innerpo.methods.terms.anchor:anchor_drift", needs="logps"),
     "anchor_kl": lazy("innerpo.methods.terms.anchor:anchor_kl", needs="logps"),
+    "soft_ablate": lazy("innerpo.methods.terms.soft_ablate:soft_ablate", needs="states"),
 }
 
 # name -> OutputForm: a function of TermInputs (it reads policy, reference and method) to one loss per pair, from
@@ -317,6 +368,16 @@ DIRECTIONS: dict[str, Entry] = {
     "random": lazy("innerpo.methods.directions.random:random", remove=False, gradients=True),
     "context": lazy("innerpo.methods.directions.context:context", remove=True, gradients=False),
     "artifact": lazy("innerpo.methods.directions.context:artifact", remove=True, gradients=False),
+}
+
+# name -> function: SubspaceInputs -> columns, from which the cue's orthonormal basis is made
+# (methods/subspaces/subspace.py). The first column points from rejected to chosen, for inoculation.
+SUBSPACES: dict[str, Entry] = {
+    "regressors": "innerpo.methods.subspaces.regressors:regressors",
+    "shared": "innerpo.methods.subspaces.shared:shared",
+    "artifact": "innerpo.methods.subspaces.artifact:artifact",
+    "top": "innerpo.methods.subspaces.top:top",
+    "random": "innerpo.methods.subspaces.random:random",
 }
 
 # name -> subclass of GradientEdit, constructed from (unit directions by ModuleKey, kappa) (methods/gradients/edit.py).

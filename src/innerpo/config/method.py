@@ -15,6 +15,7 @@ from innerpo.registry import (
     METHODS,
     OFFSETS,
     OUTPUTS,
+    SUBSPACES,
     TERMS,
     TRANSFORMS,
     WEIGHTINGS,
@@ -28,11 +29,15 @@ def _choices(names: Mapping[str, Any], *more: str) -> Any:
     return arg(metavar="{" + ",".join([*more, *names]) + "}")
 
 
+MAX_CUE_RANK = 8
+"""Most dimensions of a cue: beyond these, ablation takes away what a task is made of."""
+
 TransformName = Annotated[str, _choices(TRANSFORMS)]
 DirectionName = Annotated[str, _choices(DIRECTIONS)]
 OutputName = Annotated[str, _choices(OUTPUTS, "none")]
 OffsetName = Annotated[str, _choices(OFFSETS)]
 WeightingName = Annotated[str, _choices(WEIGHTINGS, "none")]
+SubspaceName = Annotated[str, _choices(SUBSPACES)]
 GradientName = Annotated[str, _choices(GRADIENTS, "none")]
 
 
@@ -123,6 +128,16 @@ class MethodConfig:
     """Raise the weight of the pairs that the frozen probe gets wrong (probe), or of as many random ones (random)."""
     reweight_factor: float = 4.0
     """Weight of those pairs over that of the others."""
+    cue: SubspaceName = "regressors"
+    """ablate, soft_ablate, inoculate: what must not be learned, as directions of the residual stream (or a control)."""
+    cue_rank: int = 2
+    """Most dimensions of the cue, 1 to 8."""
+    ablate: float = 0.0
+    """Share of the cue taken out of the states of policy and reference while training (1 = all, 0 = off)."""
+    soft_ablate: float = 0.0
+    """Weight of the squared movement of the state difference within the cue."""
+    inoculate: float = 0.0
+    """Standard deviations of the cue added to chosen, taken from rejected states of the policy while training."""
     inner: Literal["hinge", "logistic", "linear"] = "hinge"
     """Inner term as a function of the margin m: max(0, tau - m)^2, softplus(-beta_h m), or -min(m, tau)."""
     alpha: float = 0.3
@@ -181,13 +196,14 @@ class MethodConfig:
             check_name(WEIGHTINGS, self.reweight, "method.reweight")
         if self.reweight_factor <= 0.0:
             raise UserError(f"method.reweight_factor must be above 0, got {self.reweight_factor:g}")
+        self._check_cue()
         if self.transform == "supr" and self.site != "residual":
             raise UserError(
                 f"method.transform=supr needs method.site=residual (it uses the unembedding), not {self.site}"
             )
         on_states = self.state_terms
         if self.name == "dpo" and self.reads_states:
-            what = ", ".join(on_states) or "offsets or weights of pairs"
+            what = ", ".join(on_states) or ("offsets or weights of pairs" if self.needs_notes else "a cue")
             raise UserError(f"dpo has no terms on hidden states, got {what}; use innerpo")
         if self.gradient != "none" and not fact(DIRECTIONS, self.direction, "gradients", "method.direction"):
             known = [name for name in DIRECTIONS if fact(DIRECTIONS, name, "gradients", "method.direction")]
@@ -221,6 +237,29 @@ class MethodConfig:
             if getattr(self, name) < 0.0:
                 raise UserError(f"method.{name} must not be negative, got {getattr(self, name):g}")
 
+    def _check_cue(self) -> None:
+        check_name(SUBSPACES, self.cue, "method.cue")
+        if not 1 <= self.cue_rank <= MAX_CUE_RANK:
+            raise UserError(f"method.cue_rank must be 1 to {MAX_CUE_RANK}, got {self.cue_rank}")
+        if not 0.0 <= self.ablate <= 1.0:
+            raise UserError(f"method.ablate must be a share, 0 to 1, got {self.ablate:g}")
+        if self.ablate != 0.0 and (self.soft_ablate != 0.0 or self.inoculate != 0.0):
+            other = "soft_ablate" if self.soft_ablate != 0.0 else "inoculate"
+            raise UserError(f"method.ablate takes out the cue on which method.{other} works; use one of the two")
+        companions = [
+            n for n in ("mismatch", "foreign", "ties", "anchor_drift", "anchor_kl") if getattr(self, n) != 0.0
+        ]
+        if companions and (self.ablate != 0.0 or self.inoculate != 0.0):
+            own = "ablate" if self.ablate != 0.0 else "inoculate"
+            raise UserError(
+                f"method.{own} changes states while training, and the reference of companions is computed without; "
+                f"use it without method.{companions[0]}"
+            )
+        if self.needs_cue and self.site != "residual":
+            raise UserError(
+                f"method.cue is a subspace of the residual stream; it needs method.site=residual, not {self.site}"
+            )
+
     def term_weights(self) -> dict[str, float]:
         """Return the weight of every term that is switched on, in a fixed order.
 
@@ -241,6 +280,7 @@ class MethodConfig:
             "ties": self.ties,
             "anchor_drift": self.anchor_drift,
             "anchor_kl": self.anchor_kl,
+            "soft_ablate": self.soft_ablate,
         }
         unknown = set(self.extra) - set(TERMS)
         if unknown:
@@ -254,8 +294,13 @@ class MethodConfig:
 
     @property
     def reads_states(self) -> bool:
-        """Whether a term that is switched on, or the notes on pairs, need hidden states, and therefore directions."""
-        return bool(self.state_terms) or self.needs_notes
+        """Whether terms that are switched on, notes on pairs or a cue need hidden states, and therefore directions."""
+        return bool(self.state_terms) or self.needs_notes or self.needs_cue
+
+    @property
+    def needs_cue(self) -> bool:
+        """Whether something works on the cue, which is then fitted on the reference's states before training."""
+        return self.ablate != 0.0 or self.inoculate != 0.0 or "soft_ablate" in self.term_weights()
 
     @property
     def needs_notes(self) -> bool:

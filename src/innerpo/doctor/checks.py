@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from innerpo.config.run import RunConfig
+from innerpo.doctor.hooks import hook_checks
 from innerpo.doctor.setup import Setup, set_up
 from innerpo.doctor.steps import gradient_shares, length_of, move, step_away, step_lowers, term_gradients
 from innerpo.methods.method import LossOutput
@@ -69,7 +70,7 @@ def _all_checks(setup: Setup, seed: int) -> tuple[list[TermCheck], list[tuple[st
     shares = gradient_shares(setup.method.term_weights, gradients)
     values = {name: float(value.detach().mean()) for name, value in found.terms.items()}
     checks = {name: _check_term(setup, name, found.terms[name], gradient) for name, gradient in gradients.items()}
-    whole += _edited(setup)
+    whole += _edited(setup) + hook_checks(setup)
     for attempt in range(1, TRIES):
         flat = [name for name, check in checks.items() if check[0] == "none"]
         if not flat:
@@ -89,7 +90,7 @@ def _all_checks(setup: Setup, seed: int) -> tuple[list[TermCheck], list[tuple[st
 
 def _at_the_reference(setup: Setup) -> list[tuple[str, str, bool]]:
     """Policy = reference: margin 0, drift exactly 0, the output term's known value, every gradient finite."""
-    found = setup.loss()
+    found = setup.not_inoculated().loss()
     checks = []
     if "inner_margin" in found.metrics:
         margin = float(found.metrics["inner_margin"].abs().max())

@@ -44,9 +44,14 @@ class Setup:
     swapped: Mapping[str, CompanionBatch] = field(default_factory=dict)
 
     def outputs(self) -> PairOutputs:
-        """Return the policy's outputs for the batch, with its parameters as they are now."""
-        found = sequence_outputs(self.policy, self.batch, self.method.request)
+        """Return the policy's outputs for the batch as training has them, with its parameters as they are now."""
+        with self.method.policy_while_training(self.policy, self.batch):
+            found = sequence_outputs(self.policy, self.batch, self.method.request)
         return PairOutputs.of(found, self.batch, self.method.transform)
+
+    def not_inoculated(self) -> "Setup":
+        """Return the same without what only the policy gets, so that a new adapter's outputs are the reference's."""
+        return replace(self, method=replace(self.method, config=replace(self.method.config, inoculate=0.0)))
 
     def loss(self) -> LossOutput:
         """Return the loss of those outputs, with its terms."""
@@ -78,7 +83,8 @@ def set_up(config: RunConfig, base: Base | None = None) -> Iterator[Setup]:
             policy.eval()
             items, layout = prepared.items[: config.data.batch_size], prepared.layout.layout
             batch, method = make_batch(items, layout, base.pad_id).to(base.device), fitted.to(base.device)
-            with torch.no_grad():  # a new adapter changes nothing; the same pass, so that the two agree to the last bit
+            # A new adapter changes nothing; the same pass, so that the two agree to the last bit.
+            with torch.no_grad(), method.reference_while_training(policy):
                 reference = PairOutputs.of(sequence_outputs(policy, batch, method.request), batch, method.transform)
             parameters = [p for p in policy.parameters() if p.requires_grad]
             notes = prepared.notes

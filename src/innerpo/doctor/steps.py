@@ -52,7 +52,7 @@ def step_away(setup: Setup, start: Sequence[Tensor], seed: int) -> list[Tensor]:
         noise = [factor * size * n for size, n in zip(sizes, drawn, strict=True)]
         move(setup.parameters, start, noise)
         with torch.no_grad():
-            policy = setup.outputs()
+            policy = setup.not_inoculated().outputs()
         chosen = (policy.chosen_logps - reference.chosen_logps) / policy.chosen_n_tokens
         rejected = (policy.rejected_logps - reference.rejected_logps) / policy.rejected_n_tokens
         moved = float(torch.cat([chosen, rejected]).abs().max())

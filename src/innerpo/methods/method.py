@@ -1,6 +1,7 @@
 """A method: loss terms with weights, a transform, directions, and an optional edit of gradients."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from innerpo.config.method import MethodConfig
+from innerpo.data.batching.batch import TokenBatch
 from innerpo.data.batching.row_plan import Layout
 from innerpo.errors import UserError
 from innerpo.methods.directions.clusters import cluster_numbers
@@ -19,11 +21,15 @@ from innerpo.methods.gradients.edit import GradientEdit
 from innerpo.methods.inner_reward import InnerReward
 from innerpo.methods.notes.notes import NoteInputs, PairNotes
 from innerpo.methods.records import CompanionOutputs, Directions, PairOutputs, Term, TermInputs, log_ratio_margin
+from innerpo.methods.subspaces.subspace import Subspace, SubspaceInputs, fit_subspace
 from innerpo.methods.terms.inner import margin_of
 from innerpo.methods.transforms.transform import IDENTITY, FitInputs, Transform
+from innerpo.model.ablation import Ablation, ablated
 from innerpo.model.forward.outputs import StateRequest
 from innerpo.model.forward.sites import RESIDUAL
+from innerpo.model.inoculation import inoculated
 from innerpo.model.reference import Reference
+from innerpo.model.steering import SteeringVector
 from innerpo.registry import GRADIENTS, OFFSETS, TERMS, TRANSFORMS, WEIGHTINGS, resolve
 
 
@@ -40,8 +46,8 @@ class LossOutput:
 class Method:
     """Loss terms, a transform and a gradient edit. A pure function: it holds no parameters of the policy.
 
-    ``directions`` is None until ``fit_method`` and stays None where no term needs states; ``gradient_edit`` is None
-    until ``fit_gradients``.
+    ``directions`` is None until ``fit_method`` and stays None where no term needs states; so does ``subspace``, the
+    cue, where nothing works on one. ``gradient_edit`` is None until ``fit_gradients``.
     """
 
     config: MethodConfig
@@ -51,6 +57,7 @@ class Method:
     transform: Transform = IDENTITY
     directions: Directions | None = None
     gradient_edit: GradientEdit | None = None
+    subspace: Subspace | None = None
 
     @property
     def request(self) -> StateRequest | None:
@@ -63,9 +70,44 @@ class Method:
     @property
     def fit_request(self) -> StateRequest | None:
         """The hidden states of the reference that the method is fitted on; None for a method without directions."""
-        if self.request is not None or not self.config.needs_notes:
-            return self.request
-        return StateRequest(self.layers, self.config.pool, site=self.config.site)
+        config = self.config
+        if self.request is None and not (config.needs_notes or config.needs_cue):
+            return None
+        # Under an ablation training has a reference of its own, and needs no token states of the one without.
+        keep = self.request is not None and self.request.token_states and config.ablate == 0.0
+        return StateRequest(self.layers, config.pool, token_states=keep, site=config.site)
+
+    @property
+    def ablation(self) -> Ablation | None:
+        """What is taken out of the states of policy and reference while training; None: nothing."""
+        if self.subspace is None or self.config.ablate == 0.0:
+            return None
+        return Ablation(self.layers, self.subspace.basis, self.config.ablate)
+
+    @property
+    def inoculation(self) -> SteeringVector | None:
+        """v_l = rms_l sigma_l n_l; None: nothing is added.
+
+        n_l is the cue's first direction, sigma_l the standard deviation of d along it (units: methods/steering.py).
+        """
+        if self.subspace is None or self.config.inoculate == 0.0:
+            return None
+        assert self.directions is not None
+        assert self.directions.token_rms is not None
+        size = self.directions.token_rms * self.subspace.scale
+        return SteeringVector(self.layers, size[:, None] * self.subspace.basis[:, :, 0])
+
+    @contextmanager
+    def reference_while_training(self, model: Any) -> Iterator[None]:
+        """Run a model as training runs the reference: under the ablation."""
+        with ablated(model, self.ablation):
+            yield
+
+    @contextmanager
+    def policy_while_training(self, model: Any, batch: TokenBatch) -> Iterator[None]:
+        """Run a model on a batch of pairs as training runs the policy: under the ablation or the inoculation."""
+        with ablated(model, self.ablation), inoculated(model, batch, self.inoculation, self.config.inoculate):
+            yield
 
     @property
     def companions(self) -> dict[str, StateRequest | None]:
@@ -84,7 +126,9 @@ class Method:
     @property
     def fits_on_mismatched(self) -> bool:
         """Whether directions are fitted on the pairs' responses behind other pairs' prompts too."""
-        return self.fit_request is not None and direction_of(self.config).mismatched
+        config = self.config
+        cue = config.needs_cue and config.cue == "artifact"
+        return self.fit_request is not None and (cue or direction_of(config).mismatched)
 
     @property
     def hooks_inside_blocks(self) -> bool:
@@ -101,9 +145,10 @@ class Method:
         return InnerReward(self.layers, self.transform, self.directions, self.config.pool, self.config.site)
 
     def to(self, device: torch.device) -> "Method":
-        """Return the method with its directions and its transform on a device."""
+        """Return the method with its directions, its transform and its cue on a device."""
         directions = None if self.directions is None else self.directions.to(device)
-        return replace(self, directions=directions, transform=self.transform.to(device))
+        subspace = None if self.subspace is None else self.subspace.to(device)
+        return replace(self, directions=directions, transform=self.transform.to(device), subspace=subspace)
 
     def loss(
         self,
@@ -114,7 +159,8 @@ class Method:
     ) -> LossOutput:
         """Return the weighted sum of the terms, times the pair's weight, and its parts, one value per pair."""
         companions = companions or {}
-        inputs = TermInputs(policy, reference, self.directions, self.transform, self.config, notes, companions)
+        config, subspace = self.config, self.subspace
+        inputs = TermInputs(policy, reference, self.directions, self.transform, config, notes, companions, subspace)
         values = {name: term.function(inputs) for name, term in self.terms.items()}
         per_pair: Any = sum(self.term_weights[name] * value for name, value in values.items())
         if notes is not None:
@@ -182,7 +228,27 @@ def fit_method(
     transform = fit(inputs, method.config)
     x = note_inputs(replace(method, transform=transform), reference, seed, mismatched)
     directions = estimate_directions(x.d, reference.token_spread, method.config, seed, x.nuisance, x.clusters, x.d_mis)
-    return replace(method, transform=transform, directions=replace(directions, token_rms=reference.token_rms))
+    return replace(
+        method,
+        transform=transform,
+        directions=replace(directions, token_rms=reference.token_rms),
+        subspace=_fit_cue(method.config, reference, seed, mismatched) if method.config.needs_cue else None,
+    )
+
+
+def _fit_cue(config: MethodConfig, reference: Reference, seed: int, mismatched: Reference | None) -> Subspace:
+    """Fit the cue on the reference's differences before any transform: it is a subspace of the residual stream."""
+    assert reference.pooled is not None
+    pooled = reference.pooled.double()
+    foreign = None if mismatched is None or mismatched.pooled is None else mismatched.pooled.double()
+    inputs = SubspaceInputs(
+        d=pooled[:, 0::2] - pooled[:, 1::2],
+        regressors=nuisance_of(("length", "logprob"), reference.logps, reference.n_tokens),
+        rank=config.cue_rank,
+        generator=torch.Generator(),
+        d_mis=None if foreign is None else foreign[:, 0::2] - foreign[:, 1::2],
+    )
+    return fit_subspace(inputs, config, seed)
 
 
 def note_inputs(method: Method, reference: Reference, seed: int, mismatched: Reference | None = None) -> NoteInputs:

@@ -15,6 +15,7 @@ from torch import Tensor
 from innerpo.config.method import MethodConfig
 from innerpo.data.batching.batch import TokenBatch
 from innerpo.methods.notes.notes import PairNotes
+from innerpo.methods.subspaces.subspace import Subspace
 from innerpo.methods.transforms.transform import Transform
 from innerpo.model.forward.outputs import SequenceOutputs
 
@@ -149,6 +150,7 @@ class TermInputs:
 
     ``notes`` are the offsets and weights of the batch's pairs; None for a method without, and in evaluation.
     ``companions`` holds, by kind, the outputs on the companions that the method's terms declare.
+    ``subspace`` is the cue; None for a method without.
     """
 
     policy: PairOutputs
@@ -158,6 +160,7 @@ class TermInputs:
     method: MethodConfig
     notes: PairNotes | None = None
     companions: Mapping[str, CompanionOutputs] = field(default_factory=dict)
+    subspace: Subspace | None = None
 
     @property
     def w(self) -> Float[Tensor, "layer pair rank"]:

@@ -19,6 +19,7 @@ from innerpo.data.batching.batch import make_batch
 from innerpo.data.batching.row_plan import Layout
 from innerpo.data.divergence import first_divergence
 from innerpo.data.tokens import PromptItem
+from innerpo.model.ablation import Ablation, ablated
 from innerpo.model.base import Base, reference_mode
 from innerpo.model.cache import content_key, load_tensors, save_tensors
 from innerpo.model.forward.outputs import SequenceOutputs, StateRequest, sequence_outputs
@@ -101,8 +102,12 @@ def compute_reference(
     cache_dir: Path,
     what: str,
     token_limit_bytes: float = 4e9,
+    ablation: Ablation | None = None,
 ) -> Reference:
-    """Return the reference outputs from the cache, running the model only for what is not there yet."""
+    """Return the reference outputs from the cache, running the model only for what is not there yet.
+
+    With an ``ablation`` they are those of the base model under it, and are kept apart from others.
+    """
     request = request or StateRequest(())
     key = content_key(
         format=FORMAT,
@@ -110,6 +115,7 @@ def compute_reference(
         environment=environment_key(base.model),
         layout=layout,
         items=[(i.prompt, i.responses) for i in items],
+        **({} if ablation is None else {"ablation": ablation.key}),
     )
     n_tokens = sum(len(r) for i in items for r in i.responses)
     size = (
@@ -135,7 +141,8 @@ def compute_reference(
     with PartialState().main_process_first():
         missing = [k for k, path in paths.items() if base.memory.get(str(path)) is None and not path.is_file()]
         if missing:
-            _compute(base, items, layout, request, batch_size, {k: paths[k] for k in missing}, what)
+            with ablated(base.model, ablation):
+                _compute(base, items, layout, request, batch_size, {k: paths[k] for k in missing}, what)
         else:
             log.info(f"reference: {what} from the cache ({len(items)} prompts)")
         found = {k: v for path in paths.values() for k, v in _remembered(base, path).items()}

@@ -1,15 +1,14 @@
 """Steering: add a vector to the residual stream at chosen blocks and every token during forward passes."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from innerpo.errors import UserError
-from innerpo.model.forward.blocks import decoder_blocks, state_of
+from innerpo.model.forward.blocks import outputs_changed
 
 
 @dataclass(frozen=True)
@@ -27,26 +26,15 @@ def steered(model: nn.Module, vector: SteeringVector, coefficient: float) -> Ite
     Every token, since llama.cpp and repeng apply an exported vector so. States read inside the context are the steered
     states. Raises UserError if the vectors do not have the model's width.
     """
-    blocks = decoder_blocks(model)
     width = int(model.get_input_embeddings().embedding_dim)  # type: ignore[operator]
     if vector.vectors.shape[1] != width:
         raise UserError(
             f"the steering vectors have {vector.vectors.shape[1]} dimensions, the model's residual stream has {width}"
         )
 
-    def hook_for(v: Float[Tensor, " hidden"]) -> Any:
-        def hook(_: nn.Module, __: Any, output: Any) -> Any:
-            state = state_of(output)
-            moved = state + coefficient * v.to(state)
-            return moved if isinstance(output, Tensor) else (moved, *output[1:])
+    def move_by(v: Float[Tensor, " hidden"]) -> Callable[[Tensor], Tensor]:
+        return lambda state: state + coefficient * v.to(state)
 
-        return hook
-
-    handles = [
-        blocks[block].register_forward_hook(hook_for(v)) for block, v in zip(vector.blocks, vector.vectors, strict=True)
-    ]
-    try:
+    moves = {block: move_by(v) for block, v in zip(vector.blocks, vector.vectors, strict=True)}
+    with outputs_changed(model, moves):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -25,6 +25,7 @@ from innerpo.files import cache_root
 from innerpo.methods.gradients.fit import fit_gradients
 from innerpo.methods.method import Method, build_method, fit_method, fit_notes
 from innerpo.methods.notes.notes import PairNotes
+from innerpo.model.ablation import Ablation
 from innerpo.model.adapters import add_adapter, remove_adapter
 from innerpo.model.base import Base
 from innerpo.model.context import check_context
@@ -35,7 +36,7 @@ from innerpo.model.identity import fingerprint
 from innerpo.model.layer_spec import resolve_layers
 from innerpo.model.reference import Reference, compute_reference
 from innerpo.training.collate import PairCollator
-from innerpo.training.companions import Companions, Compute, companions_of
+from innerpo.training.companions import Companions, companions_of
 from innerpo.training.sampler import first_indices
 
 log = logging.getLogger(__name__)
@@ -45,8 +46,9 @@ log = logging.getLogger(__name__)
 class Prepared:
     """A run's pairs as tokens, their layout, the reference's outputs on them, and the method fitted on those.
 
-    ``notes`` are the offsets and weights of the pairs, None for a method without. ``companions`` are the further items
-    that training runs, by kind. ``fingerprint`` is that of the base's weights (identity.py).
+    The reference is the one that training compares with: under the method's ablation where it has one. ``notes`` are
+    the offsets and weights of the pairs, None for a method without. ``companions`` are the further items that training
+    runs, by kind. ``fingerprint`` is that of the base's weights (identity.py).
     """
 
     base: Base
@@ -112,10 +114,12 @@ def prepare_items(
     layout = choose_layout(base.model, items, base.pad_id, data.layout)
     log.info(f"layout: {layout.layout} ({layout.reason})")
 
-    def compute(some: Sequence[PromptItem], request: StateRequest | None, what: str) -> Reference:
-        return _reference(config, base, some, layout.layout, request, cache, what)
+    def compute(
+        some: Sequence[PromptItem], request: StateRequest | None, what: str, ablation: Ablation | None = None
+    ) -> Reference:
+        return _reference(config, base, some, layout.layout, request, cache, what, ablation)
 
-    reference = _reference_of_pairs(config, items, method, compute)
+    reference = _reference_of_pairs(config, items, method.fit_request, compute)
     mismatched = None
     if method.fits_on_mismatched and (request := method.fit_request):
         foreign = companions(items, "mismatch", data.seed)
@@ -126,8 +130,11 @@ def prepare_items(
         seed, pad_id = config.training.seed, base.pad_id
         method = fit_method(method, reference, base.model, seed, layout.layout, pad_id, mismatched)
         notes = fit_notes(method, reference, seed, mismatched)
+    if method.ablation is not None:
+        reference = _reference_of_pairs(config, items, method.request, compute, method.ablation)
     _log_directions(method)
     _log_notes(notes)
+    _log_cue(method)
     weights = fingerprint(base.model)
     return Prepared(base, items, layout, reference, method, weights, data.micro_batch_tokens, notes, further)
 
@@ -140,6 +147,7 @@ def _reference(
     request: StateRequest | None,
     cache: Path,
     what: str,
+    ablation: Ablation | None = None,
 ) -> Reference:
     return compute_reference(
         base,
@@ -151,17 +159,24 @@ def _reference(
         what=what,
         # Full fine-tuning has no adapter to switch off, so its reference cannot be run again during training.
         token_limit_bytes=config.data.token_cache_gb * 1e9 if config.model.lora_r else float("inf"),
+        ablation=ablation,
     )
 
 
-def _reference_of_pairs(config: RunConfig, items: Sequence[PromptItem], method: Method, compute: Compute) -> Reference:
-    """Reference outputs on the pairs; without directions to fit, only on those that the run's steps will see."""
-    request, what = method.fit_request, f"{config.data.dataset} (train)"
+def _reference_of_pairs(
+    config: RunConfig,
+    items: Sequence[PromptItem],
+    request: StateRequest | None,
+    compute: Callable[..., Reference],
+    ablation: Ablation | None = None,
+) -> Reference:
+    """Reference outputs on the pairs; where no states are read, only on those that the run's steps will see."""
+    what = f"{config.data.dataset} (train)" + (", cue ablated" if ablation is not None else "")
     seen = seen_pairs(config, len(items))
     if request is not None or len(seen) == len(items):
-        return compute(items, request, what)
+        return compute(items, request, what, ablation)
     log.info(f"reference: only of the {len(seen)} of {len(items)} pairs that {config.training.max_steps} steps see")
-    return compute([items[i] for i in seen], request, what).spread_over(items, seen)
+    return compute([items[i] for i in seen], request, what, ablation).spread_over(items, seen)
 
 
 def seen_pairs(config: RunConfig, n_pairs: int) -> list[int]:
@@ -225,6 +240,15 @@ def _log_directions(method: Method) -> None:
     values = zip(method.layers, directions.accuracy.tolist(), directions.layer_weights.tolist(), strict=True)
     shown = ", ".join(f"{layer} (accuracy {accuracy:.2f}, weight {weight:.2f})" for layer, accuracy, weight in values)
     log.info(f"directions: {method.config.direction}, {method.config.site} of blocks {shown}")
+
+
+def _log_cue(method: Method) -> None:
+    """Log how many dimensions the cue has in each block."""
+    if method.subspace is None:
+        return
+    ranks = (method.subspace.basis != 0.0).any(1).sum(1).tolist()
+    shown = ", ".join(f"{layer} ({rank})" for layer, rank in zip(method.layers, ranks, strict=True))
+    log.info(f"cue: {method.config.cue}, dimensions in blocks {shown}")
 
 
 def _log_notes(notes: PairNotes | None) -> None:

@@ -31,8 +31,8 @@ def run_record(config: RunConfig, prepared: Prepared, data_hash: str) -> dict[st
         "n_pairs": len(prepared.items),
         "data_hash": data_hash,
         "layout": prepared.layout.layout,
-        "layers": list(method.layers) if method.request is not None else [],
-        "site": "" if method.request is None else method.config.site,
+        "layers": list(method.layers) if method.fit_request is not None else [],
+        "site": "" if method.fit_request is None else method.config.site,
         "versions": versions(),
     }
 

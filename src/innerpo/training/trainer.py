@@ -158,7 +158,7 @@ class PairTrainer(CheckpointTrainer):
     ) -> Any:
         """Return one micro-batch's share of the mean loss over all pairs of the optimiser step."""
         pairs = inputs["pairs"]
-        out = self.loss_on(model, pairs)
+        out = self.loss_on(model, pairs, training=True)
         self._unchecked.append((self.state.global_step + 1, pairs.ids, out.per_pair.detach()))
         if self.checks_every_micro_batch:
             self.check_losses()
@@ -181,31 +181,33 @@ class PairTrainer(CheckpointTrainer):
                     f"a lower training.lr (now {self.args.learning_rate:g}) may help"
                 )
 
-    def loss_on(self, model: nn.Module, pairs: PairBatch) -> LossOutput:
-        """Run policy (and, where its token states are not cached, reference) on a batch of pairs and companions."""
-        notes, transform = (
-            None if pairs.notes is None else pairs.notes.to(self.accelerator.device),
-            self.method.transform,
-        )
-        requests = self.method.companions
-        tokens, policy, cached = self._run(model, pairs, self.method.request)
+    def loss_on(self, model: nn.Module, pairs: PairBatch, training: bool = False) -> LossOutput:
+        """Run policy (and, where its token states are not cached, reference) on a batch of pairs and companions.
+
+        ``training``: under the method's ablation or inoculation, which evaluation does without.
+        """
+        notes = None if pairs.notes is None else pairs.notes.to(self.accelerator.device)
+        requests, transform = self.method.companions, self.method.transform
+        tokens, policy, cached = self._run(model, pairs, self.method.request, training)
         companions = {}
         for kind, batch in pairs.companions.items():
-            _, here, there = self._run(model, batch, requests[kind])
+            _, here, there = self._run(model, batch, requests[kind], training)
             companions[kind] = batch.with_policy(here, there)
         ours, theirs = (PairOutputs.of(found, tokens, transform) for found in (policy, cached))
         return self.method.loss(ours, theirs, notes, companions)
 
     def _run(
-        self, model: nn.Module, batch: PairBatch | CompanionBatch, request: StateRequest | None
+        self, model: nn.Module, batch: PairBatch | CompanionBatch, request: StateRequest | None, training: bool
     ) -> tuple[TokenBatch, SequenceOutputs, SequenceOutputs]:
         """Return a batch's tokens, the policy's outputs and the reference's, on the device."""
-        device = self.accelerator.device
+        device, bare = self.accelerator.device, self.accelerator.unwrap_model(model)
         tokens, cached = batch.tokens.to(device, non_blocking=True), batch.reference.to(device, non_blocking=True)
         if request is not None and request.token_states and cached.token_states is None:
-            with reference_mode(self.accelerator.unwrap_model(model)), self.accelerator.autocast():
+            hooks = self.method.reference_while_training(bare) if training else nullcontext()
+            with hooks, reference_mode(bare), self.accelerator.autocast():
                 cached = sequence_outputs(model, tokens, request)
-        with self.accelerator.autocast():
+        hooks = self.method.policy_while_training(bare, tokens) if training else nullcontext()
+        with hooks, self.accelerator.autocast():
             policy = sequence_outputs(model, tokens, request)
         return tokens, policy, cached
 

@@ -1,6 +1,6 @@
 """Find a model's decoder blocks, and read or replace what its modules compute."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -40,6 +40,31 @@ def text_config(model: Any) -> Any:
 def state_of(output: Any) -> Tensor:
     """Return the hidden state in a module's output: the output itself, or the first of a tuple."""
     return output if isinstance(output, Tensor) else output[0]
+
+
+@contextmanager
+def outputs_changed(model: nn.Module, changes: Mapping[int, Callable[[Tensor], Tensor]]) -> Iterator[None]:
+    """Replace the state that each named block puts out by a function of it, in forward passes inside the context.
+
+    The hooks stand on whole blocks, outside compiled code. A hook that is put on later sees the changed state. With
+    gradient checkpointing the backward pass runs a block again, then without these hooks; so a function must keep no
+    tensor for its gradient (an added constant needs none, ablation.py has a function of its own).
+    """
+    blocks = decoder_blocks(model)
+
+    def hook_for(change: Callable[[Tensor], Tensor]) -> Any:
+        def hook(_: nn.Module, __: Any, output: Any) -> Any:
+            moved = change(state_of(output))
+            return moved if isinstance(output, Tensor) else (moved, *output[1:])
+
+        return hook
+
+    handles = [blocks[block].register_forward_hook(hook_for(change)) for block, change in changes.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager

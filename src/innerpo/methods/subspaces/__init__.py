@@ -1,0 +1,1 @@
+"""Cues: few directions of the residual stream that must not be learned, and their controls."""
