@@ -1,6 +1,16 @@
 """Selections of pairs: functions of the seed and of each prompt or pair, not of the other pairs."""
 
-from innerpo.data.pairs import PreferencePair, choose_negatives, cluster_of, shuffle_labels, take_prompts
+import pytest
+
+from innerpo.data.pairs import (
+    PreferencePair,
+    choose_negatives,
+    cluster_of,
+    shuffle_labels,
+    shuffle_prompts,
+    take_prompts,
+)
+from innerpo.errors import UserError
 
 PAIRS = [
     PreferencePair(f"Q{i}", " yes", f" no {k}", f"s/{i}#{k}", "s", "train", cluster_of(f"Q{i}"))
@@ -36,3 +46,19 @@ def test_labels_are_swapped_by_seed_and_pair():
     assert shuffle_labels(PAIRS, 0.25, 1) != swapped
     assert shuffle_labels(PAIRS, 0.0, 0) == PAIRS
     assert all(p.rejected == " yes" for p in shuffle_labels(PAIRS, 1.0, 0))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_shuffled_prompts_are_a_derangement_that_keeps_pairs_together(seed):
+    rows = [
+        PreferencePair(f"q{i // 2}", f"c{i}", f"r{i}", f"id{i}", "s", "train", cluster_of(f"q{i // 2}"))
+        for i in range(10)
+    ]
+    found = shuffle_prompts(rows, seed)
+    assert [(p.id, p.chosen, p.rejected) for p in found] == [(p.id, p.chosen, p.rejected) for p in rows]
+    assert all(p.prompt != own.prompt and p.cluster == cluster_of(p.prompt) for p, own in zip(found, rows, strict=True))
+    assert sorted(p.prompt for p in found) == sorted(p.prompt for p in rows)
+    assert all(a.prompt == b.prompt for a, b in zip(found[0::2], found[1::2], strict=True))
+    assert [p.prompt for p in shuffle_prompts(rows[0::2], seed)] == [p.prompt for p in found[0::2]]  # by prompts alone
+    with pytest.raises(UserError, match="at least 2 prompts, got 1"):
+        shuffle_prompts(rows[:2], seed)

@@ -3,11 +3,12 @@
 import polars as pl
 import pytest
 
+from innerpo.config.labels import group_label
 from innerpo.errors import UserError
 from innerpo.evaluation.facts import SETS
 from innerpo.evaluation.joined import joined_pairs, joined_responses, outcomes
 from innerpo.evaluation.study import read_study
-from innerpo.evaluation.study_runs import group_label, row_named
+from innerpo.evaluation.study_runs import row_named
 from study_helpers import NAN, config_of, right, run_of, same, scores_of, write_run
 
 BASE = {"base_test": (1, 0), "base_oos": (0, 1)}

@@ -8,7 +8,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from innerpo.api import Loaded, evaluate, generate, load, load_base, report, run_config, train
+    from innerpo.api import Loaded, combine, evaluate, generate, load, load_base, report, run_config, train
     from innerpo.config.method import MethodConfig, TransformConfig
     from innerpo.config.run import DataConfig, EvalConfig, ModelConfig, RunConfig, TrainingConfig, default_run
     from innerpo.errors import MachineError, UserError
@@ -39,6 +39,7 @@ _PUBLIC = {
     "TrainingConfig": "innerpo.config.run",
     "TransformConfig": "innerpo.config.method",
     "UserError": "innerpo.errors",
+    "combine": "innerpo.api",
     "compare": "innerpo.evaluation.over_runs",
     "default_run": "innerpo.config.run",
     "evaluate": "innerpo.api",
@@ -69,6 +70,7 @@ __all__ = [
     "TransformConfig",
     "UserError",
     "__version__",
+    "combine",
     "compare",
     "default_run",
     "evaluate",

@@ -10,6 +10,7 @@ from typing import Any
 
 from innerpo import run
 from innerpo.capability import with_capability
+from innerpo.config.combined import Combined
 from innerpo.config.run import ModelConfig, RunConfig, default_run
 from innerpo.config.yaml import config_of_folder, nested, overlay
 from innerpo.errors import UserError
@@ -23,6 +24,7 @@ from innerpo.model.base import Base
 from innerpo.model.sampling import Sampling
 from innerpo.run import Run
 from innerpo.training import artifacts
+from innerpo.training.combine import Arithmetic, combine_adapters
 from innerpo.training.directions_file import load_directions
 from innerpo.training.record import check_base
 
@@ -121,6 +123,26 @@ def generate(
     sampling = Sampling(max_new_tokens, sample, temperature, top_p, seed)
     request = GenerationRequest(prompts, set, dataset, strength, sampling)
     return generate_run(path, config, request, base).texts
+
+
+def combine(
+    folders: Sequence[str | Path],
+    weights: Sequence[float] = (),
+    out: str | Path = "outputs/combined",
+    *,
+    lines: float = 1.0,
+    blocks: int = 0,
+    rank: int = 0,
+    energy: float = 1.0,
+) -> Combined:
+    """Write a weighted sum of LoRA adapters as one adapter into a new folder; return its record. Nothing is trained.
+
+    ``folders`` are runs or plain LoRA adapters on one base model. Without ``weights``: their mean (a soup). The sum is
+    exact, its rank the sum of ranks. ``lines`` is LiNeS's factor on the first of ``blocks`` blocks; ``rank`` and
+    ``energy`` keep the top singular directions of each module. Raises UserError for adapters that cannot be added.
+    """
+    arithmetic = Arithmetic(lines, blocks, rank, energy)
+    return combine_adapters([Path(folder) for folder in folders], weights, Path(out), arithmetic)
 
 
 @dataclass(frozen=True)

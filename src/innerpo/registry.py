@@ -289,6 +289,16 @@ METHODS: dict[str, dict[str, Any]] = {
         "data": {"shuffled_labels": 0.5},
         "about": "Control: innerpo with chosen and rejected swapped at random in half of the training pairs.",
     },
+    "shuffled-prompts": {
+        **_OUTPUT_ONLY,
+        "data": {"shuffled_prompts": True},
+        "about": "Control: DPO on the same pairs behind other pairs' prompts; what is to be subtracted in a contrast.",
+    },
+    "flipped-labels": {
+        **_OUTPUT_ONLY,
+        "data": {"shuffled_labels": 1.0},
+        "about": "Control: DPO with chosen and rejected swapped in every pair; what is to be subtracted in a contrast.",
+    },
     "drift-only": {
         "alpha": 0.0,
         "about": "Control: innerpo without its margin term: DPO plus the penalty on drift of hidden states.",

@@ -12,8 +12,9 @@ from typing import Any
 
 from accelerate import PartialState
 
+from innerpo.config.labels import label_of_folder
 from innerpo.config.run import RunConfig
-from innerpo.config.yaml import check_training_set, read_run_config
+from innerpo.config.yaml import check_training_set
 from innerpo.data.tokens import hash_of_items
 from innerpo.data.training_pairs import training_pairs
 from innerpo.evaluation.applied import check_tokenizer
@@ -108,7 +109,7 @@ def evaluate(folder: Path, config: RunConfig, base: Base | None = None) -> Run:
     other, target = _score_other_base(sets, scoring, config, base), scores_folder(folder, config)
     if not PartialState().is_main_process:
         return Run(target, config)
-    label = folder.resolve().name if read_run_config(folder) is None else config.method_label
+    label = label_of_folder(folder, config)
     with artifacts.loaded_policy(base, folder) as policy, recorded_state(target, "scoring"):
         scores = score_run(scoring, policy, base, label, config.eval.strengths, parts_of(folder, base, config))
     scores = combine([scores, *other])

@@ -31,6 +31,7 @@ from innerpo.cli.flags import (
 )
 from innerpo.cli.options import unknown
 from innerpo.cli.verb_bridge import bridge
+from innerpo.cli.verb_combine import combine
 from innerpo.cli.verb_compare import compare
 from innerpo.cli.verb_generate import generate
 from innerpo.cli.verb_report import report
@@ -161,6 +162,7 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "demo": demo,
     "doctor": doctor,
     "inspect": inspect,
+    "combine": combine,
     "compare": compare,
     "table": table,
     "export": export,

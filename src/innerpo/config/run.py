@@ -70,6 +70,8 @@ class DataConfig:
     """Train on this many randomly chosen prompts; 0 = all."""
     shuffled_labels: float = 0.0
     """Swap chosen and rejected in training with this probability (control: 0.5 leaves no signal)."""
+    shuffled_prompts: bool = False
+    """Train on the same pairs behind other pairs' prompts, a seeded choice (control: only the responses speak)."""
     on_bad_row: Literal["error", "skip"] = field(default="error", metadata=BOTH)
     """A row that cannot be used: stop, or leave it out and log how many were."""
     layout: Literal["auto", "one_row", "packed", "concatenated"] = field(default="auto", metadata=NOTHING)

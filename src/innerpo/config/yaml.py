@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from innerpo.config.combined import read_combined
 from innerpo.config.run import RunConfig, default_run
 from innerpo.errors import UserError, near_matches
 
@@ -77,10 +78,15 @@ def read_run_config(folder: Path) -> RunConfig | None:
 
 
 def config_of_folder(folder: Path) -> RunConfig:
-    """Return a run's own config; for a peft adapter made elsewhere, the defaults with the base model that it names."""
-    own = read_run_config(folder)
+    """Return a run's own config; for a peft adapter made elsewhere, the defaults with the base model that it names.
+
+    For a combined adapter, the defaults with the data and the base model of the runs that it is made of.
+    """
+    own, combined = read_run_config(folder), read_combined(folder)
     if own is not None:
         return own
+    if combined is not None and combined.data:
+        return overlay(default_run("dpo"), {"data": combined.data, "model": combined.model}, str(folder))
     adapter = folder / "adapter_config.json"
     if not adapter.is_file():
         return RunConfig()
@@ -91,7 +97,9 @@ def config_of_folder(folder: Path) -> RunConfig:
 
 def check_training_set(folder: Path, named: str | None) -> None:
     """Raise UserError where a folder is an adapter made elsewhere and nobody named its training set."""
-    if named is None and read_run_config(folder) is None and (folder / "adapter_config.json").is_file():
+    combined = read_combined(folder)
+    known = read_run_config(folder) is not None or (combined is not None and bool(combined.data))
+    if named is None and not known and (folder / "adapter_config.json").is_file():
         raise UserError(
             f"{folder} was not trained by innerpo, so its training set is unknown; name it by eval.train_dataset"
         )

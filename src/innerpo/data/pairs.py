@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from innerpo.errors import UserError
+
 Message = Mapping[str, str]
 """One chat message, ``{"role": ..., "content": ...}``."""
 
@@ -87,6 +89,22 @@ def take_prompts(pairs: Sequence[PreferencePair], n: int | None, seed: int) -> l
         return list(pairs)
     kept = set(random.Random(f"{seed}/take").sample(clusters, n))
     return [p for p in pairs if p.cluster in kept]
+
+
+def shuffle_prompts(pairs: Sequence[PreferencePair], seed: int) -> list[PreferencePair]:
+    """Put the pairs of every prompt behind another one (control: what is left can be told without the prompt).
+
+    The prompts are laid on a circle in a random order, and each takes the place of the one before it: none keeps its
+    own, and pairs that shared a prompt still do. Which prompt follows which depends on the seed and the prompts only.
+    Raises UserError for pairs of a single prompt.
+    """
+    prompts = {p.cluster: p.prompt for p in pairs}
+    order = sorted(prompts)
+    if len(order) < 2:
+        raise UserError(f"data.shuffled_prompts needs pairs of at least 2 prompts, got {len(order)}")
+    random.Random(f"{seed}/prompts").shuffle(order)
+    after = dict(zip(order, [*order[1:], order[0]], strict=True))
+    return [replace(p, prompt=prompts[after[p.cluster]], cluster=after[p.cluster]) for p in pairs]
 
 
 def shuffle_labels(pairs: Sequence[PreferencePair], fraction: float, seed: int) -> list[PreferencePair]:

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from innerpo.config.labels import label_of_folder
 from innerpo.config.run import RunConfig
-from innerpo.config.yaml import check_training_set, read_run_config
+from innerpo.config.yaml import check_training_set
 from innerpo.data.pairs import PreferencePair, take_prompts
 from innerpo.data.tokens import Ids, PromptItem
 from innerpo.data.training_pairs import load_split
@@ -75,7 +76,7 @@ def generate_run(
     check_bare(base)
     check_base(folder, base)
     check_tokenizer(folder, base, texts_of([chosen]))
-    label = folder.resolve().name if read_run_config(folder) is None else config.method_label
+    label = label_of_folder(folder, config)
     tokens = base.pair_tokenizer(config.data)
     firsts = list({pair.cluster: pair for pair in chosen.pairs}.values())
     prompts = [GenerationPrompt(*tokens.generation_prompt(p.prompt), key=p.cluster) for p in firsts]

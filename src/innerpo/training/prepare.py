@@ -5,7 +5,7 @@ Training, doctor, inspection and benchmarks start here, so that what they measur
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from innerpo.config.run import RunConfig
 from innerpo.data.batching.row_plan import Layout
 from innerpo.data.companions import companions
 from innerpo.data.divergence import with_divergence_of
-from innerpo.data.pairs import PreferencePair, choose_negatives, shuffle_labels
+from innerpo.data.pairs import PreferencePair, choose_negatives, shuffle_labels, shuffle_prompts
 from innerpo.data.tokens import PromptItem
 from innerpo.errors import UserError
 from innerpo.files import cache_root
@@ -87,10 +87,12 @@ def prepare(
 
 
 def training_items(config: RunConfig, base: Base, pairs: Sequence[PreferencePair]) -> list[PromptItem]:
-    """Choose negatives, shuffle labels where the control wants it, and tokenise: one item a pair."""
+    """Choose negatives, shuffle labels or prompts where a control wants it, and tokenise: one item a pair."""
     data = config.data
     chosen = choose_negatives(pairs, data.negatives, data.seed)
     chosen = shuffle_labels(chosen, data.shuffled_labels, data.seed)
+    if data.shuffled_prompts:
+        chosen, pairs = shuffle_prompts(chosen, data.seed), shuffle_prompts(pairs, data.seed)
     tokens = base.pair_tokenizer(data)
     items = tokens.training_items(chosen)
     if config.method.pool == "first_divergence":

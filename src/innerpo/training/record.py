@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import innerpo
+from innerpo.config.combined import read_combined
 from innerpo.config.identity import run_id
 from innerpo.config.run import RunConfig
 from innerpo.errors import UserError
@@ -43,10 +44,13 @@ def check_base(folder: Path, base: Base) -> None:
     Weights are told apart by a fingerprint that is the same in every data type, so that a run may be scored on its base
     in another type. Nothing is known of adapters made elsewhere, nor of weights in 4 bits.
     """
-    path = folder / RECORD
-    if not path.is_file():
+    path, combined = folder / RECORD, read_combined(folder)
+    if combined is not None:
+        record = {"base_model": combined.base_model, "base_fingerprint": combined.base_fingerprint}
+    elif path.is_file():
+        record = json.loads(path.read_text())
+    else:
         return
-    record = json.loads(path.read_text())
     trained, here = record.get("base_fingerprint", ""), fingerprint(base.model)
     if trained and here and trained != here:
         raise UserError(

@@ -9,7 +9,7 @@ import torch
 from transformers.trainer_utils import TrainOutput
 
 from innerpo.config.run import RunConfig
-from innerpo.data.pairs import shuffle_labels
+from innerpo.data.pairs import shuffle_labels, shuffle_prompts
 from innerpo.data.tokens import PromptItem
 from innerpo.errors import UserError, fields_in
 from innerpo.files import cache_root
@@ -130,6 +130,7 @@ class InnerPOTrainer(PairTrainer):
         pairs = pairs_of(rows, name, data.on_bad_row)
         if name == "train_dataset":
             pairs = shuffle_labels(pairs, data.shuffled_labels, data.seed)
+            pairs = shuffle_prompts(pairs, data.seed) if data.shuffled_prompts else pairs
         base, per_prompt = self.source.base, self.config.method.pool == "first_divergence"
         items = items_of(pairs, base.tokenizer, self._max_length, name, per_prompt)
         check_length(items, base.model, name)

@@ -43,7 +43,7 @@ def inspect_run(folder: Path, config: RunConfig, prompts: int = 64, base: Base |
     artifacts.check_adapter(folder)
     check_training_set(folder, config.eval.train_dataset)
     dataset = config.eval.train_dataset or config.data.dataset
-    data = replace(config.data, dataset=dataset, shuffled_labels=0.0)
+    data = replace(config.data, dataset=dataset, shuffled_labels=0.0, shuffled_prompts=False)
     every_block = replace(config, data=data, method=_shared_directions(config.method))
     known = training_pairs(every_block)
     test = best_against_first_worse(load_pairs(dataset, "test", replace(data, seed=PROMPT_SEED)), prompts, PROMPT_SEED)

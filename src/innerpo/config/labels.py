@@ -1,0 +1,49 @@
+"""The row of a table that a run belongs to."""
+
+import functools
+from dataclasses import replace
+from pathlib import Path
+
+from innerpo.config.combined import read_combined
+from innerpo.config.identity import run_id
+from innerpo.config.run import RunConfig, default_run
+from innerpo.config.yaml import read_run_config
+from innerpo.registry import METHODS
+
+
+def label_of_folder(folder: Path, config: RunConfig) -> str:
+    """Return the name of a folder's policy in its scores: its method's label, or what the record of a combined adapter
+    says; for an adapter made elsewhere, the folder's own name.
+    """
+    if read_run_config(folder) is not None:
+        return config.method_label
+    combined = read_combined(folder)
+    return folder.resolve().name if combined is None else combined.label
+
+
+def group_label(config: RunConfig) -> str:
+    """Return the row of a table that a run belongs to: its method's label, and an id where options are not defaults.
+
+    Training seed, data set and base model are left out of the id, so that the seeds of one method form one row, and so
+    do the sources of a suite. ``dpo`` with another learning rate is ``dpo+3fa9c1d2``.
+    """
+    label = config.method_label
+    own = run_id(_neutral(config))
+    known = config.method.name in METHODS and own == _default_id(label)
+    return label if known else f"{label}+{own[:8]}"
+
+
+@functools.cache
+def _default_id(label: str) -> str:
+    """Id of a method's defaults, of which a study asks once for each of its runs."""
+    return run_id(_neutral(default_run(label)))
+
+
+def _neutral(config: RunConfig) -> RunConfig:
+    usual = RunConfig()
+    return replace(
+        config,
+        data=replace(config.data, dataset=usual.data.dataset),
+        training=replace(config.training, seed=usual.training.seed),
+        model=replace(config.model, base_model=usual.model.base_model, revision=usual.model.revision),
+    )

@@ -1,0 +1,164 @@
+"""Arithmetic on the adapters of runs: weighted sums, means over seeds, LiNeS, truncation. Nothing is trained."""
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from innerpo.config.combined import FILE as RECORD_OF_SUM
+from innerpo.config.combined import Combined, Source, read_combined
+from innerpo.config.labels import group_label
+from innerpo.config.run import RunConfig, to_dict
+from innerpo.config.yaml import config_of_folder, read_run_config
+from innerpo.errors import UserError
+from innerpo.files import cache_root, existing_folder, machine_errors, staged_directory
+from innerpo.model.identity import hash_of_adapter
+from innerpo.model.lora_sum import by_depth, truncated, weighted_sum
+from innerpo.training.lora_files import CONFIG, WEIGHTS, read_config, read_update, write_update
+from innerpo.training.paths import RECORD
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """What is done to a sum of updates: LiNeS with the factor ``lines`` on the first block (1 = off) of ``blocks``
+    (0 = up to the last that has an adapter), then at most ``rank`` directions a module (0 = all), as few as keep the
+    share ``energy``.
+    """
+
+    lines: float = 1.0
+    blocks: int = 0
+    rank: int = 0
+    energy: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.rank < 0 or self.blocks < 0:
+            raise UserError(f"rank and blocks must not be negative, got {self.rank} and {self.blocks}")
+        if not 0.0 < self.energy <= 1.0:
+            raise UserError(f"energy is a share above 0 and at most 1, got {self.energy:g}")
+
+    @property
+    def truncates(self) -> bool:
+        """Whether directions are dropped."""
+        return self.rank > 0 or self.energy < 1.0
+
+
+def combine_adapters(
+    folders: Sequence[Path], weights: Sequence[float], out: Path, arithmetic: Arithmetic = Arithmetic()
+) -> Combined:
+    """Write sum_i w_i of the updates of LoRA adapters as one LoRA adapter into a new folder, with its record.
+
+    ``weights`` are one a folder; none means the mean. Adapters of weight 0 drop out; one adapter of weight 1 alone is
+    copied as it is. Raises UserError for adapters that are not plain LoRA, for different base models, and where
+    ``out`` holds something.
+    """
+    weights = list(weights) or [1.0 / len(folders)] * len(folders)
+    if len(weights) != len(folders):
+        raise UserError(f"{len(folders)} adapters need as many weights, got {len(weights)}")
+    used = [(existing_folder(f), w) for f, w in zip(folders, weights, strict=True) if w != 0.0]
+    if not used:
+        raise UserError("every weight is 0, so there is no adapter to write")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} exists already; give a new folder for the combined adapter")
+    parts = [folder for folder, _ in used]
+    configs = [read_config(folder) for folder in parts]
+    _check_one_base(parts, configs)
+    record = _record(used, configs, arithmetic)
+    with staged_directory(out) as staging:
+        if len(used) == 1 and used[0][1] == 1.0 and arithmetic.lines == 1.0 and not arithmetic.truncates:
+            for name in (CONFIG, WEIGHTS):
+                _copy(parts[0] / name, staging / name)
+        else:
+            update = weighted_sum([read_update(folder) for folder in parts], [w for _, w in used])
+            update = by_depth(update, arithmetic.lines, arithmetic.blocks)
+            if arithmetic.truncates:
+                update, kept = truncated(update, arithmetic.rank, arithmetic.energy)
+                record = replace(record, energy_kept=kept)
+            write_update(staging, update, configs[0])
+        (staging / RECORD_OF_SUM).write_text(record.as_json())
+        for path in staging.iterdir():
+            path.chmod(0o644)  # safetensors writes for its owner alone
+    return record
+
+
+def _copy(source: Path, target: Path) -> None:
+    if not source.is_file():
+        raise UserError(f"{source.parent} holds no {source.name}; save the adapter as safetensors to combine it")
+    with machine_errors(target):
+        shutil.copyfile(source, target)
+
+
+def _check_one_base(folders: Sequence[Path], configs: Sequence[dict[str, Any]]) -> None:
+    """Refuse adapters of different base models, by their fingerprints or, where one is not known, by name."""
+    first, *others = [(f, *_base_of(f, c)) for f, c in zip(folders, configs, strict=True)]
+    for folder, name, print_ in others:
+        known = bool(print_ and first[2])
+        ours, theirs = (first[2], print_) if known else (first[1], name)
+        if ours != theirs:
+            raise UserError(
+                f"{first[0]} and {folder} are adapters of different base models ({'fingerprints ' * known}{ours} and "
+                f"{theirs}); only updates of one model can be added"
+            )
+
+
+def _base_of(folder: Path, config: dict[str, Any]) -> tuple[str, str]:
+    """Name and fingerprint of an adapter's base model, "" where they are not known."""
+    name = str(config.get("base_model_name_or_path") or "")
+    if (combined := read_combined(folder)) is not None:
+        return name, combined.base_fingerprint
+    path = folder / RECORD
+    return name, str(json.loads(path.read_text()).get("base_fingerprint", "")) if path.is_file() else ""
+
+
+def _record(used: Sequence[tuple[Path, float]], configs: Sequence[dict[str, Any]], a: Arithmetic) -> Combined:
+    sources = [_source(folder, weight) for folder, weight in used]
+    seeds, known = {s.seed for s in sources}, [_config_of(folder) for folder, _ in used]
+    found = [c for c in known if c is not None]
+    agree = len(found) == len(known) and len({c.data.dataset for c in found}) == 1
+    sections = to_dict(found[0]) if agree else {}
+    name, print_ = _base_of(used[0][0], configs[0])
+    return Combined(
+        label=_label(sources, a),
+        sources=tuple(sources),
+        seed=seeds.pop() if len(seeds) == 1 else None,
+        lines=a.lines,
+        rank=a.rank,
+        energy=a.energy,
+        base_model=name,
+        base_fingerprint=print_,
+        data=sections.get("data", {}),
+        model=sections.get("model", {}),
+    )
+
+
+def _source(folder: Path, weight: float) -> Source:
+    held, config = hash_of_adapter(folder, cache_root(None)), read_run_config(folder)
+    if (combined := read_combined(folder)) is not None:
+        return Source(str(folder), held, weight, f"({combined.label})", combined.seed)
+    if config is None:
+        return Source(str(folder), held, weight, folder.resolve().name)
+    return Source(str(folder), held, weight, group_label(config), config.training.seed)
+
+
+def _label(sources: Sequence[Source], a: Arithmetic) -> str:
+    """``dpo - 0.5 shuffled-prompts``; the mean of several of one method is ``soup of 3 dpo``."""
+    labels, weights = Counter(s.label for s in sources), {s.weight for s in sources}
+    n = len(sources)
+    if n > 1 and len(labels) == 1 and len(weights) == 1 and abs(weights.pop() * n - 1.0) < 1e-6:
+        text = f"soup of {n} {sources[0].label}"
+    else:
+        text = " ".join(f"{_factor(s.weight)}{s.label}" for s in sources).removeprefix("+ ")
+    more = [f"lines {a.lines:g}"] * (a.lines != 1.0) + [f"rank {a.rank}"] * (a.rank > 0)
+    return ", ".join([text, *more, *([f"energy {a.energy:g}"] if a.energy < 1.0 else [])])
+
+
+def _factor(weight: float) -> str:
+    return ("- " if weight < 0 else "+ ") + ("" if abs(weight) == 1.0 else f"{abs(weight):.3g} ")
+
+
+def _config_of(folder: Path) -> RunConfig | None:
+    """The config whose data and model sections a source has: its own, or that which its record holds."""
+    combined = read_combined(folder)
+    return read_run_config(folder) if combined is None else config_of_folder(folder) if combined.data else None
