@@ -185,6 +185,7 @@ def test_a_capability_that_cannot_be_had_is_unknown(copied, tmp_path, monkeypatc
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # a real model, beside other tests on two cores
 def test_a_curve_costs_its_forward_passes(tmp_path, capsys):
     """Six points on three sets take at most 7 times the time of one scoring pass, with one bar."""
     run = innerpo.train(
