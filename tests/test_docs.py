@@ -93,7 +93,7 @@ def benchmark_arguments(words):
     return None
 
 
-ON_FOLDERS = ("eval", "inspect", "export", "generate")
+ON_FOLDERS = ("eval", "inspect", "export", "generate", "combine")
 
 
 BEHIND_THE_FLAGS = {
@@ -105,6 +105,7 @@ BEHIND_THE_FLAGS = {
     "innerpo.evaluation.inspect.run": ("inspect_run",),
     "innerpo.evaluation.export": ("export_run",),
     "innerpo.evaluation.generate": ("generate_run",),
+    "innerpo.training.combine": ("combine_adapters",),
     "innerpo.evaluation.facts": ("read_scores",),
     "innerpo.evaluation.bridges.agreement": ("agreement",),
     "innerpo.evaluation.bridges.export": ("export_dataset",),
@@ -136,7 +137,15 @@ class Recorder:
     def _instead_of(self, function):
         def record(*args, **options):
             self.calls.append((function, args))
-            exported = {"notes": (), "pairs": {}, "path": "", "texts": (), "write": lambda *_: None}
+            exported = {
+                "label": "",
+                "energy_kept": 1.0,
+                "notes": (),
+                "pairs": {},
+                "path": "",
+                "texts": (),
+                "write": lambda *_: None,
+            }
             return types.SimpleNamespace(failures=(), tables=None, folder="", faults=(), **exported)
 
         return record
@@ -216,7 +225,7 @@ def check(command, recorder, capfd):
     elif words[0] == "make":
         check_make(words)
     else:
-        if Path(words[0]).name == "python" and words[1] == "-m" and words[2].startswith("tools."):
+        if Path(words[0]).name == "python" and words[1] == "-m" and words[2].startswith(("tools.", "studies.")):
             assert importlib.util.find_spec(words[2]) is not None
             return
         assert words[0] in OTHER_PROGRAMS or (ROOT / words[0]).name in ("ruff", "mypy", "lint-imports", "mkdocs")
@@ -245,6 +254,8 @@ def test_evaluated_folders_are_those_of_documented_runs(recorder):
         args = cli_arguments(words) or ["", ""]
         if args[0] in ON_FOLDERS and not args[1].startswith("-"):
             scored[str(Path(args[1]))] = where
+        if args[0] == "combine":
+            made.update(a.removeprefix("--out=") for a in args if a.startswith("--out="))
         if args[0] == "train" and not any(a.startswith("--help") for a in args) and recorder.parse(args) == 0:
             made.add(str(recorder.calls[0][1][0].run_dir))
     assert not {folder: where for folder, where in scored.items() if folder not in made}
