@@ -148,7 +148,8 @@ def test_what_a_term_needs_decides_whether_a_method_reads_states(monkeypatch):
 
 def test_what_a_direction_declares_decides_what_it_goes_with(monkeypatch):
     monkeypatch.setitem(DIRECTIONS, "mine", Direction(first_pair))
-    with pytest.raises(UserError, match=r"method\.remove applies to the directions shared, mix, lda, not to direction"):
+    known = "shared, mix, lda, context, artifact"
+    with pytest.raises(UserError, match=rf"method\.remove applies to the directions {known}, not to direction"):
         MethodConfig(direction="mine", remove=("length",))
     with pytest.raises(UserError, match=r"needs method\.direction shared or random, not mine"):
         MethodConfig(direction="mine", gradient="projgrad")
