@@ -34,6 +34,22 @@ test method *args:
 eval run *args:
     @{{python}} cli.py eval "$@"
 
+# two methods on the same prompts and seeds: just compare 'outputs/innerpo-none_math_seed*' 'outputs/dpo_math_seed*'
+compare a b *args:
+    @{{python}} cli.py compare "$@"
+
+# one table over runs: just table 'outputs/*_math_seed*' --format=markdown
+table *args:
+    @{{python}} cli.py table "$@"
+
+# runs as one HTML file: just report 'outputs/*_math_seed*' --out=report.html
+report *args:
+    @{{python}} cli.py report "$@"
+
+# watch the runs beneath a folder in the browser
+view folder="outputs" *args:
+    @{{python}} cli.py view "$@"
+
 # base, DPO and InnerPO on an embedded shift
 demo:
     make demo

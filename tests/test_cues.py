@@ -410,6 +410,19 @@ def test_the_cue_is_fitted_on_the_plain_reference_whatever_the_transform(base, t
 # -- the doctor, and configs -------------------------------------------------------------------------------------------
 
 
+def test_the_artifact_is_fitted_on_the_pairs_behind_other_prompts_and_companions_are_ablated_too(base, tmp_path):
+    """Without a transform it starts with the artifact direction; the reference behind foreign prompts is ablated."""
+    prepared = prepare(config_of("ablate-artifact", tmp_path, direction="artifact", mismatch=1.0), base, make_pairs(16))
+    method, batch = prepared.method, prepared.pairs([0, 1])["micro_batches"][0]
+    torch.testing.assert_close(method.subspace.basis[:, :, 0], method.directions.w)
+    companion = batch.companions["mismatch"]
+    with ablated(base.model, method.ablation), torch.no_grad():
+        found = sequence_outputs(base.model, companion.tokens).logps
+    torch.testing.assert_close(companion.reference.logps, found)
+    with torch.no_grad():
+        assert not torch.allclose(sequence_outputs(base.model, companion.tokens).logps, found)
+
+
 def diagnosed(name, base, tmp_path, **changes):
     config = config_of(name, tmp_path, **changes)
     config = replace(config, data=replace(config.data, dataset="embedded:cue", max_train_prompts=24))

@@ -18,6 +18,8 @@ from innerpo.run import evaluate, train
 from innerpo.training.directions_file import load_directions
 
 STATELESS = {"dpo", "ipo", "simpo", "sft", "projgrad", "projbp"}
+STATELESS |= {"dpo-norm", "rdpo", "lddpo", "dpop", "cdpo", "robust-dpo", "hinge", "apo-zero", "apo-down"}
+STATELESS |= {n for n in METHODS if n.startswith(("mismatch", "anchor"))}  # anchors read states of texts, not of pairs
 
 
 def toy_run(name, toy_folder, tmp_path, **method):
@@ -39,7 +41,13 @@ def same_scores(a, b):
     return a == pytest.approx(b, abs=1e-4)
 
 
-@pytest.mark.parametrize("name", [n for n in METHODS if n != "probe"])
+IN_THE_FAST_TESTS = ("innerpo", "dpo", "projbp", "prefvec")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=() if n in IN_THE_FAST_TESTS else pytest.mark.slow) for n in METHODS if n != "probe"],
+)
 def test_every_method_trains_saves_reloads_and_scores(name, toy_folder, tmp_path):
     config = toy_run(name, toy_folder, tmp_path)
     result = train(config)

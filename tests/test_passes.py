@@ -137,7 +137,8 @@ LOOKED_AT_GRAD = "ignore:The .grad attribute of a Tensor that is not a leaf:User
 
 
 @pytest.mark.filterwarnings(LOOKED_AT_GRAD)
-@pytest.mark.parametrize("family", ["gemma", *(pytest.param(f, marks=pytest.mark.slow) for f in ("llama", "qwen"))])
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["gemma", "llama", "qwen"])
 def test_compiled_blocks_give_the_same_states_and_gradients(family, items, monkeypatch):
     """Traced and differentiated ahead of time; hooks still read the states. (The C++ backend: a slow test.)"""
     compiled_without_a_compiler(monkeypatch)

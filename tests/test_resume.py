@@ -94,7 +94,10 @@ def assert_same_run(resumed, whole, steps):
     ("method", "name", "flags", "steps"),
     [
         ("innerpo", "innerpo-none_toy_seed1", [], 40),
-        ("dpo", "dpo_toy_seed1", ["--training.gradient-accumulation=2", "--model.lora-dropout=0.1"], 20),
+        pytest.param(
+            *("dpo", "dpo_toy_seed1", ["--training.gradient-accumulation=2", "--model.lora-dropout=0.1"], 20),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_killed_in_mid_training_and_resumed_gives_the_same_adapter(
@@ -118,6 +121,7 @@ def test_killed_in_mid_training_and_resumed_gives_the_same_adapter(
     assert_same_run(cut, whole, steps)
 
 
+@pytest.mark.slow
 def test_killed_before_the_first_checkpoint_and_resumed(command, tmp_path, capsys):
     with process(command("dpo", tmp_path / "cut", "--training.save-steps=1000")) as running:
         wait_for(running, tmp_path / "cut", "dpo_toy_seed1+*/metrics.jsonl")

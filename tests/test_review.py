@@ -14,7 +14,7 @@ from innerpo.data.pairs import PreferencePair
 from innerpo.data.tokens import PairTokenizer
 from innerpo.errors import UserError
 from innerpo.evaluation.headline_files import scores_folder
-from innerpo.evaluation.sets import default_control
+from innerpo.evaluation.suites import default_control
 from innerpo.model.layer_spec import resolve_layers
 from innerpo.training.arguments import training_arguments
 from innerpo.training.run_folder import last_checkpoint
@@ -64,7 +64,7 @@ def test_full_fine_tuning_never_takes_the_policy_for_its_reference(tmp_path, toy
     ],
 )
 def test_the_control_is_neither_source_nor_target(source, target, control):
-    assert default_control(source, target) == control
+    assert default_control(source, [target] if target else []) == control
 
 
 def test_a_checkpoint_of_the_last_step_is_loaded_not_trained_on(tmp_path, toy_folder, monkeypatch):

@@ -25,6 +25,7 @@ from innerpo.evaluation.applied import check_applied, check_tokenizer
 from innerpo.evaluation.capability_file import read_capability
 from innerpo.evaluation.facts import combine, read_scores
 from innerpo.evaluation.outcomes import pair_outcomes
+from innerpo.evaluation.study import read_study
 from innerpo.model.adapters import load_adapter
 from innerpo.model.base import Base
 from innerpo.progress import joined, reporting, track
@@ -212,6 +213,22 @@ def test_a_curve_costs_its_forward_passes(tmp_path, capsys):
     with capsys.disabled():
         print(f"\none strength {seconds[0]:.1f} s, six {seconds[1]:.1f} s: {seconds[1] / seconds[0]:.2f} times")
     assert seconds[1] <= 7 * seconds[0]
+
+
+def test_a_suite_beside_the_headline_is_one_study(copied, tmp_path):
+    """The table has the suite's sets as columns; what lies in eval-* is read with the run."""
+    folder, changed = copied
+    path = tmp_path / "mine.toml"
+    path.write_text('[[sets]]\nname = "shorter"\ndataset = "embedded:shorter"\n')
+    innerpo.run.evaluate(folder, changed())
+    run = innerpo.run.evaluate(folder, changed(suite=str(path)))
+    assert run.tables["mean_logp"].columns == ["train", "test", "rnd", "shorter"]
+    assert (run.folder / "headline.md").read_text().splitlines()[2] == "| method | train | test | rnd | shorter |"
+    assert (run.folder / "overlap.jsonl").read_text() == ""
+    study = read_study(folder)
+    scored = {"embedded:control", "embedded:longer", "embedded:shorter", changed().data.dataset}
+    assert set(study.responses["dataset"]) == scored
+    assert read_study(run.folder).responses["dataset"].n_unique() == 3
 
 
 def test_rows_of_two_bases_are_not_put_together(copied):

@@ -7,7 +7,7 @@ import pytest
 from innerpo.config.run import default_run
 from innerpo.data.training_pairs import training_pairs
 from innerpo.errors import UserError
-from innerpo.evaluation.sets import load_sets
+from innerpo.evaluation.sets import load_sets, set_facts
 from innerpo.evaluation.tables import overlap_notes
 from source_helpers import write_jsonl
 
@@ -51,6 +51,22 @@ def test_what_cannot_be_loaded_is_noted_or_refused(tmp_path):
     assert rnd.note.startswith("rnd: ethics:justice not scored: ")
     with pytest.raises(UserError, match="ethics"):
         load_sets(replace(config, eval=replace(config.eval, rnd_dataset="ethics:justice")))
+
+
+def test_near_duplicates_of_training_prompts_are_counted_and_listed(tmp_path):
+    long = "The quick brown fox jumps over the lazy dog near the river bank"
+    data = write_pairs(
+        tmp_path / "own.jsonl",
+        (f"{long} today.", " yes", " no", "train"),
+        ("Something else entirely, about ships.", " yes", " no", "train"),
+        (f"{long}, today!", " yes", " no", "test"),
+        ("A question of another kind about trains.", " yes", " no", "test"),
+    )
+    train, test, _, _ = load_sets(config_of(data, eval_rnd_dataset="embedded:control"))
+    assert (train.n_near, test.n_near, test.n_seen) == (-1, 1, 0)
+    assert [(found.train, found.target) for found in test.near] == [(0, 0)]
+    assert test.near[0].similarity == 1.0
+    assert set_facts([train, test])["near"].to_list() == [-1, 1]
 
 
 def test_the_train_set_holds_prompts_that_were_trained_on():

@@ -7,7 +7,7 @@ from innerpo.errors import UserError
 from innerpo.evaluation.facts import SETS
 from innerpo.evaluation.joined import joined_pairs, joined_responses, outcomes
 from innerpo.evaluation.study import read_study
-from innerpo.evaluation.study_runs import group_label
+from innerpo.evaluation.study_runs import group_label, row_named
 from study_helpers import NAN, config_of, right, run_of, same, scores_of, write_run
 
 BASE = {"base_test": (1, 0), "base_oos": (0, 1)}
@@ -171,3 +171,11 @@ def test_what_cannot_be_compared_is_refused_or_left_out(tmp_path, bad, says):
 def test_no_runs_at_all():
     with pytest.raises(UserError, match="no runs were given"):
         read_study([])
+
+
+def test_a_row_by_the_name_of_its_method():
+    rows = ["base", "dpo+2b6a9a08", "innerpo-none", "innerpo-none+d956409c", "dpo+2b6a9a08"]
+    assert row_named("dpo", rows) == "dpo+2b6a9a08"
+    assert row_named("innerpo-none", rows) == "innerpo-none"  # that very row
+    assert row_named("dpo", [*rows, "dpo+11111111"]) is None  # which of the two?
+    assert row_named("ipo", rows) is None

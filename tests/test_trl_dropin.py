@@ -468,11 +468,12 @@ def test_pairs_longer_than_the_model_are_refused(tmp_path):
 
 
 def test_a_few_steps_need_the_reference_of_their_pairs_only(tmp_path):
-    trainer = trainer_on(tmp_path, method="dpo", max_steps=3)
+    trainer = trainer_on(tmp_path, method="dpo", ld_alpha=0.5, max_steps=3)
+    assert trainer.method.config.output == "lddpo"  # which reads the log-probabilities of tokens too
     assert trainer.prepared.reference.logps.isnan().sum() == 2 * (16 - 3 * 4)
     trainer.train()
     assert len(logged(trainer, "loss")) == 3
-    other = trainer_on(tmp_path, method="dpo", max_steps=3, data_seed=5)
+    other = trainer_on(tmp_path, method="lddpo", max_steps=3, data_seed=5)
     assert not other.prepared.reference.logps.isnan().any()
     other.train()
     assert logged(other, "loss")[1:] != pytest.approx(logged(trainer, "loss")[1:], abs=1e-6)  # another order
@@ -493,7 +494,8 @@ def test_every_argument_of_trl_is_accounted_for():
         assert f.name in mine, f"{f.name} would be an unknown argument"
         assert f.name in named or f.name in known, f"{f.name} is in no table"
     assert set(named) <= {f.name for f in dataclasses.fields(DPOConfig)}
-    same = {"beta": None, "ddp_find_unused_parameters": False}  # where the default is another one than TRL's
+    # Where the default is another one than TRL's.
+    same = {"beta": None, "label_smoothing": None, "ddp_find_unused_parameters": False}
     for f in dataclasses.fields(DPOConfig):
         expected = same.get(f.name, f.default)
         found = mine[f.name]
@@ -545,7 +547,11 @@ def test_arguments_without_effect_are_said_to_have_none(tmp_path, caplog):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"loss_type": "hinge"}, r"loss_type can only be one of sigmoid, ipo here, got \['hinge'\]: see output"),
+        ({"loss_type": "nca_pair"}, r"loss_type can only be one of sigmoid, .*here, got \['nca_pair'\]: see output"),
+        ({"loss_type": "hinge", "ld_alpha": 0.5}, r"ld_alpha applies to loss_type 'sigmoid' .*, not to 'hinge'"),
+        ({"loss_type": "sigmoid", "label_smoothing": 0.1}, "label_smoothing applies to loss_type 'robust' .*'dpo'"),
+        ({"loss_type": "robust", "label_smoothing": 0.5}, "label_smoothing must be at least 0 and below 0.5, got 0.5"),
+        ({"ld_alpha": 1.5}, "ld_alpha must be from 0 to 1, got 1.5"),
         ({"loss_type": ["sigmoid", "ipo"]}, "loss_type can only be one of"),
         ({"loss_type": "ipo", "output": "dpo"}, "name one thing twice"),
         ({"method": "inerpo"}, "unknown method 'inerpo'; did you mean 'innerpo'"),
@@ -611,6 +617,25 @@ def test_options_from_a_command_line():
     assert (method.remove, method.extra) == (("length", "logprob"), {"sft": 0.25})
     assert method.gamma == MethodConfig().gamma
     assert InnerPOConfig("x", loss_type="ipo", bf16=False).method_config().output == "ipo"
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"loss_type": "sigmoid_norm"}, ("dpo_norm", 0.1)),
+        ({"loss_type": "robust", "label_smoothing": 0.2}, ("robust", 0.2)),
+        ({"loss_type": "robust"}, ("robust", 0.0)),  # TRL's default
+        ({"output": "cdpo"}, ("cdpo", 0.1)),
+        ({"method": "cdpo", "label_smoothing": 0.3}, ("cdpo", 0.3)),
+        ({"label_smoothing": 0.0}, ("dpo", 0.0)),
+        ({"ld_alpha": 0.25}, ("lddpo", 0.1)),
+        ({"method": "lddpo", "ld_alpha": 0.25}, ("lddpo", 0.1)),
+    ],
+)
+def test_losses_of_trl_are_output_forms(changes, expected, tmp_path):
+    method = config(tmp_path, **({"method": "dpo"} | changes)).method_config()
+    assert (method.output, method.label_smoothing) == expected
+    assert method.ld_alpha == changes.get("ld_alpha", 0.5)
 
 
 # -- several processes

@@ -1,6 +1,7 @@
 """DPO against TRL's DPOTrainer itself, pair by pair, in float32."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -33,10 +34,10 @@ def policy_of(model):
     return get_peft_model(model, LORA)
 
 
-def ours(policy, tokenizer, pairs, beta, layout, name="dpo"):
+def ours(policy, tokenizer, pairs, beta, layout, name="dpo", **changes):
     items = PairTokenizer(tokenizer, 512, 512).training_items(pairs)
     assert len(items) == len(pairs)
-    method = build_method(default_run(name).method, ())
+    method = build_method(replace(default_run(name).method, **changes), ())
     assert method.config.beta == beta
     losses = []
     for start in range(0, len(items), 8):
@@ -49,7 +50,7 @@ def ours(policy, tokenizer, pairs, beta, layout, name="dpo"):
     return losses
 
 
-def trls(model, policy, tokenizer, pairs, beta, tmp_path, loss_type="sigmoid"):
+def trls(model, policy, tokenizer, pairs, beta, tmp_path, loss_type="sigmoid", **changes):
     """The losses of DPOTrainer, a batch of one pair at a time, so that each is seen before the mean.
 
     TRL makes its own adapter (given one, it would take a copy of it as the reference) and gets our policy's weights.
@@ -66,6 +67,7 @@ def trls(model, policy, tokenizer, pairs, beta, tmp_path, loss_type="sigmoid"):
         max_length=None,
         bf16=False,
         gradient_checkpointing=False,
+        **changes,
     )
     data = Dataset.from_list(rows)
     trainer = DPOTrainer(model, args=args, train_dataset=data, processing_class=tokenizer, peft_config=LORA)
@@ -102,6 +104,30 @@ def test_other_losses_of_trl(tmp_path, name):
     assert max(expected) - min(expected) > 0.05
 
 
+LOSSES = {
+    "dpo-norm": ("sigmoid_norm", 5.0, {}),
+    "hinge": ("hinge", 0.1, {}),
+    "robust-dpo": ("robust", 0.1, {"label_smoothing": 0.2}),
+    "apo-zero": ("apo_zero", 0.1, {}),
+    "apo-down": ("apo_down", 0.1, {}),
+    "lddpo": ("sigmoid", 0.1, {"ld_alpha": 0.3}),
+}
+"""Method -> TRL's name of its loss, beta, and options, which have TRL's names."""
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_output_forms_are_trls(tmp_path, name):
+    tokenizer, pairs = build_tokenizer(), make_pairs(6)
+    policy = policy_of(build_model())
+    loss_type, beta, options = LOSSES[name]
+    found = ours(policy, tokenizer, pairs, beta, "one_row", name, **options)
+    expected = trls(build_model(), policy, tokenizer, pairs, beta, tmp_path, loss_type, **options)
+    assert found == pytest.approx(expected, abs=1e-4)
+    assert max(expected) - min(expected) > 0.02
+    plain = ours(policy, tokenizer, pairs, 0.1, "one_row")
+    assert max(abs(a - b) for a, b in zip(found, plain, strict=True)) > 0.01  # it is another loss than DPO's
+
+
 def test_simpo_is_trls():
     """TRL has SimPO in its CPOTrainer, as a function of mean log-probabilities."""
     from trl.experimental.cpo import CPOTrainer
@@ -122,6 +148,7 @@ def test_simpo_is_trls():
     torch.testing.assert_close(simpo_loss(PairOutputs(chosen, rejected, n_c, n_r), 2.0, 1.3), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)  # a real model, beside other tests on two cores
 def test_32_genies_pairs(tmp_path, genies_dir):
     """The same 32 pairs of truthful_qa in both, with SmolLM2-135M-Instruct."""

@@ -58,6 +58,52 @@ METHODS: dict[str, dict[str, Any]] = {
         "beta": 2.0,
         "about": "Simple preference optimisation: length-normalised margin without a reference (Meng et al. 2024).",
     },
+    "dpo-norm": {
+        **_OUTPUT_ONLY,
+        "output": "dpo_norm",
+        "beta": 5.0,
+        "about": "Length-normalised DPO: log-ratios count per token (Lambert et al. 2024).",
+    },
+    "rdpo": {
+        **_OUTPUT_ONLY,
+        "output": "rdpo",
+        "about": "R-DPO: DPO on what the difference in length does not explain (Park et al. 2024).",
+    },
+    "lddpo": {
+        **_OUTPUT_ONLY,
+        "output": "lddpo",
+        "about": "LD-DPO: DPO with less weight on tokens beyond the shorter response's length (Liu et al. 2024).",
+    },
+    "dpop": {
+        **_OUTPUT_ONLY,
+        "output": "dpop",
+        "about": "DPO-Positive: DPO with a penalty where the chosen response becomes less likely (Pal et al. 2024).",
+    },
+    "cdpo": {
+        **_OUTPUT_ONLY,
+        "output": "cdpo",
+        "about": "Conservative DPO: smoothed labels, for pairs of which some have a wrong one (Mitchell 2023).",
+    },
+    "robust-dpo": {
+        **_OUTPUT_ONLY,
+        "output": "robust",
+        "about": "Robust DPO: DPO's loss without the bias of a known share of wrong labels (Chowdhury et al. 2024).",
+    },
+    "hinge": {
+        **_OUTPUT_ONLY,
+        "output": "hinge",
+        "about": "SLiC's hinge on DPO's log-ratio margin (Liu et al. 2023, after Zhao et al. 2023).",
+    },
+    "apo-zero": {
+        **_OUTPUT_ONLY,
+        "output": "apo_zero",
+        "about": "Anchored preference optimisation: chosen more likely, rejected less (D'Oosterlinck et al. 2024).",
+    },
+    "apo-down": {
+        **_OUTPUT_ONLY,
+        "output": "apo_down",
+        "about": "Anchored preference optimisation: both less likely, rejected more so (D'Oosterlinck et al. 2024).",
+    },
     "sft": {
         **_OUTPUT_ONLY,
         "output": "none",
@@ -126,6 +172,12 @@ METHODS: dict[str, dict[str, Any]] = {
         "ablate": 1.0,
         "about": "DPO while a cue is taken out of the states of policy and reference (after Casademunt et al. 2025).",
     },
+    "ablate-artifact": {
+        **_OUTPUT_ONLY,
+        "ablate": 1.0,
+        "cue": "artifact",
+        "about": "DPO while what tells responses apart behind any prompt is taken out of all states.",
+    },
     "ablate-random-cue": {
         **_OUTPUT_ONLY,
         "ablate": 1.0,
@@ -171,6 +223,64 @@ METHODS: dict[str, dict[str, Any]] = {
         "inoculate": -1.0,
         "about": "Control: inoculate with the opposite sign, which must hurt.",
     },
+    "context-direction": {
+        "direction": "context",
+        "about": "Innerpo along what tells chosen from rejected only behind their own prompt (after Liu et al. 2024).",
+    },
+    "artifact-direction": {
+        "direction": "artifact",
+        "about": "Control: innerpo along what tells chosen from rejected behind any prompt.",
+    },
+    "residual-context": {
+        **_OUTPUT_ONLY,
+        "output": "residual",
+        "direction": "context",
+        "about": "Residual with the log-odds of the context direction.",
+    },
+    "residual-artifact": {
+        **_OUTPUT_ONLY,
+        "output": "residual",
+        "direction": "artifact",
+        "about": "Residual with the log-odds of the artifact direction: trains on what needs the prompt.",
+    },
+    "mismatch": {
+        **_OUTPUT_ONLY,
+        "mismatch": 1.0,
+        "about": "DPO plus a penalty on preferring either response behind another pair's prompt.",
+    },
+    "mismatch-foreign": {
+        **_OUTPUT_ONLY,
+        "mismatch": 1.0,
+        "foreign": 1.0,
+        "about": "Mismatch, and the chosen response is preferred to another pair's (after Liu et al. 2024).",
+    },
+    "mismatch-ties": {
+        **_OUTPUT_ONLY,
+        "ties": 1.0,
+        "about": "Control: DPO plus the penalty of mismatch on two random responses of other pairs.",
+    },
+    "anchor-drift": {
+        **_OUTPUT_ONLY,
+        "anchor_drift": 0.1,
+        "about": "DPO plus a penalty on drift of hidden states on unrelated unlabelled texts.",
+    },
+    "anchor-kl": {
+        **_OUTPUT_ONLY,
+        "anchor_kl": 0.1,
+        "about": "DPO plus a penalty on the divergence of the output on unrelated unlabelled texts.",
+    },
+    "anchor-drift-self": {
+        **_OUTPUT_ONLY,
+        "anchor_drift": 0.1,
+        "anchor_data": "self",
+        "about": "Control: anchor-drift on the training data's own texts.",
+    },
+    "anchor-kl-self": {
+        **_OUTPUT_ONLY,
+        "anchor_kl": 0.1,
+        "anchor_data": "self",
+        "about": "Control: anchor-kl on the training data's own texts.",
+    },
     "probe": {
         "output": "none",
         "gamma": 0.0,
@@ -204,6 +314,11 @@ TERMS: dict[str, Entry] = {
     "reroute": lazy("innerpo.methods.terms.reroute:reroute", needs="states"),
     "retain": lazy("innerpo.methods.terms.reroute:retain", needs="states"),
     "soft_ablate": lazy("innerpo.methods.terms.soft_ablate:soft_ablate", needs="states"),
+    "mismatch": lazy("innerpo.methods.terms.mismatch:mismatch", needs="logps"),
+    "foreign": lazy("innerpo.methods.terms.mismatch:foreign", needs="logps"),
+    "ties": lazy("innerpo.methods.terms.mismatch:ties", needs="logps"),
+    "anchor_drift": lazy("innerpo.methods.terms.anchor:anchor_drift", needs="logps"),
+    "anchor_kl": lazy("innerpo.methods.terms.anchor:anchor_kl", needs="logps"),
 }
 
 # name -> OutputForm: a function of TermInputs (it reads policy, reference and method) to one loss per pair, from
@@ -212,6 +327,15 @@ OUTPUTS: dict[str, Entry] = {
     "dpo": "innerpo.methods.outputs.dpo:dpo",
     "ipo": "innerpo.methods.outputs.ipo:ipo",
     "simpo": "innerpo.methods.outputs.simpo:simpo",
+    "dpo_norm": "innerpo.methods.outputs.dpo_norm:dpo_norm",
+    "rdpo": "innerpo.methods.outputs.rdpo:rdpo",
+    "lddpo": "innerpo.methods.outputs.lddpo:lddpo",
+    "dpop": "innerpo.methods.outputs.dpop:dpop",
+    "cdpo": "innerpo.methods.outputs.cdpo:cdpo",
+    "robust": "innerpo.methods.outputs.robust:robust",
+    "hinge": "innerpo.methods.outputs.hinge:hinge",
+    "apo_zero": "innerpo.methods.outputs.apo:apo_zero",
+    "apo_down": "innerpo.methods.outputs.apo:apo_down",
     "residual": "innerpo.methods.outputs.residual:residual",
 }
 
@@ -248,9 +372,11 @@ DIRECTIONS: dict[str, Entry] = {
     "mix": lazy("innerpo.methods.directions.mix:mix", remove=True, gradients=False),
     "lda": lazy("innerpo.methods.directions.lda:lda", remove=True, gradients=False),
     "random": lazy("innerpo.methods.directions.random:random", remove=False, gradients=True),
+    "context": lazy("innerpo.methods.directions.context:context", remove=True, gradients=False),
+    "artifact": lazy("innerpo.methods.directions.context:artifact", remove=True, gradients=False),
 }
 
-# name -> function: SubspaceInputs -> columns, from which the cue's orthonormal basis is made
+# name -> Kind(columns, mismatched); columns: SubspaceInputs -> columns, from which the orthonormal basis is made
 # (methods/subspaces/subspace.py). The first column points from rejected to chosen, for inoculation.
 SUBSPACES: dict[str, Entry] = {
     "regressors": "innerpo.methods.subspaces.regressors:regressors",

@@ -3,7 +3,6 @@
 from rich.table import Table
 
 from innerpo.evaluation.inspect.records import Inspection
-from innerpo.evaluation.sets import HEADLINE
 from innerpo.evaluation.tables import Headline, format_estimate
 
 
@@ -11,10 +10,10 @@ def headline_table(table: Headline) -> Table:
     """Return the headline table, a row per model."""
     shown = Table(title=table.title, title_justify="left")
     shown.add_column("method")
-    for name in HEADLINE:
+    for name in table.columns:
         shown.add_column(name, justify="right")
     for model, by_set in table.cells.items():
-        shown.add_row(model, *(format_estimate(by_set[name]) for name in HEADLINE))
+        shown.add_row(model, *(format_estimate(by_set[name]) for name in table.columns))
     return shown
 
 

@@ -97,7 +97,7 @@ class MethodConfig:
     pool: Literal["mean", "last", "first_divergence"] = "mean"
     """Tokens averaged into a response's state: all, the last (EOS), or from the first at which responses differ."""
     direction: DirectionName = "shared"
-    """Preference direction: mean state difference (shared), each pair's own, mix of both, lda, or random (control)."""
+    """Preference direction: mean difference (shared), pair, mix, lda, context (needs the prompt), artifact, random."""
     mix: float = 0.5
     """Weight of the pair's own direction in direction=mix (0 = shared, 1 = pair)."""
     lda_ridge: float = 0.1
@@ -109,9 +109,17 @@ class MethodConfig:
     output: OutputName = "dpo"
     """Loss on output log-probabilities (the term "output", weight 1); none switches it off."""
     beta: float = 0.1
-    """dpo: logits per nat of log-ratio margin. ipo: target 1/(2 beta) nats/token. simpo: logits per nat/token."""
+    """Logits per nat of log-ratio margin; dpo_norm, simpo: per nat/token. ipo: target 1/(2 beta) nats/token."""
     simpo_gamma: float = 1.0
     """simpo: target margin, in logits."""
+    rdpo_alpha: float = 0.05
+    """rdpo: logits that a token of length difference explains; 0 = dpo."""
+    ld_alpha: float = 0.5
+    """lddpo: weight of the tokens beyond the shorter response's length, 0 to 1 (1 = dpo)."""
+    dpop_lambda: float = 50.0
+    """dpop: weight of the fall of the chosen response's log-probability below the reference's; 0 = dpo."""
+    label_smoothing: float = 0.1
+    """cdpo, robust: share of pairs whose label is taken to be wrong, 0 to 0.5 (0 = dpo)."""
     offset: OffsetName = "probe"
     """residual: logits that count as explained: of the frozen probe (probe), or a control."""
     offset_weight: float = 1.0
@@ -152,6 +160,18 @@ class MethodConfig:
     """Weight of the squared distance of the rejected response's state from the reference's chosen state."""
     retain: float = 0.0
     """Weight of the squared distance of the chosen response's state from the reference's chosen state."""
+    mismatch: float = 0.0
+    """Weight of (beta p)^2, p the log-ratio margin of the pair's responses behind another pair's prompt."""
+    foreign: float = 0.0
+    """Weight of DPO's loss on the pair's chosen response against another pair's chosen response."""
+    ties: float = 0.0
+    """Weight of (beta p)^2 for two responses of two other random pairs behind the pair's prompt (a control)."""
+    anchor_drift: float = 0.0
+    """Weight of the squared movement of token states on unlabelled texts, in units of the texts' own spread."""
+    anchor_kl: float = 0.0
+    """Weight of the divergence from the reference on tokens of unlabelled texts, in nats per token."""
+    anchor_data: str = "sentences"
+    """anchor_drift, anchor_kl: a data set, a .txt or .md file, self (the training texts) or sentences (generated)."""
     gradient: GradientName = "none"
     """Project gradients on preference directions: of weights (projgrad) or of module outputs (projbp)."""
     kappa: float = 0.1
@@ -199,10 +219,23 @@ class MethodConfig:
                 "method.frozen scores along a preference direction, so a term on hidden states needs a weight, "
                 "such as method.alpha"
             )
+        if not self.anchor_data.strip():
+            raise UserError("method.anchor_data must name a data set, a .txt or .md file, self or sentences")
         if self.lda_ridge <= 0.0:
             raise UserError(f"method.lda_ridge must be above 0, got {self.lda_ridge}")
         if self.output != "none" and self.beta <= 0.0:
             raise UserError(f"method.beta must be above 0 with output={self.output}, got {self.beta}")
+        self._check_output_options()
+
+    def _check_output_options(self) -> None:
+        """Raise UserError for an option of an output form that is out of its range."""
+        if not 0.0 <= self.label_smoothing < 0.5:
+            raise UserError(f"method.label_smoothing must be at least 0 and below 0.5, got {self.label_smoothing:g}")
+        if not 0.0 <= self.ld_alpha <= 1.0:
+            raise UserError(f"method.ld_alpha must be from 0 to 1, got {self.ld_alpha:g}")
+        for name in ("rdpo_alpha", "dpop_lambda"):
+            if getattr(self, name) < 0.0:
+                raise UserError(f"method.{name} must not be negative, got {getattr(self, name):g}")
 
     def _check_cue(self) -> None:
         check_name(SUBSPACES, self.cue, "method.cue")
@@ -234,6 +267,11 @@ class MethodConfig:
             "reroute": self.reroute,
             "retain": self.retain,
             "soft_ablate": self.soft_ablate,
+            "mismatch": self.mismatch,
+            "foreign": self.foreign,
+            "ties": self.ties,
+            "anchor_drift": self.anchor_drift,
+            "anchor_kl": self.anchor_kl,
         }
         unknown = set(self.extra) - set(TERMS)
         if unknown:

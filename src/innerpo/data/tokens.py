@@ -8,7 +8,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from innerpo.data.pairs import PreferencePair, Text, n_characters
+from innerpo.data.pairs import PreferencePair, Text, cluster_of, n_characters
 from innerpo.errors import UserError
 
 Ids = tuple[int, ...]
@@ -123,6 +123,17 @@ class PairTokenizer:
             indexed = [(responses.index(p.chosen), responses.index(p.rejected), p.id) for p in group]
             items.append(self._item(group[0].prompt, responses, indexed, cluster))
         return [item for item in items if item.pairs]
+
+    def text_item(self, text: str) -> PromptItem | None:
+        """Return a text without labels as an item of one response and no pair; None where it has only one token.
+
+        Its first token (or BOS) is the prompt, so that every other token is predicted. It is cut like a response.
+        """
+        ids = self._encode(text)
+        prompt, response = ids[:1], ids[1 : 1 + self.max_response]
+        if not response:
+            return None
+        return PromptItem(tuple(prompt), (tuple(response),), (len(text),), (), cluster_of(text))
 
     def generation_prompt(self, prompt: Text) -> tuple[Ids, int]:
         """Return the ids that a response to a prompt goes on from, cut to the limit, and the id that closes a response.

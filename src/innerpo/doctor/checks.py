@@ -11,11 +11,15 @@ from innerpo.config.run import RunConfig
 from innerpo.doctor.hooks import hook_checks
 from innerpo.doctor.setup import Setup, set_up
 from innerpo.doctor.steps import gradient_shares, length_of, move, step_away, step_lowers, term_gradients
+from innerpo.methods.method import LossOutput
 from innerpo.methods.records import PairOutputs
 from innerpo.model.base import Base
 
 TRIES = 8
 """Steps tried before a term counts as having no gradient: coherence and the hinge have none on one side of a kink."""
+LOG_2 = dict.fromkeys(("dpo", "dpo_norm", "lddpo", "dpop", "cdpo", "robust"), math.log(2.0))
+AT_REFERENCE = {**LOG_2, "hinge": 1.0, "apo_zero": 1.0, "apo_down": 1.0}
+"""Loss of an output form where policy and reference agree. The other forms depend there on more than the config."""
 CHANGED = 1e-4
 """Least relative change that counts as one when labels are swapped; float32 rounding stays below 1e-5."""
 
@@ -85,7 +89,7 @@ def _all_checks(setup: Setup, seed: int) -> tuple[list[TermCheck], list[tuple[st
 
 
 def _at_the_reference(setup: Setup) -> list[tuple[str, str, bool]]:
-    """Policy = reference: margin 0, drift exactly 0, DPO's loss log 2, no gradient that is not a number."""
+    """Policy = reference: margin 0, drift exactly 0, the output term's known value, every gradient finite."""
     found = setup.not_inoculated().loss()
     checks = []
     if "inner_margin" in found.metrics:
@@ -94,9 +98,12 @@ def _at_the_reference(setup: Setup) -> list[tuple[str, str, bool]]:
     if "drift" in found.terms:
         drift = float(found.terms["drift"].detach().abs().max())
         checks.append(("drift at the reference", f"{drift:.1e}, should be 0", drift == 0.0))
-    if "output" in found.terms and setup.method.config.output == "dpo":
-        off = float((found.terms["output"].detach() - math.log(2.0)).abs().max())
-        checks.append(("dpo at the reference", f"{off:.1e} from log 2", off < 1e-6))
+    form = setup.method.config.output
+    if "output" in found.terms and form in AT_REFERENCE:
+        expected, shown = AT_REFERENCE[form], "log 2" if form in LOG_2 else f"{AT_REFERENCE[form]:g}"
+        off = float((found.terms["output"].detach() - expected).abs().max())
+        checks.append((f"{form} at the reference", f"{off:.1e} from {shown}", off < 1e-6))
+    checks += _with_companions(setup, found)
     gradients = term_gradients(found, list(found.terms), setup.parameters)
     wrong = [name for name, g in gradients.items() if not math.isfinite(length_of(g))]
     checks.append(("gradients at the reference", f"not finite: {', '.join(wrong)}" if wrong else "finite", not wrong))
@@ -106,6 +113,25 @@ def _at_the_reference(setup: Setup) -> list[tuple[str, str, bool]]:
         learns = [name for name, t in frozen.items() if t is not None and t.requires_grad]
         checks.append(("frozen", f"gradient reaches {', '.join(learns)}" if learns else "no gradient", not learns))
     return checks
+
+
+def _with_companions(setup: Setup, found: LossOutput) -> list[tuple[str, str, bool]]:
+    """At the reference, terms on companions are 0, or log 2; with weight 0 none is run and the rest is as it was."""
+    on = {name: term for name, term in setup.method.terms.items() if term.companions}
+    checks = []
+    for name in on:
+        value = found.terms[name].detach()
+        off = float(value.sub(math.log(2.0)).abs().max()) if name == "foreign" else float(value.abs().max())
+        checks.append((f"{name} at the reference", f"{off:.1e} from {'log 2' if name == 'foreign' else 0}", off < 1e-6))
+    rest = {name: weight for name, weight in setup.method.term_weights.items() if name not in on}
+    if not on or not rest:
+        return checks
+    without = replace(setup.method, term_weights=rest, terms={name: setup.method.terms[name] for name in rest})
+    alone = without.loss(setup.outputs(), setup.reference, setup.notes)
+    same = all(bool((alone.terms[name] == found.terms[name]).all()) for name in rest)
+    right = not without.companions and same
+    said = "no companion is run, other terms are the same" if right else "companions are run, or other terms change"
+    return [*checks, ("weight 0", said, right)]
 
 
 def _edited(setup: Setup) -> list[tuple[str, str, bool]]:
@@ -148,8 +174,9 @@ def _label_check(setup: Setup, name: str) -> str:
     with torch.no_grad():
         policy = setup.outputs()
         notes = None if setup.notes is None else setup.notes.swapped()
-        plain = setup.method.loss(policy, setup.reference, setup.notes).terms[name]
-        swapped = setup.method.loss(_swap(policy), _swap(setup.reference), notes).terms[name]
+        companions, turned = setup.companion_outputs(), setup.companion_outputs(swapped=True)
+        plain = setup.method.loss(policy, setup.reference, setup.notes, companions).terms[name]
+        swapped = setup.method.loss(_swap(policy), _swap(setup.reference), notes, turned).terms[name]
     change = float((swapped - plain).abs().max())
     return "change" if change > CHANGED * max(float(plain.abs().max()), 1e-3) else "same"
 
@@ -164,6 +191,8 @@ def _swap(outputs: PairOutputs) -> PairOutputs:
         rejected_n_tokens=outputs.chosen_n_tokens,
         chosen_states=outputs.rejected_states,
         rejected_states=outputs.chosen_states,
+        chosen_shared_logps=outputs.rejected_shared_logps,
+        rejected_shared_logps=outputs.chosen_shared_logps,
         sequence=None if outputs.sequence is None else outputs.sequence ^ 1,  # 2i <-> 2i + 1
     )
 

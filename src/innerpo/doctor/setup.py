@@ -1,8 +1,8 @@
 """What the sanity checks run on: a method and one batch of its training pairs, prepared as training does."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,19 +16,23 @@ from innerpo.data.training_pairs import training_pairs
 from innerpo.files import cache_root
 from innerpo.methods.method import LossOutput, Method
 from innerpo.methods.notes.notes import PairNotes
-from innerpo.methods.records import PairOutputs
+from innerpo.methods.records import CompanionOutputs, PairOutputs
 from innerpo.model.adapters import check_bare
 from innerpo.model.base import Base
 from innerpo.model.forward.outputs import sequence_outputs
 from innerpo.model.loading import load_base
-from innerpo.training.prepare import adapted, in_float32, prepare
+from innerpo.training.companions import CompanionBatch, companion_items, swapped
+from innerpo.training.prepare import Prepared, adapted, in_float32, prepare
 
 Parameters = list[nn.Parameter]
 
 
 @dataclass(frozen=True)
 class Setup:
-    """A method and one batch: all that a check needs to compute the loss again after the parameters moved."""
+    """A method and one batch: all that a check needs to compute the loss again after the parameters moved.
+
+    ``companions`` are those of the pairs, ``swapped`` those of the same pairs with chosen and rejected swapped.
+    """
 
     method: Method
     policy: Any
@@ -36,6 +40,8 @@ class Setup:
     reference: PairOutputs
     parameters: Parameters
     notes: PairNotes | None = None
+    companions: Mapping[str, CompanionBatch] = field(default_factory=dict)
+    swapped: Mapping[str, CompanionBatch] = field(default_factory=dict)
 
     def outputs(self) -> PairOutputs:
         """Return the policy's outputs for the batch as training has them, with its parameters as they are now."""
@@ -49,7 +55,16 @@ class Setup:
 
     def loss(self) -> LossOutput:
         """Return the loss of those outputs, with its terms."""
-        return self.method.loss(self.outputs(), self.reference, self.notes)
+        return self.method.loss(self.outputs(), self.reference, self.notes, self.companion_outputs())
+
+    def companion_outputs(self, swapped: bool = False) -> dict[str, CompanionOutputs]:
+        """Return policy's and reference's outputs on the companions of the pairs, or of the pairs swapped."""
+        requests = self.method.companions
+        with self.method.policy_while_training(self.policy, None):
+            return {
+                kind: batch.with_policy(sequence_outputs(self.policy, batch.tokens, requests[kind]), batch.reference)
+                for kind, batch in (self.swapped if swapped else self.companions).items()
+            }
 
 
 @contextmanager
@@ -75,4 +90,22 @@ def set_up(config: RunConfig, base: Base | None = None) -> Iterator[Setup]:
             parameters = [p for p in policy.parameters() if p.requires_grad]
             notes = prepared.notes
             here = None if notes is None else notes.select(list(range(len(items)))).to(base.device)
-            yield Setup(method, policy, batch, reference, parameters, here)
+            both = [_companions(prepared, config, policy, method, swap) for swap in (False, True)]
+            yield Setup(method, policy, batch, reference, parameters, here, *both)
+
+
+def _companions(
+    prepared: Prepared, config: RunConfig, policy: Any, method: Method, swap: bool
+) -> dict[str, CompanionBatch]:
+    """Return the companions of the first pairs of a batch's size, as those are or swapped; the policy is new."""
+    items, base = swapped(prepared.items) if swap else prepared.items, prepared.base
+    first = list(range(min(config.data.batch_size, len(items))))
+    found = {}
+    for kind, request in method.companions.items():
+        some, of_pair = companion_items(config, base, items, kind, first)
+        tokens = make_batch([some[of_pair[i]] for i in first], prepared.layout.layout, base.pad_id).to(base.device)
+        with torch.no_grad(), method.reference_while_training(policy):
+            reference = sequence_outputs(policy, tokens, request)
+        spread = prepared.companions[kind].reference.token_spread
+        found[kind] = CompanionBatch(tokens, reference, None if spread is None else spread.to(base.device))
+    return found

@@ -11,6 +11,7 @@ from innerpo.evaluation.estimates import compare_grids
 from innerpo.evaluation.grids import Grid, on_prompts, on_seeds
 from innerpo.evaluation.statistics import UNKNOWN, Estimate, Sweep, frontier_gain, over_shifts, seed_gains
 from innerpo.evaluation.study import Study
+from innerpo.evaluation.study_runs import row_named
 from innerpo.evaluation.sweeps import Swept, sweeps
 from innerpo.registry import METRICS, resolve
 
@@ -65,7 +66,8 @@ def gains(study: Study, baseline: str = "dpo", scorer: str = "mean_logp") -> lis
     """Return the gain of every other method over a baseline, on every shift that both were scored on.
 
     The frontier gain is ``statistics.frontier_gain``. Methods are paired by the seeds that both have; where they share
-    none, seeds are paired in their order. Raises UserError where the study has no such method.
+    none, seeds are paired in their order. ``dpo`` stands for dpo+3fa9c1d2 too, if only one row is called so. Raises
+    UserError where the study has no such method.
     """
     return [_gain(method, base) for method, base in _opposite(study, baseline, scorer)]
 
@@ -85,11 +87,13 @@ def suite_gains(study: Study, baseline: str = "dpo", scorer: str = "mean_logp") 
 def _opposite(study: Study, baseline: str, scorer: str) -> list[tuple[Swept, Swept]]:
     """Each other method on each shift, with the baseline on the same."""
     every = sweeps(study, scorer)
-    if baseline not in {s.method for s in every}:
-        known = ", ".join(dict.fromkeys(s.method for s in every))
+    methods = [s.method for s in every]
+    found = row_named(baseline, methods)
+    if found is None:
+        known = ", ".join(dict.fromkeys(methods))
         raise UserError(f"there is no method {baseline!r} in the study to compare curves with; there are {known}")
-    base = {(s.source, s.target): s for s in every if s.method == baseline}
-    others = [s for s in every if s.method != baseline and (s.source, s.target) in base]
+    base = {(s.source, s.target): s for s in every if s.method == found}
+    others = [s for s in every if s.method != found and (s.source, s.target) in base]
     return [(s, base[s.source, s.target]) for s in others]
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from innerpo.config.identity import scores_id
@@ -33,8 +34,10 @@ def write_scores(
     config: RunConfig,
     scorers: Sequence[str] | None = None,
 ) -> dict[str, Headline]:
-    """Write the facts (``eval.format``), headline.json and headline.md into a folder; return the tables by scorer."""
+    """Write the facts (``eval.format``), overlap.jsonl, headline.json and headline.md; return the tables by scorer."""
     scores.write(folder, config.eval.format)
+    near = [{"set": s.name, **asdict(found)} for s in sets for found in s.near or ()]
+    write_text(folder / "overlap.jsonl", "".join(json.dumps(row) + "\n" for row in near))
     tables = headlines(scores, sets, scorers)
     plain = {name: as_plain(table) for name, table in tables.items()}
     write_text(folder / "headline.json", json.dumps(plain, indent=2) + "\n")

@@ -48,7 +48,7 @@ def notes_of(
             )
         else:
             _, dataset, split, _ = column.members[0]
-            kind = f", shift in {column.kind}" if column.kind else ""
+            kind = f", {column.kind}" if column.kind else ""
             lines.append(f"{column.name}: {dataset} ({split}){kind}")
     if scorer == "inner" and study.runs.height > 1:
         lines.append(f"base: along the directions of {study.runs['run'][0]}")

@@ -11,6 +11,7 @@ from innerpo.data.pairs import PreferencePair, choose_negatives, take_prompts
 from innerpo.data.training_pairs import load_split, training_pairs
 from innerpo.errors import UserError
 from innerpo.evaluation.facts import SETS
+from innerpo.evaluation.overlap import NearDuplicate, near_duplicates
 from innerpo.evaluation.suites import Role, Target, targets
 
 log = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ class EvaluationSet:
     ``kind`` is the kind of shift from the training set (difficulty, encoding, ...), empty where it is unknown.
     ``pairs`` is empty where nothing could be loaded; ``note`` then says why, and ``fault`` whether somebody asked for
     this set. ``n_seen`` counts the set's prompts that are training prompts, of all that are trained on and not only of
-    those that the train set samples; ``n_near`` those that nearly repeat one (-1: nobody looked).
+    those that the train set samples; ``near`` lists those that nearly repeat one (overlap.py), None: nobody looked.
     ``target_reference`` names the set that is like this one without its difficulty.
     """
 
@@ -41,7 +42,7 @@ class EvaluationSet:
     pairs: tuple[PreferencePair, ...]
     note: str = ""
     n_seen: int = 0
-    n_near: int = -1
+    near: tuple[NearDuplicate, ...] | None = None
     target_reference: str = ""
     fault: bool = False
 
@@ -49,6 +50,11 @@ class EvaluationSet:
     def n_prompts(self) -> int:
         """Number of distinct prompts."""
         return len({p.cluster for p in self.pairs})
+
+    @property
+    def n_near(self) -> int:
+        """Number of prompts that nearly repeat a training prompt; -1 where nobody looked."""
+        return -1 if self.near is None else len({found.target for found in self.near})
 
     @property
     def source(self) -> str:
@@ -79,8 +85,7 @@ def load_sets(
             log.info(found.note)
     if not any(s.pairs for s in sets):
         raise UserError(f"there is nothing to score: {'; '.join(s.note for s in sets)}")
-    seen = {p.cluster for p in trained}
-    return [replace(s, n_seen=len({p.cluster for p in s.pairs} & seen)) for s in sets]
+    return [_with_overlap(s, trained) for s in sets]
 
 
 def set_facts(sets: Sequence[EvaluationSet]) -> pl.DataFrame:
@@ -97,6 +102,21 @@ def texts_of(sets: Sequence[EvaluationSet], n: int = 4) -> list[str]:
     """Return the first ``n`` prompts of each set with their chosen responses, those that are plain text."""
     pairs = [pair for s in sets for pair in s.pairs[:n]]
     return [p.prompt + p.chosen for p in pairs if isinstance(p.prompt, str) and isinstance(p.chosen, str)]
+
+
+def _with_overlap(found: EvaluationSet, trained: Sequence[PreferencePair]) -> EvaluationSet:
+    """Count the set's prompts that were trained on, and list those that nearly repeat a training prompt."""
+    own, theirs = ({pair.cluster: pair for pair in pairs} for pairs in (found.pairs, trained))
+    seen = len(own.keys() & theirs.keys())
+    if found.role == "train":
+        return replace(found, n_seen=seen)
+    near = near_duplicates([_text(pair) for pair in theirs.values()], [_text(pair) for pair in own.values()])
+    return replace(found, n_seen=seen, near=tuple(near))
+
+
+def _text(pair: PreferencePair) -> str:
+    prompt = pair.prompt
+    return prompt if isinstance(prompt, str) else "\n".join(message["content"] for message in prompt)
 
 
 def _load(target: Target, config: RunConfig, strict: bool) -> EvaluationSet:

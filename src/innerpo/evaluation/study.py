@@ -47,8 +47,9 @@ class _Part:
 
 
 def read_study(folders: str | Path | Sequence[str | Path], strict: bool = True) -> Study:
-    """Read the scores of runs. ``folders``: folders of runs, those beneath them with other scores, or glob patterns.
+    """Read the scores of runs. ``folders``: folders of runs or glob patterns.
 
+    A run's scores on other sets, in the folders ``eval-*`` beneath it, are read with it; one may also be named alone.
     A run that is given twice (the same folder or the same run id) is kept once: of a later folder only what the earlier
     ones lack. Raises UserError where a pattern matches nothing, where scores cannot be read, and where runs were scored
     against different base models; with ``strict=False`` these are left out and named in ``faults``. Raises UserError in
@@ -59,7 +60,7 @@ def read_study(folders: str | Path | Sequence[str | Path], strict: bool = True) 
     faults: list[str] = []
     for name in given:
         try:
-            for folder in _matches(name):
+            for folder in (part for run in _matches(name) for part in _with_other_scores(run)):
                 try:
                     _add(folder, parts)
                 except UserError as error:
@@ -86,6 +87,12 @@ def _matches(given: str | Path) -> list[Path]:
     if not found:
         raise UserError(f"no folder matches {str(given)!r}; give the folder of a scored run, or a pattern in quotes")
     return found
+
+
+def _with_other_scores(run: Path) -> list[Path]:
+    """A run's folder, if it holds scores or nothing below it does, and those beneath it that hold other scores."""
+    others = [folder for folder in sorted(run.glob("eval-*")) if list(folder.glob("scores.*"))]
+    return [run, *others] if list(run.glob("scores.*")) or not others else others
 
 
 def _fault(error: UserError, strict: bool, faults: list[str]) -> None:

@@ -1,7 +1,7 @@
 """What a folder of scores says of its run: method, source, seed, base model; and the row of a table it belongs to."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,12 @@ def group_label(config: RunConfig) -> str:
     own = run_id(_neutral(config))
     known = config.method.name in METHODS and own == _default_id(label)
     return label if known else f"{label}+{own[:8]}"
+
+
+def row_named(name: str, rows: Sequence[str]) -> str | None:
+    """Return the row of a name: that very row, or the only one that is it with an id (``dpo`` for dpo+3fa9c1d2)."""
+    alike = list(dict.fromkeys(row for row in rows if row.partition("+")[0] == name))
+    return name if name in rows else alike[0] if len(alike) == 1 else None
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""The headline table: a row per model, a column per headline set; the data sets are named beneath it."""
+"""The headline table: a row per model, a column per evaluation set; the data sets are named beneath it."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,12 +15,13 @@ from innerpo.evaluation.statistics import UNKNOWN, Estimate, Statistic, accuracy
 
 @dataclass(frozen=True)
 class Headline:
-    """Accuracy of each model on each headline set by one scorer, and what the sets are."""
+    """Accuracy of each model on each evaluation set (``columns``) by one scorer, and what the sets are."""
 
     scorer: str
     cells: Mapping[str, Mapping[str, Estimate]]
     sources: Mapping[str, str]
     notes: Sequence[str] = ()
+    columns: Sequence[str] = HEADLINE
 
     @property
     def title(self) -> str:
@@ -29,25 +30,27 @@ class Headline:
 
     def lines(self) -> list[str]:
         """Return the lines beneath the table: the data set of each column, then notes."""
-        named = [f"{name}: {self.sources[name]}" for name in HEADLINE if name in self.sources]
+        named = [f"{name}: {self.sources[name]}" for name in self.columns if name in self.sources]
         return [*named, *self.notes]
 
 
 def headline(
     scores: Scores, sets: Sequence[EvaluationSet], scorer: str = "mean_logp", statistic: Statistic = proportion
 ) -> Headline:
-    """Return the accuracy of every model on the headline sets. Raises UserError for an unknown scorer."""
+    """Return the accuracy of every model on every set, the headline's first. Raises UserError for an unknown scorer."""
     outcomes = pair_outcomes(scores, scorer)
     models = outcomes.select("model", "strength").unique(maintain_order=True)
     several = models.filter(pl.col("model").is_duplicated())["model"].to_list()
+    names = [s.name for s in sets]
+    columns = [*(n for n in HEADLINE if n in names), *(n for n in names if n not in HEADLINE)] or list(HEADLINE)
     cells = {}
     for model, strength in models.iter_rows():
         own = outcomes.filter(pl.col("model") == model, pl.col("strength") == strength)
-        by_set = {name: own.filter(pl.col("set") == name) for name in HEADLINE}
+        by_set = {name: own.filter(pl.col("set") == name) for name in columns}
         label = f"{model} x {strength:g}" if model in several else model
         cells[label] = {name: accuracy(rows, statistic) if len(rows) else UNKNOWN for name, rows in by_set.items()}
     sources = {s.name: s.source for s in sets if s.pairs}
-    return Headline(scorer, cells, sources, [s.note for s in sets if s.note] + overlap_notes(sets))
+    return Headline(scorer, cells, sources, [s.note for s in sets if s.note] + overlap_notes(sets), columns)
 
 
 def overlap_notes(sets: Sequence[EvaluationSet]) -> list[str]:
@@ -80,9 +83,9 @@ def as_markdown(table: Headline) -> str:
     lines = [
         table.title,
         "",
-        "| method | " + " | ".join(HEADLINE) + " |",
-        "| --- |" + " ---: |" * len(HEADLINE),
+        "| method | " + " | ".join(table.columns) + " |",
+        "| --- |" + " ---: |" * len(table.columns),
     ]
     for model, by_set in table.cells.items():
-        lines.append(f"| {model} | " + " | ".join(format_estimate(by_set[name]) for name in HEADLINE) + " |")
+        lines.append(f"| {model} | " + " | ".join(format_estimate(by_set[name]) for name in table.columns) + " |")
     return "\n".join([*lines, "", *table.lines()]) + "\n"

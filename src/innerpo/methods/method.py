@@ -1,6 +1,6 @@
 """A method: loss terms with weights, a transform, directions, and an optional edit of gradients."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,13 +14,14 @@ from innerpo.data.batching.batch import TokenBatch
 from innerpo.data.batching.row_plan import Layout
 from innerpo.errors import UserError
 from innerpo.methods.directions.clusters import cluster_numbers
+from innerpo.methods.directions.direction import direction_of
 from innerpo.methods.directions.estimate import estimate_directions
 from innerpo.methods.directions.nuisance import nuisance_of
 from innerpo.methods.gradients.edit import GradientEdit
 from innerpo.methods.inner_reward import InnerReward
 from innerpo.methods.notes.notes import NoteInputs, PairNotes
-from innerpo.methods.records import Directions, PairOutputs, Term, TermInputs, log_ratio_margin
-from innerpo.methods.subspaces.subspace import Subspace, SubspaceInputs, fit_subspace
+from innerpo.methods.records import CompanionOutputs, Directions, PairOutputs, Term, TermInputs, log_ratio_margin
+from innerpo.methods.subspaces.subspace import Kind, Subspace, SubspaceInputs, fit_subspace
 from innerpo.methods.terms.inner import margin_of
 from innerpo.methods.transforms.transform import IDENTITY, FitInputs, Transform
 from innerpo.model.ablation import Ablation, ablated
@@ -29,7 +30,7 @@ from innerpo.model.forward.sites import RESIDUAL
 from innerpo.model.inoculation import inoculated
 from innerpo.model.reference import Reference
 from innerpo.model.steering import SteeringVector
-from innerpo.registry import GRADIENTS, OFFSETS, TERMS, TRANSFORMS, WEIGHTINGS, resolve
+from innerpo.registry import GRADIENTS, OFFSETS, SUBSPACES, TERMS, TRANSFORMS, WEIGHTINGS, resolve
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ class LossOutput:
 class Method:
     """Loss terms, a transform and a gradient edit. A pure function: it holds no parameters of the policy.
 
-    ``directions`` is None until ``fit_method`` and stays None where no term needs states; so does ``subspace``, the cue,
-    where nothing works on one. ``gradient_edit`` is None until ``fit_gradients``.
+    ``directions`` is None until ``fit_method`` and stays None where no term needs states; so does ``subspace``, the
+    cue, where nothing works on one. ``gradient_edit`` is None until ``fit_gradients``.
     """
 
     config: MethodConfig
@@ -103,17 +104,40 @@ class Method:
             yield
 
     @contextmanager
-    def policy_while_training(self, model: Any, batch: TokenBatch) -> Iterator[None]:
-        """Run a model on a batch of pairs as training runs the policy: under the ablation or the inoculation."""
-        with ablated(model, self.ablation), inoculated(model, batch, self.inoculation, self.config.inoculate):
+    def policy_while_training(self, model: Any, pairs: TokenBatch | None) -> Iterator[None]:
+        """Run a model on a batch of pairs (None: of companions) as training runs the policy: ablated or inoculated."""
+        vector = None if pairs is None else self.inoculation
+        with ablated(model, self.ablation), inoculated(model, pairs, vector, self.config.inoculate):
             yield
+
+    @property
+    def companions(self) -> dict[str, StateRequest | None]:
+        """The kinds of companions that training runs, each with the states that it must return (None: log-probs)."""
+        found: dict[str, set[str]] = {}
+        for term in self.terms.values():
+            for kind, needs in term.companions.items():
+                found.setdefault(kind, set()).add(needs)
+        return {
+            kind: None
+            if needs <= {"logps"}
+            else StateRequest(self.layers, token_states="token_states" in needs, site=self.config.site)
+            for kind, needs in found.items()
+        }
+
+    @property
+    def fits_on_mismatched(self) -> bool:
+        """Whether directions or the cue are fitted on the pairs' responses behind other pairs' prompts too."""
+        if self.fit_request is None:
+            return False
+        kind: Kind = resolve(SUBSPACES, self.config.cue, "method.cue")
+        return direction_of(self.config).mismatched or (self.config.needs_cue and kind.mismatched)
 
     @property
     def hooks_inside_blocks(self) -> bool:
         """Whether training hooks modules inside decoder blocks (to read or edit); compiled code skips such hooks."""
-        gradient, request = self.config.gradient, self.request
+        gradient, requests = self.config.gradient, (self.request, *self.companions.values())
         edits = gradient != "none" and resolve(GRADIENTS, gradient, "method.gradient").hooks_modules
-        return edits or (request is not None and request.site != RESIDUAL)
+        return edits or any(request is not None and request.site != RESIDUAL for request in requests)
 
     @property
     def inner_reward(self) -> InnerReward | None:
@@ -128,9 +152,18 @@ class Method:
         subspace = None if self.subspace is None else self.subspace.to(device)
         return replace(self, directions=directions, transform=self.transform.to(device), subspace=subspace)
 
-    def loss(self, policy: PairOutputs, reference: PairOutputs, notes: PairNotes | None = None) -> LossOutput:
+    def loss(
+        self,
+        policy: PairOutputs,
+        reference: PairOutputs,
+        notes: PairNotes | None = None,
+        companions: Mapping[str, CompanionOutputs] | None = None,
+    ) -> LossOutput:
         """Return the weighted sum of the terms, times the pair's weight, and its parts, one value per pair."""
-        inputs = TermInputs(policy, reference, self.directions, self.transform, self.config, notes, self.subspace)
+        companions = companions or {}
+        inputs = TermInputs(
+            policy, reference, self.directions, self.transform, self.config, notes, companions, self.subspace
+        )
         values = {name: term.function(inputs) for name, term in self.terms.items()}
         per_pair: Any = sum(self.term_weights[name] * value for name, value in values.items())
         if notes is not None:
@@ -139,6 +172,9 @@ class Method:
             metrics = _reward_metrics(policy, reference, self.config.beta)
             if self.directions is not None and policy.chosen_states is not None:
                 metrics["inner_margin"] = margin_of(inputs)
+            for kind, found in companions.items():
+                if len(found.policy.logps) == 2 * len(per_pair):
+                    metrics[f"companion_margin/{kind}"] = found.margin
         return LossOutput(per_pair, values, metrics)
 
 
@@ -179,10 +215,12 @@ def fit_method(
     seed: int,
     layout: Layout = "concatenated",
     pad_id: int = 0,
+    mismatched: Reference | None = None,
 ) -> Method:
     """Fit transform and directions on the reference states of the training pairs; without need of them, do nothing.
 
-    ``layout`` and ``pad_id`` are for transforms that run the model themselves.
+    ``layout`` and ``pad_id`` are for transforms that run the model themselves. ``mismatched`` is the reference on the
+    mismatched companions of the pairs, for a method that ``fits_on_mismatched``.
     """
     if method.fit_request is None:
         return method
@@ -191,50 +229,54 @@ def fit_method(
     fit = resolve(TRANSFORMS, method.config.transform, "transform")
     inputs = FitInputs(reference.pooled, method.layers, model, seed, tuple(reference.items), layout, pad_id)
     transform = fit(inputs, method.config)
-    x = note_inputs(replace(method, transform=transform), reference, seed)
-    directions = estimate_directions(x.d, reference.token_spread, method.config, seed, x.nuisance, x.clusters)
+    x = note_inputs(replace(method, transform=transform), reference, seed, mismatched)
+    directions = estimate_directions(x.d, reference.token_spread, method.config, seed, x.nuisance, x.clusters, x.d_mis)
     return replace(
         method,
         transform=transform,
         directions=replace(directions, token_rms=reference.token_rms),
-        subspace=_fit_cue(method.config, reference, seed) if method.config.needs_cue else None,
+        subspace=_fit_cue(method.config, reference, seed, mismatched) if method.config.needs_cue else None,
     )
 
 
-def _fit_cue(config: MethodConfig, reference: Reference, seed: int) -> Subspace:
+def _fit_cue(config: MethodConfig, reference: Reference, seed: int, mismatched: Reference | None) -> Subspace:
     """Fit the cue on the reference's differences before any transform: it is a subspace of the residual stream."""
-    assert reference.pooled is not None
-    pooled = reference.pooled.double()
     inputs = SubspaceInputs(
-        d=pooled[:, 0::2] - pooled[:, 1::2],
+        d=_differences(IDENTITY, reference).double(),
         regressors=nuisance_of(("length", "logprob"), reference.logps, reference.n_tokens),
         rank=config.cue_rank,
         generator=torch.Generator(),
+        d_mis=None if mismatched is None else _differences(IDENTITY, mismatched).double(),
     )
     return fit_subspace(inputs, config, seed)
 
 
-def note_inputs(method: Method, reference: Reference, seed: int) -> NoteInputs:
+def note_inputs(method: Method, reference: Reference, seed: int, mismatched: Reference | None = None) -> NoteInputs:
     """Return what directions and notes are fitted on: the reference's differences after the method's transform."""
-    assert reference.pooled is not None
-    states, removed = method.transform(reference.pooled), method.config.remove
-    log_tokens = reference.n_tokens.double().log()
+    removed, log_tokens = method.config.remove, reference.n_tokens.double().log()
     return NoteInputs(
-        d=states[:, 0::2] - states[:, 1::2],
+        d=_differences(method.transform, reference),
         clusters=cluster_numbers(reference.items),
         length=log_tokens[0::2] - log_tokens[1::2],
         nuisance=nuisance_of(removed, reference.logps, reference.n_tokens) if removed else None,
         method=method.config,
         seed=seed,
+        d_mis=None if mismatched is None else _differences(method.transform, mismatched),
     )
 
 
-def fit_notes(method: Method, reference: Reference, seed: int) -> PairNotes | None:
+def _differences(transform: Transform, reference: Reference) -> Float[Tensor, "layer pair rank"]:
+    assert reference.pooled is not None
+    states = transform(reference.pooled)
+    return states[:, 0::2] - states[:, 1::2]
+
+
+def fit_notes(method: Method, reference: Reference, seed: int, mismatched: Reference | None = None) -> PairNotes | None:
     """Return the offsets and weights of the training pairs; None for a method without. Weights have the mean 1."""
     config = method.config
     if not config.needs_notes:
         return None
-    x = note_inputs(method, reference, seed)
+    x = note_inputs(method, reference, seed, mismatched)
     offset, weight = torch.zeros(x.d.shape[1]), torch.ones(x.d.shape[1])
     if config.output == "residual":
         offset = resolve(OFFSETS, config.offset, "method.offset")(x).float()

@@ -4,8 +4,8 @@ Axis names: layer (blocks that are read), pair, rank (dimensions after the trans
 token (completion tokens of all responses of the batch, packed). Log-probabilities are in nats.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 import torch
@@ -30,7 +30,8 @@ class PairOutputs:
     ``logps`` are sums over a response's completion tokens, in nats, and ``n_tokens`` their number. ``states`` are
     s_l(y), pooled and transformed. ``token_states`` are the RMS-normalised states u of every completion token, not
     transformed; ``sequence`` is the response of each token: 2i is pair i's chosen response, 2i + 1 its rejected one.
-    Fields for states are None where no term needs them.
+    ``shared_logps`` are sums over a response's first ``min(|y_c|, |y_r|)`` tokens, a length that both responses have;
+    None where log-probabilities of single tokens are not known. Fields for states are None where no term needs them.
     """
 
     chosen_logps: Float[Tensor, " pair"]
@@ -41,11 +42,14 @@ class PairOutputs:
     rejected_states: Float[Tensor, "layer pair rank"] | None = None
     token_states: Float[Tensor, "layer token hidden"] | None = None
     sequence: Int[Tensor, " token"] | None = None
+    chosen_shared_logps: Float[Tensor, " pair"] | None = None
+    rejected_shared_logps: Float[Tensor, " pair"] | None = None
 
     @classmethod
     def of(cls, outputs: SequenceOutputs, batch: TokenBatch, transform: Transform) -> "PairOutputs":
         """Split a batch's responses into chosen and rejected, and transform the pooled states."""
         pooled = None if outputs.pooled is None else transform(outputs.pooled)
+        shared = None if outputs.token_logps is None else shared_logps(outputs.token_logps, batch)
         return cls(
             chosen_logps=outputs.logps[0::2],
             rejected_logps=outputs.logps[1::2],
@@ -55,6 +59,8 @@ class PairOutputs:
             rejected_states=None if pooled is None else pooled[:, 1::2],
             token_states=outputs.token_states,
             sequence=batch.sequence,
+            chosen_shared_logps=None if shared is None else shared[0::2],
+            rejected_shared_logps=None if shared is None else shared[1::2],
         )
 
     @property
@@ -63,6 +69,14 @@ class PairOutputs:
         assert self.chosen_states is not None
         assert self.rejected_states is not None
         return self.chosen_states - self.rejected_states
+
+
+def shared_logps(token_logps: Float[Tensor, " token"], batch: TokenBatch) -> Float[Tensor, " seq"]:
+    """Return each response's sum over its first tokens, as many as its pair's shorter response has, in nats."""
+    shorter = torch.minimum(batch.n_tokens[0::2], batch.n_tokens[1::2])
+    kept = batch.offset < shorter[batch.sequence // 2]
+    sums = torch.zeros_like(batch.n_tokens, dtype=token_logps.dtype)
+    return sums.index_add(0, batch.sequence, token_logps * kept)
 
 
 def log_ratio_margin(policy: PairOutputs, reference: PairOutputs) -> Float[Tensor, " pair"]:
@@ -105,10 +119,37 @@ class Directions:
 
 
 @dataclass(frozen=True)
+class CompanionOutputs:
+    """Outputs of policy and reference on the companions of a batch's pairs: one item a pair, in the pairs' order.
+
+    An item has two responses (data/companions.py) or is one unlabelled text (data/texts.py). ``sequence`` is the
+    response of each token. ``token_spread`` is E |u - mean u|^2 of the reference over all companions of the training
+    pairs, None where no states are read.
+    """
+
+    policy: SequenceOutputs
+    reference: SequenceOutputs
+    sequence: Int[Tensor, " token"]
+    token_spread: Float[Tensor, " layer"] | None = None
+
+    @property
+    def margin(self) -> Float[Tensor, " pair"]:
+        """The log-ratio margin of the first response over the second, in nats, sums over completion tokens."""
+        log_ratio = self.policy.logps - self.reference.logps
+        return log_ratio[0::2] - log_ratio[1::2]
+
+    def mean_over_tokens(self, values: Float[Tensor, " token"]) -> Float[Tensor, " seq"]:
+        """Return the mean of something over the completion tokens of each response."""
+        total = torch.zeros(len(self.policy.n_tokens), dtype=values.dtype, device=values.device)
+        return total.index_add(0, self.sequence, values) / self.policy.n_tokens
+
+
+@dataclass(frozen=True)
 class TermInputs:
     """Everything a loss term or an output form can read. ``directions`` is None where every term needs only logps.
 
     ``notes`` are the offsets and weights of the batch's pairs; None for a method without, and in evaluation.
+    ``companions`` holds, by kind, the outputs on the companions that the method's terms declare.
     ``subspace`` is the cue; None for a method without.
     """
 
@@ -118,6 +159,7 @@ class TermInputs:
     transform: Transform
     method: MethodConfig
     notes: PairNotes | None = None
+    companions: Mapping[str, CompanionOutputs] = field(default_factory=dict)
     subspace: Subspace | None = None
 
     @property
@@ -135,14 +177,17 @@ OutputForm = Callable[[TermInputs], Float[Tensor, " pair"]]
 class Term:
     """A named part of a loss: a pure function of TermInputs to one value per pair.
 
-    ``needs`` is what the function reads of policy and reference. ``sees_labels`` declares whether swapping chosen and
-    rejected, with the directions held fixed, changes the term: always, or as a function of the config.
+    ``needs`` is what the function reads of policy and reference. ``companions`` is what it reads of each kind of
+    companion of the pairs ("mismatch", ...; data/companions.py), none by default. ``sees_labels`` declares whether
+    swapping chosen and rejected, with the directions held fixed, changes the term: always, or as a function of the
+    config.
     The doctor checks the declaration; None is reported and not checked.
     """
 
     function: Callable[[TermInputs], Float[Tensor, " pair"]]
     needs: Needs
     sees_labels: Callable[[MethodConfig], bool] | bool | None = None
+    companions: Mapping[str, Needs] = field(default_factory=dict)
 
     def label_expectation(self, method: MethodConfig) -> bool | None:
         """Whether the term is declared to see labels in this method; None where nothing is declared."""

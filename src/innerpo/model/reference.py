@@ -65,7 +65,11 @@ class Reference:
         logps, n_tokens = torch.full((at.sequences[-1],), float("nan")), torch.zeros(at.sequences[-1], dtype=torch.long)
         seq = at.sequence_rows(indices)
         logps[seq], n_tokens[seq] = self.logps, self.n_tokens
-        return Reference(items, logps, n_tokens, computed=self.computed)
+        token_logps = None
+        if self.token_logps is not None:
+            token_logps = torch.full((at.tokens[-1],), float("nan"))
+            token_logps[at.token_rows(indices)] = self.token_logps
+        return Reference(items, logps, n_tokens, token_logps=token_logps, computed=self.computed)
 
     @property
     def outputs(self) -> SequenceOutputs:
@@ -75,15 +79,16 @@ class Reference:
     def select(self, indices: Sequence[int]) -> SequenceOutputs:
         """Return the outputs of some items, laid out as a batch of those items is."""
         seq, starts = self._offsets.sequence_rows(indices), self._offsets.tokens
-        kept = None
-        if self.token_states is not None:
-            parts = [self.token_states[starts[i] : starts[i + 1]] for i in indices]
-            kept = torch.cat(parts).transpose(0, 1).float()
+
+        def tokens_of(values: Tensor) -> Tensor:
+            return torch.cat([values[starts[i] : starts[i + 1]] for i in indices])
+
         return SequenceOutputs(
             logps=self.logps[seq],
             n_tokens=self.n_tokens[seq],
             pooled=None if self.pooled is None else self.pooled[:, seq],
-            token_states=kept,
+            token_states=None if self.token_states is None else tokens_of(self.token_states).transpose(0, 1).float(),
+            token_logps=None if self.token_logps is None else tokens_of(self.token_logps),
         )
 
 

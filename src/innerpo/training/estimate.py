@@ -9,6 +9,7 @@ import torch
 from innerpo.config.run import RunConfig
 from innerpo.data.batching.batch import make_batch
 from innerpo.data.tokens import PromptItem
+from innerpo.methods.method import build_method
 from innerpo.model.base import Base, reference_mode
 from innerpo.model.forward.outputs import sequence_outputs
 from innerpo.training.prepare import pairs_per_step, planned_steps, seen_pairs
@@ -30,10 +31,15 @@ def log_estimate(
     steps, seen = planned_steps(config, len(items)), seen_pairs(config, len(items))
     mean = sum(item.n_tokens for item in items) / len(items)
     to_score = sum(item.n_tokens for found in scored for item in found)
-    in_reference = mean * (len(items) if config.method.reads_states else len(seen))
-    in_training = 0.0 if config.method.frozen else mean * pairs_per_step(config) * steps * TRAINING_FACTOR
+    method = build_method(config.method, ())
+    further = len(method.companions)  # companions have about as many tokens as the pairs
+    in_reference = mean * (len(items) * (1 + method.fits_on_mismatched) if config.method.reads_states else len(seen))
+    in_reference += further * mean * len(seen)
+    per_step = mean * (1 + further) * pairs_per_step(config)
+    in_training = 0.0 if config.method.frozen else per_step * steps * TRAINING_FACTOR
+    passes = 1 + len(set(config.eval.strengths) - {0.0})  # the base, and the policy at each strength
     rate = forward_rate(base, items)
-    seconds = {"reference": in_reference / rate, "training": in_training / rate, "scoring": 2 * to_score / rate}
+    seconds = {"reference": in_reference / rate, "training": in_training / rate, "scoring": passes * to_score / rate}
     if sum(seconds.values()) > SHORTEST:
         shown = ", ".join(f"{name} {duration(value)}" for name, value in seconds.items() if value)
         log.info(f"estimated time: {shown} ({rate:.0f} tokens/s in a timed forward pass; what is cached costs nothing)")

@@ -5,9 +5,9 @@ Training, doctor, inspection and benchmarks start here, so that what they measur
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from torch import nn
 
 from innerpo.config.run import RunConfig
 from innerpo.data.batching.row_plan import Layout
+from innerpo.data.companions import companions
 from innerpo.data.divergence import with_divergence_of
 from innerpo.data.pairs import PreferencePair, choose_negatives, shuffle_labels
 from innerpo.data.tokens import PromptItem
@@ -35,6 +36,7 @@ from innerpo.model.identity import fingerprint
 from innerpo.model.layer_spec import resolve_layers
 from innerpo.model.reference import Reference, compute_reference
 from innerpo.training.collate import PairCollator
+from innerpo.training.companions import Companions, Compute, companions_of
 from innerpo.training.sampler import first_indices
 
 log = logging.getLogger(__name__)
@@ -45,8 +47,8 @@ class Prepared:
     """A run's pairs as tokens, their layout, the reference's outputs on them, and the method fitted on those.
 
     The reference is the one that training compares with: under the method's ablation where it has one. ``notes`` are
-    the offsets and weights of the pairs, None for a method without. ``fingerprint`` is that of the base's
-    weights (identity.py).
+    the offsets and weights of the pairs, None for a method without. ``companions`` are the further items that training
+    runs, by kind. ``fingerprint`` is that of the base's weights (identity.py).
     """
 
     base: Base
@@ -57,12 +59,19 @@ class Prepared:
     fingerprint: str
     micro_batch_tokens: int = 0
     notes: PairNotes | None = None
+    companions: Mapping[str, Companions] = field(default_factory=dict)
 
     @property
     def pairs(self) -> PairCollator:
         """The pairs with their reference outputs, as a trainer takes them."""
         return PairCollator(
-            self.items, self.reference, self.layout.layout, self.base.pad_id, self.micro_batch_tokens, self.notes
+            self.items,
+            self.reference,
+            self.layout.layout,
+            self.base.pad_id,
+            self.micro_batch_tokens,
+            self.notes,
+            self.companions,
         )
 
 
@@ -100,20 +109,38 @@ def prepare_items(
     """Do the same for pairs that are tokens already."""
     data, cache = config.data, cache_dir or cache_root(config.data.cache_dir)
     method = build_method(config.method, resolve_layers(config.method.layers, base.n_blocks))
-    if method.fit_request is not None:
+    if method.fit_request is not None or any(method.companions.values()):
         read_points(base.model, method.layers, config.method.site)  # refuses a site that the model does not have
     layout = choose_layout(base.model, items, base.pad_id, data.layout)
     log.info(f"layout: {layout.layout} ({layout.reason})")
-    reference = _reference(config, base, items, layout.layout, method.fit_request, cache)
+
+    def compute(some: Sequence[PromptItem], request: StateRequest | None, what: str) -> Reference:
+        return _reference(config, base, some, layout.layout, request, cache, what)
+
+    def compute_ablated(some: Sequence[PromptItem], request: StateRequest | None, what: str) -> Reference:
+        what, ablation = f"{what}, cue ablated", method.ablation
+        return _reference(config, base, some, layout.layout, request, cache, what, ablation)
+
+    reference = _reference_of_pairs(config, items, method.fit_request, compute)
+    mismatched = None
+    if method.fits_on_mismatched and (request := method.fit_request):
+        foreign = companions(items, "mismatch", data.seed)
+        check_context(base.model, foreign, f"{data.dataset} (mismatch)")
+        mismatched = compute(foreign, replace(request, token_states=False), f"{data.dataset} (mismatch)")
     with torch.autocast(base.device.type, enabled=False):  # mixed precision is for passes of the model
-        method = fit_method(method, reference, base.model, config.training.seed, layout.layout, base.pad_id)
-        notes = fit_notes(method, reference, config.training.seed)
-    if method.ablation is not None:
-        reference = _reference(config, base, items, layout.layout, method.request, cache, method.ablation)
+        seed, pad_id = config.training.seed, base.pad_id
+        method = fit_method(method, reference, base.model, seed, layout.layout, pad_id, mismatched)
+        notes = fit_notes(method, reference, seed, mismatched)
     _log_directions(method)
     _log_notes(notes)
     _log_cue(method)
-    return Prepared(base, items, layout, reference, method, fingerprint(base.model), data.micro_batch_tokens, notes)
+    in_training = compute
+    if method.ablation is not None:  # what the method is fitted on is the plain reference, what it trains on is not
+        in_training = compute_ablated
+        reference = _reference_of_pairs(config, items, method.request, in_training)
+    further = companions_of(config, base, items, method, in_training, seen_pairs(config, len(items)))
+    weights = fingerprint(base.model)
+    return Prepared(base, items, layout, reference, method, weights, data.micro_batch_tokens, notes, further)
 
 
 def _reference(
@@ -123,29 +150,33 @@ def _reference(
     layout: Layout,
     request: StateRequest | None,
     cache: Path,
+    what: str,
     ablation: Ablation | None = None,
 ) -> Reference:
+    return compute_reference(
+        base,
+        items,
+        layout,
+        request,
+        batch_size=config.data.batch_size,
+        cache_dir=cache,
+        what=what,
+        # Full fine-tuning has no adapter to switch off, so its reference cannot be run again during training.
+        token_limit_bytes=config.data.token_cache_gb * 1e9 if config.model.lora_r else float("inf"),
+        ablation=ablation,
+    )
+
+
+def _reference_of_pairs(
+    config: RunConfig, items: Sequence[PromptItem], request: StateRequest | None, compute: Compute
+) -> Reference:
     """Reference outputs on the pairs; where no states are read, only on those that the run's steps will see."""
-
-    def compute(some: Sequence[PromptItem]) -> Reference:
-        return compute_reference(
-            base,
-            some,
-            layout,
-            request,
-            batch_size=config.data.batch_size,
-            cache_dir=cache,
-            what=f"{config.data.dataset} (train)" + (", cue ablated" if ablation is not None else ""),
-            # Full fine-tuning has no adapter to switch off, so its reference cannot be run again during training.
-            token_limit_bytes=config.data.token_cache_gb * 1e9 if config.model.lora_r else float("inf"),
-            ablation=ablation,
-        )
-
+    what = f"{config.data.dataset} (train)"
     seen = seen_pairs(config, len(items))
     if request is not None or len(seen) == len(items):
-        return compute(items)
+        return compute(items, request, what)
     log.info(f"reference: only of the {len(seen)} of {len(items)} pairs that {config.training.max_steps} steps see")
-    return compute([items[i] for i in seen]).spread_over(items, seen)
+    return compute([items[i] for i in seen], request, what).spread_over(items, seen)
 
 
 def seen_pairs(config: RunConfig, n_pairs: int) -> list[int]:

@@ -16,16 +16,18 @@ from transformers import TrainerCallback, TrainerControl, TrainingArguments
 from transformers.trainer_utils import TrainOutput, speed_metrics
 
 from innerpo.config.run import ModelConfig
+from innerpo.data.batching.batch import TokenBatch
 from innerpo.errors import MachineError, UserError
 from innerpo.files import machine_errors
 from innerpo.methods.method import LossOutput, Method
 from innerpo.methods.records import PairOutputs
 from innerpo.model.base import reference_mode
-from innerpo.model.forward.outputs import sequence_outputs
+from innerpo.model.forward.outputs import SequenceOutputs, StateRequest, sequence_outputs
 from innerpo.model.numerics.half_matmul import float32_matmul
 from innerpo.model.numerics.hardware import Choice, choose_compile, choose_micro_batch_tokens, compiled_blocks
 from innerpo.training.checkpoints import CheckpointTrainer
 from innerpo.training.collate import PairBatch, PairCollator
+from innerpo.training.companions import CompanionBatch
 from innerpo.training.evaluate import chosen_sets, mean_metrics, sets_by_name
 from innerpo.training.sampler import PairIndices, PairSampler, SetEpoch
 from innerpo.training.shares import GradientShares
@@ -180,24 +182,42 @@ class PairTrainer(CheckpointTrainer):
                 )
 
     def loss_on(self, model: nn.Module, pairs: PairBatch, training: bool = False) -> LossOutput:
-        """Run policy (and, where its token states are not cached, reference) on a batch of pairs.
+        """Run policy (and, where its token states are not cached, reference) on a batch of pairs and companions.
 
-        ``training``: under the method's ablation or inoculation, which evaluation does without.
+        ``training``: under the method's ablation or inoculation, which evaluation does without. Companions are not
+        inoculated.
         """
+        notes, transform = (
+            None if pairs.notes is None else pairs.notes.to(self.accelerator.device),
+            self.method.transform,
+        )
+        requests = self.method.companions
+        tokens, policy, cached = self._run(model, pairs, self.method.request, training)
+        companions = {}
+        for kind, batch in pairs.companions.items():
+            _, here, there = self._run(model, batch, requests[kind], training)
+            companions[kind] = batch.with_policy(here, there)
+        ours, theirs = (PairOutputs.of(found, tokens, transform) for found in (policy, cached))
+        return self.method.loss(ours, theirs, notes, companions)
+
+    def _run(
+        self, model: nn.Module, batch: PairBatch | CompanionBatch, request: StateRequest | None, training: bool
+    ) -> tuple[TokenBatch, SequenceOutputs, SequenceOutputs]:
+        """Return a batch's tokens, the policy's outputs and the reference's, on the device."""
         device = self.accelerator.device
-        request, transform = self.method.request, self.method.transform
-        tokens, cached = pairs.tokens.to(device, non_blocking=True), pairs.reference.to(device, non_blocking=True)
+        tokens, cached = batch.tokens.to(device, non_blocking=True), batch.reference.to(device, non_blocking=True)
         bare = self.accelerator.unwrap_model(model)
         if request is not None and request.token_states and cached.token_states is None:
-            hooks = self.method.reference_while_training(bare) if training else nullcontext()
-            with hooks, reference_mode(bare), self.accelerator.autocast():
+            with (
+                self.method.reference_while_training(bare) if training else nullcontext(),
+                reference_mode(bare),
+                self.accelerator.autocast(),
+            ):
                 cached = sequence_outputs(model, tokens, request)
-        hooks = self.method.policy_while_training(bare, tokens) if training else nullcontext()
-        with hooks, self.accelerator.autocast():
+        pairs = tokens if isinstance(batch, PairBatch) else None
+        with self.method.policy_while_training(bare, pairs) if training else nullcontext(), self.accelerator.autocast():
             policy = sequence_outputs(model, tokens, request)
-        notes = None if pairs.notes is None else pairs.notes.to(device)
-        ours, theirs = (PairOutputs.of(found, tokens, transform) for found in (policy, cached))
-        return self.method.loss(ours, theirs, notes)
+        return tokens, policy, cached
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """One batch, in micro-batches; the method's gradient edit follows the step's last batch, before clipping."""

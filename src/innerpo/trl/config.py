@@ -18,8 +18,16 @@ from innerpo.trl.arguments import check_values
 
 log = logging.getLogger(__name__)
 
-LOSS_TYPES = {"sigmoid": "dpo", "ipo": "ipo"}
-"""TRL's name of a loss -> the output form that it is here."""
+LOSS_TYPES: dict[str, dict[str, Any]] = {
+    "sigmoid": {"output": "dpo"},
+    "sigmoid_norm": {"output": "dpo_norm"},
+    "hinge": {"output": "hinge"},
+    "ipo": {"output": "ipo"},
+    "robust": {"output": "robust", "label_smoothing": 0.0},
+    "apo_zero": {"output": "apo_zero"},
+    "apo_down": {"output": "apo_down"},
+}
+"""TRL's name of a loss -> the output form that it is here, and TRL's defaults of its options where they are others."""
 
 NOT_FIELDS = {"name": "the field method", "frozen": "nothing would be trained; innerpo.train('probe') measures it"}
 """Fields of MethodConfig that InnerPOConfig does not have, and why."""
@@ -56,14 +64,16 @@ class InnerPOConfig(TrainingArguments):
     layers: str | None = _option("Decoder blocks read: indices, negative ones, fractions, ranges.")
     site: str | None = _option("Where in a block states are read: residual, attn_out, mlp_out, o_proj_in, ...")
     pool: str | None = _option("Completion tokens averaged: mean, last, first_divergence.")
-    direction: str | None = _option("Preference direction: shared, pair, mix, lda, random.")
+    direction: str | None = _option("Preference direction: shared, pair, mix, lda, context, artifact, random.")
     mix: float | None = _option("Weight of the pair's own direction in direction=mix.")
     lda_ridge: float | None = _option("Ridge of direction=lda.")
     remove: list[str] | None = _option("Regressed out of directions: length, logprob.")
     layer_weights: str | None = _option("Weights of layers: accuracy or uniform.")
-    output: str | None = _option("Loss on output log-probabilities: dpo, ipo, simpo, residual, none.")
+    output: str | None = _option("Loss on output log-probabilities: dpo, ipo, simpo, rdpo, ..., none.")
     beta: float | None = _option("Logits per nat of the output term's margin.")
     simpo_gamma: float | None = _option("SimPO's target margin, in logits.")
+    rdpo_alpha: float | None = _option("R-DPO: logits that a token of length difference explains.")
+    dpop_lambda: float | None = _option("DPOP: weight of the fall of the chosen response below the reference.")
     offset: str | None = _option("Residual's offset: probe, or a control (permuted, length, reversed).")
     offset_weight: float | None = _option("Weight of residual's offset.")
     reweight: str | None = _option("Raise the weight of pairs: none, probe (those it gets wrong), random.")
@@ -84,6 +94,12 @@ class InnerPOConfig(TrainingArguments):
     sft: float | None = _option("Weight of the chosen response's loss, nats per token.")
     reroute: float | None = _option("Weight of pulling rejected states to the reference's chosen ones.")
     retain: float | None = _option("Weight of holding chosen states where the reference has them.")
+    mismatch: float | None = _option("Weight of the squared margin behind another pair's prompt.")
+    foreign: float | None = _option("Weight of preferring the chosen response to another pair's.")
+    ties: float | None = _option("Weight of the squared margin of two other pairs' responses (a control).")
+    anchor_drift: float | None = _option("Weight of the movement of states on unlabelled texts.")
+    anchor_kl: float | None = _option("Weight of the divergence of the output on unlabelled texts.")
+    anchor_data: str | None = _option("Unlabelled texts: a data set, a .txt or .md file, self, sentences.")
     gradient: str | None = _option("Edit of gradients: none, projgrad, projbp.")
     kappa: float | None = _option("What projgrad and projbp keep of the gradient across the direction.")
     extra: dict[str, Any] | str | None = _option("Weights of further terms by name.")
@@ -101,7 +117,9 @@ class InnerPOConfig(TrainingArguments):
     model_init_kwargs: dict[str, Any] | str | None = _option("Arguments of from_pretrained, for a model given by name.")
     trust_remote_code: bool = _option("Run code that comes with the model.", False)
     max_length: int | None = _option("Most tokens of a prompt with a response.", 1024)
-    loss_type: list[str] = field(default_factory=lambda: ["sigmoid"], metadata={"help": "sigmoid or ipo; see output."})
+    loss_type: list[str] = field(
+        default_factory=lambda: ["sigmoid"], metadata={"help": "sigmoid, hinge, ...; see output."}
+    )
     precompute_ref_batch_size: int | None = _option("Pairs per forward pass of the reference.")
     precompute_ref_log_probs: bool = _option("No effect: always done.", False)
     dataset_num_proc: int | None = _option("No effect.")
@@ -115,9 +133,9 @@ class InnerPOConfig(TrainingArguments):
     disable_dropout: bool = _option("Always.", True)
     truncation_mode: str = _option("Always keep_start.", "keep_start")
     loss_weights: list[float] | None = _option("Not supported; see alpha, gamma, sft.")
-    ld_alpha: float | None = _option("Not supported.")
+    ld_alpha: float | None = _option("LD-DPO: weight of the tokens beyond the shorter response's length.")
     f_divergence_type: str = _option("Always reverse_kl.", "reverse_kl")
-    label_smoothing: float = _option("Not supported.", 0.0)
+    label_smoothing: float | None = _option("robust, cdpo: share of pairs whose label is taken to be wrong.")
     use_weighting: bool = _option("Not supported.", False)
     activation_offloading: bool = _option("Not supported.", False)
     sync_ref_model: bool = _option("Not supported.", False)
@@ -174,10 +192,23 @@ class InnerPOConfig(TrainingArguments):
                     f"loss_type can only be one of {', '.join(LOSS_TYPES)} here, got {self.loss_type!r}: see output "
                     "and the weights of terms (alpha, gamma, sft)"
                 )
-            changes["output"] = LOSS_TYPES[self.loss_type[0]]
-        config = overlay(default_method(self.method), changes, "InnerPOConfig")
+            changes = LOSS_TYPES[self.loss_type[0]] | changes
+        config = self._with_options_of_forms(overlay(default_method(self.method), changes, "InnerPOConfig"))
         if config.frozen:
             raise UserError(f"method={self.method!r} trains nothing; innerpo.train(base, {self.method!r}) measures it")
+        return config
+
+    def _with_options_of_forms(self, config: MethodConfig) -> MethodConfig:
+        """Turn DPO with ``ld_alpha`` into LD-DPO, as TRL does; refuse options that the form would ignore."""
+        if self.ld_alpha is not None and config.output == "dpo":
+            config = replace(config, output="lddpo")
+        if self.ld_alpha is not None and config.output != "lddpo":
+            raise UserError(f"ld_alpha applies to loss_type 'sigmoid' (output 'lddpo') here, not to {config.output!r}")
+        if self.label_smoothing and config.output not in ("cdpo", "robust"):
+            raise UserError(
+                f"label_smoothing applies to loss_type 'robust' and to output 'cdpo', not to {config.output!r}: TRL "
+                "would ignore it"
+            )
         return config
 
     def run_config(self, full: bool = False) -> RunConfig:

@@ -15,9 +15,11 @@ from innerpo.errors import UserError, fields_in
 from innerpo.files import cache_root
 from innerpo.methods.gradients.fit import fit_gradients
 from innerpo.methods.inner_reward import InnerReward
-from innerpo.model.reference import compute_reference
+from innerpo.model.forward.outputs import StateRequest
+from innerpo.model.reference import Reference, compute_reference
 from innerpo.training.arguments import check_processes
 from innerpo.training.collate import PairCollator
+from innerpo.training.companions import companions_of
 from innerpo.training.directions_file import DIRECTIONS, save_directions
 from innerpo.training.prepare import Prepared, prepare_items
 from innerpo.training.trainer import PairTrainer
@@ -148,18 +150,24 @@ class InnerPOTrainer(PairTrainer):
             raise UserError(
                 "after full fine-tuning the reference is gone; give evaluation sets when the trainer is made"
             )
-        with self._precision(), nullcontext() if policy is None or is_full else policy.disable_adapter():
-            reference = compute_reference(
+
+        def compute(some: Sequence[PromptItem], request: StateRequest | None, what: str) -> Reference:
+            return compute_reference(
                 self.source.base,
-                items,
+                some,
                 prepared.layout.layout,
-                prepared.method.request,
+                request,
                 batch_size=self._eval_batch_size,
                 cache_dir=cache_root(data.cache_dir),
                 what=what,
                 token_limit_bytes=float("inf") if is_full else data.token_cache_gb * 1e9,
             )
-        return PairCollator(items, reference, prepared.layout.layout, self.source.base.pad_id)
+
+        method, base = prepared.method, self.source.base
+        with self._precision(), nullcontext() if policy is None or is_full else policy.disable_adapter():
+            reference = compute(items, method.request, what)
+            companions = companions_of(self.config, base, items, method, compute, range(len(items)))
+        return PairCollator(items, reference, prepared.layout.layout, base.pad_id, companions=companions)
 
 
 def _arguments(args: Any, model: Any) -> InnerPOConfig:

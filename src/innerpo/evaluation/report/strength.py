@@ -7,6 +7,7 @@ from innerpo.evaluation.report import charts
 from innerpo.evaluation.report.cells import interval, number, short_name, text
 from innerpo.evaluation.report.records import Figure, Section, Series, Table
 from innerpo.evaluation.study import Study
+from innerpo.evaluation.study_runs import row_named
 
 ABOUT = (
     "A curve is one method with its update multiplied by 0 (the base) up to the largest strength that was scored; the "
@@ -32,7 +33,7 @@ def strength_section(study: Study, series: tuple[Series, ...]) -> Section | None
 
 def baseline_of(methods: Sequence[str]) -> str:
     """Return the method that others are compared with: dpo where it is among them, else the first."""
-    return "dpo" if "dpo" in methods else methods[0]
+    return row_named("dpo", methods) or methods[0]
 
 
 def gain_table(found: Sequence[Gain], baseline: str) -> Table:

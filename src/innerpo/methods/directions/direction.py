@@ -17,7 +17,8 @@ class DirectionInputs:
 
     ``d`` holds the state differences (chosen minus rejected, after the transform) in float64. ``clusters`` numbers the
     prompt of each pair. ``nuisance`` holds what is to be regressed out of d (nuisance.py), None without
-    ``method.remove``. ``generator`` is seeded.
+    ``method.remove``. ``generator`` is seeded. ``d_mis`` are the differences of the same responses behind another
+    pair's prompt, None unless the direction is ``mismatched``.
     """
 
     d: Float[Tensor, "layer pair rank"]
@@ -25,6 +26,7 @@ class DirectionInputs:
     nuisance: Float[Tensor, "pair nuisance"] | None
     method: MethodConfig
     generator: torch.Generator
+    d_mis: Float[Tensor, "layer pair rank"] | None = None
 
 
 Fitted = tuple[Float[Tensor, "layer rank"], Float[Tensor, "layer pair rank"]]
@@ -42,7 +44,8 @@ class Direction:
     it do not depend on the label.
 
     ``remove``: ``fit`` uses ``nuisance``. ``gradients``: gradient methods may use it; at each module they take the mean
-    difference of its outputs, or what ``draw`` returns for (width, generator), which needs no data.
+    difference of its outputs, or what ``draw`` returns for (width, generator), which needs no data. ``mismatched``:
+    ``fit`` reads ``d_mis``, so the reference must also be run on the mismatched companions (data/companions.py).
     """
 
     fit: Callable[[DirectionInputs], Fitted]
@@ -50,6 +53,7 @@ class Direction:
     remove: bool = False
     gradients: bool = False
     draw: Callable[[int, torch.Generator], Float[Tensor, " width"]] | None = None
+    mismatched: bool = False
 
     def own_share(self, method: MethodConfig) -> float:
         """Return the share of the pair's own difference, 0 to 1."""

@@ -21,13 +21,15 @@ def estimate_directions(
     seed: int,
     nuisance: Float[Tensor, "pair nuisance"] | None = None,
     clusters: Int[Tensor, " pair"] | None = None,
+    d_mis: Float[Tensor, "layer pair rank"] | None = None,
 ) -> Directions:
     """Return w_l, sigma_l and a_l for reference differences d_{l,i}.
 
     sigma_l = std_i <d_i, w_{-i}> and acc_l = mean_i [<d_i, w_{-i}> > 0] (a tie counts one half), with w_{-i} the
     direction of pair i fitted without the pairs of its prompt. a_l is proportional to max(0, acc_l - 1/2), or uniform
     where the config says so or no layer is above chance. ``nuisance`` is regressed out of the directions only; scale
-    and accuracy are those of the differences themselves. ``clusters`` numbers the prompt of each pair; None means a
+    and accuracy are those of the differences themselves. ``d_mis`` are those of the same responses behind another
+    pair's prompt, for the directions that need them. ``clusters`` numbers the prompt of each pair; None means a
     prompt of its own for each. Raises UserError for pairs of fewer than two prompts.
     """
     clusters = torch.arange(d.shape[1]) if clusters is None else clusters
@@ -38,7 +40,8 @@ def estimate_directions(
     own = direction.own_share(method)
     generator = generator_for(seed, f"direction/{method.direction}")
     nuisance = None if nuisance is None else nuisance.to(d)
-    w, without = direction.fit(DirectionInputs(d, clusters.to(d.device), nuisance, method, generator))
+    d_mis = None if d_mis is None else d_mis.double()
+    w, without = direction.fit(DirectionInputs(d, clusters.to(d.device), nuisance, method, generator, d_mis))
     w_of_pair = without if own == 0.0 else unit((1.0 - own) * without + own * unit(d))
     along = (d * w_of_pair).sum(-1)
     floor = SCALE_FLOOR * norm(d).square().mean(1).sqrt()

@@ -40,7 +40,8 @@ class NoteInputs:
 
     ``d`` holds the state differences (chosen minus rejected, after the transform); ``clusters`` numbers the prompt of
     each pair; ``length`` is the difference of log token counts; ``nuisance`` is what ``method.remove`` regresses out of
-    the directions. ``seed`` is the training seed.
+    the directions. ``seed`` is the training seed. ``d_mis`` are the differences of the same responses behind another
+    pair's prompt, None unless the direction needs them.
     """
 
     d: Float[Tensor, "layer pair rank"]
@@ -49,6 +50,7 @@ class NoteInputs:
     nuisance: Float[Tensor, "pair nuisance"] | None
     method: MethodConfig
     seed: int
+    d_mis: Float[Tensor, "layer pair rank"] | None = None
 
 
 Offset = Callable[[NoteInputs], Float[Tensor, " pair"]]

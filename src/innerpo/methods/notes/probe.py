@@ -19,7 +19,7 @@ STEEPEST = 20.0
 
 
 def probe(x: NoteInputs) -> Float[Tensor, " pair"]:
-    """Return b_i = s m_i, m_i = sum_l a_l <d_i, w_l> / sigma_l: the log-odds of the shared direction, in nats.
+    """Return b_i = s m_i, m_i = sum_l a_l <d_i, w_l> / sigma_l: the log-odds of the method's direction, in nats.
 
     The prompts are split into ten folds. Directions, scales, layer weights and the slope s are fitted on the pairs of
     the other folds: directions as for any method (methods/directions), s by Platt scaling on the margins of those
@@ -94,7 +94,8 @@ def _margins(x: NoteInputs, fit: Bool[Tensor, " pair"], held: Bool[Tensor, " pai
     clusters = torch.unique(x.clusters[fit], return_inverse=True)[1]
     nuisance = None if x.nuisance is None else x.nuisance[fit]
     spread = torch.ones(x.d.shape[0])
-    found = estimate_directions(x.d[:, fit], spread, x.method, x.seed, nuisance, clusters)
+    d_mis = None if x.d_mis is None else x.d_mis[:, fit]
+    found = estimate_directions(x.d[:, fit], spread, x.method, x.seed, nuisance, clusters, d_mis)
     along = (x.d[:, held].double() * found.w[:, None]).sum(-1)
     return (found.layer_weights / found.scale).double() @ along
 
