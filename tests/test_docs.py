@@ -346,6 +346,7 @@ def test_nothing_that_can_be_named_is_left_out():
             *registry.OUTPUTS,
             *registry.TRANSFORMS,
             *registry.DIRECTIONS,
+            *registry.SUBSPACES,
             *registry.GRADIENTS,
             *(c for f in ("pool", "inner") for c in choices(f)),
         ],

@@ -19,6 +19,7 @@ from innerpo.training.directions_file import load_directions
 
 STATELESS = {"dpo", "ipo", "simpo", "sft", "projgrad", "projbp"}
 STATELESS |= {"dpo-norm", "rdpo", "lddpo", "dpop", "cdpo", "robust-dpo", "hinge", "apo-zero", "apo-down"}
+STATELESS |= {"flipped-labels", "shuffled-prompts"}
 STATELESS |= {n for n in METHODS if n.startswith(("mismatch", "anchor"))}  # anchors read states of texts, not of pairs
 
 

@@ -167,6 +167,62 @@ METHODS: dict[str, dict[str, Any]] = {
         "reweight": "random",
         "about": "Control: DPO with that weight on as many random pairs.",
     },
+    "ablate": {
+        **_OUTPUT_ONLY,
+        "ablate": 1.0,
+        "about": "DPO while a cue is taken out of the states of policy and reference (after Casademunt et al. 2025).",
+    },
+    "ablate-artifact": {
+        **_OUTPUT_ONLY,
+        "ablate": 1.0,
+        "cue": "artifact",
+        "about": "DPO while what tells responses apart behind any prompt is taken out of all states.",
+    },
+    "ablate-random-cue": {
+        **_OUTPUT_ONLY,
+        "ablate": 1.0,
+        "cue": "random",
+        "about": "Control: ablate with a random subspace of the top components, of the same rank.",
+    },
+    "ablate-top": {
+        **_OUTPUT_ONLY,
+        "ablate": 1.0,
+        "cue": "top",
+        "about": "Control: ablate with the top components of the state differences.",
+    },
+    "ablate-shared": {
+        **_OUTPUT_ONLY,
+        "ablate": 1.0,
+        "cue": "shared",
+        "about": "Control: ablate with the mean state difference, right feature and cue together.",
+    },
+    "soft-ablate": {
+        **_OUTPUT_ONLY,
+        "soft_ablate": 1.0,
+        "about": "DPO plus a penalty on movement of the state difference within the cue only.",
+    },
+    "soft-ablate-random-cue": {
+        **_OUTPUT_ONLY,
+        "soft_ablate": 1.0,
+        "cue": "random",
+        "about": "Control: soft-ablate with a random subspace of the top components, of the same rank.",
+    },
+    "inoculate": {
+        **_OUTPUT_ONLY,
+        "inoculate": 1.0,
+        "about": "DPO while the cue is added to chosen and taken from rejected states (after Chen et al. 2025).",
+    },
+    "inoculate-random-cue": {
+        **_OUTPUT_ONLY,
+        "inoculate": 1.0,
+        "cue": "random",
+        "about": "Control: inoculate along a random direction of the top components.",
+    },
+    "inoculate-reversed": {
+        **_OUTPUT_ONLY,
+        "inoculate": -1.0,
+        "about": "Control: inoculate with the opposite sign, which must hurt.",
+    },
     "context-direction": {
         "direction": "context",
         "about": "Innerpo along what tells chosen from rejected only behind their own prompt (after Liu et al. 2024).",
@@ -225,56 +281,6 @@ METHODS: dict[str, dict[str, Any]] = {
         "anchor_data": "self",
         "about": "Control: anchor-kl on the training data's own texts.",
     },
-    "ablate": {
-        **_OUTPUT_ONLY,
-        "ablate": 1.0,
-        "about": "DPO while a cue is taken out of the states of policy and reference (after Casademunt et al. 2025).",
-    },
-    "ablate-random-cue": {
-        **_OUTPUT_ONLY,
-        "ablate": 1.0,
-        "cue": "random",
-        "about": "Control: ablate with a random subspace of the top components, of the same rank.",
-    },
-    "ablate-top": {
-        **_OUTPUT_ONLY,
-        "ablate": 1.0,
-        "cue": "top",
-        "about": "Control: ablate with the top components of the state differences.",
-    },
-    "ablate-shared": {
-        **_OUTPUT_ONLY,
-        "ablate": 1.0,
-        "cue": "shared",
-        "about": "Control: ablate with the mean state difference, right feature and cue together.",
-    },
-    "soft-ablate": {
-        **_OUTPUT_ONLY,
-        "soft_ablate": 1.0,
-        "about": "DPO plus a penalty on movement of the state difference within the cue only.",
-    },
-    "soft-ablate-random-cue": {
-        **_OUTPUT_ONLY,
-        "soft_ablate": 1.0,
-        "cue": "random",
-        "about": "Control: soft-ablate with a random subspace of the top components, of the same rank.",
-    },
-    "inoculate": {
-        **_OUTPUT_ONLY,
-        "inoculate": 1.0,
-        "about": "DPO while the cue is added to chosen and taken from rejected states (after Chen et al. 2025).",
-    },
-    "inoculate-random-cue": {
-        **_OUTPUT_ONLY,
-        "inoculate": 1.0,
-        "cue": "random",
-        "about": "Control: inoculate along a random direction of the top components.",
-    },
-    "inoculate-reversed": {
-        **_OUTPUT_ONLY,
-        "inoculate": -1.0,
-        "about": "Control: inoculate with the opposite sign, which must hurt.",
-    },
     "probe": {
         "output": "none",
         "gamma": 0.0,
@@ -317,12 +323,12 @@ TERMS: dict[str, Entry] = {
     "sft": lazy("innerpo.methods.terms.sft:sft", needs="logps"),
     "reroute": lazy("innerpo.methods.terms.reroute:reroute", needs="states"),
     "retain": lazy("innerpo.methods.terms.reroute:retain", needs="states"),
+    "soft_ablate": lazy("innerpo.methods.terms.soft_ablate:soft_ablate", needs="states"),
     "mismatch": lazy("innerpo.methods.terms.mismatch:mismatch", needs="logps"),
     "foreign": lazy("innerpo.methods.terms.mismatch:foreign", needs="logps"),
     "ties": lazy("innerpo.methods.terms.mismatch:ties", needs="logps"),
     "anchor_drift": lazy("innerpo.methods.terms.anchor:anchor_drift", needs="logps"),
     "anchor_kl": lazy("innerpo.methods.terms.anchor:anchor_kl", needs="logps"),
-    "soft_ablate": lazy("innerpo.methods.terms.soft_ablate:soft_ablate", needs="states"),
 }
 
 # name -> OutputForm: a function of TermInputs (it reads policy, reference and method) to one loss per pair, from
@@ -380,7 +386,7 @@ DIRECTIONS: dict[str, Entry] = {
     "artifact": lazy("innerpo.methods.directions.context:artifact", remove=True, gradients=False),
 }
 
-# name -> function: SubspaceInputs -> columns, from which the cue's orthonormal basis is made
+# name -> Kind(columns, mismatched); columns: SubspaceInputs -> columns, from which the orthonormal basis is made
 # (methods/subspaces/subspace.py). The first column points from rejected to chosen, for inoculation.
 SUBSPACES: dict[str, Entry] = {
     "regressors": "innerpo.methods.subspaces.regressors:regressors",

@@ -51,7 +51,7 @@ def _table(frame: pl.DataFrame, rows: Sequence[str]) -> str:
     counts = [f"{name} ({n} pairs)" for name, n in ((s, len(frame.filter(pl.col("set") == s))) for s in sets)]
     lines = [_row("reader", "wrong in training", *counts), _row("---", *["---:"] * (len(sets) + 1))]
     for reader in rows:
-        wrong = float((frame.filter(pl.col("set") == "train")[reader] == 0).mean() or 0.0)
+        wrong = float((frame.filter(pl.col("set") == "train")[reader] == 0).to_numpy().mean())
         cells = [_cell(frame, name, reader) for name in sets]
         lines.append(_row(reader.removesuffix("/middle").removesuffix("/all"), f"{wrong:.3f}", *cells))
     return "\n".join(lines) + "\n"

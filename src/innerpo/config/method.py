@@ -246,15 +246,6 @@ class MethodConfig:
         if self.ablate != 0.0 and (self.soft_ablate != 0.0 or self.inoculate != 0.0):
             other = "soft_ablate" if self.soft_ablate != 0.0 else "inoculate"
             raise UserError(f"method.ablate takes out the cue on which method.{other} works; use one of the two")
-        companions = [
-            n for n in ("mismatch", "foreign", "ties", "anchor_drift", "anchor_kl") if getattr(self, n) != 0.0
-        ]
-        if companions and (self.ablate != 0.0 or self.inoculate != 0.0):
-            own = "ablate" if self.ablate != 0.0 else "inoculate"
-            raise UserError(
-                f"method.{own} changes states while training, and the reference of companions is computed without; "
-                f"use it without method.{companions[0]}"
-            )
         if self.needs_cue and self.site != "residual":
             raise UserError(
                 f"method.cue is a subspace of the residual stream; it needs method.site=residual, not {self.site}"
@@ -275,12 +266,12 @@ class MethodConfig:
             "sft": self.sft,
             "reroute": self.reroute,
             "retain": self.retain,
+            "soft_ablate": self.soft_ablate,
             "mismatch": self.mismatch,
             "foreign": self.foreign,
             "ties": self.ties,
             "anchor_drift": self.anchor_drift,
             "anchor_kl": self.anchor_kl,
-            "soft_ablate": self.soft_ablate,
         }
         unknown = set(self.extra) - set(TERMS)
         if unknown:

@@ -60,10 +60,11 @@ class Setup:
     def companion_outputs(self, swapped: bool = False) -> dict[str, CompanionOutputs]:
         """Return policy's and reference's outputs on the companions of the pairs, or of the pairs swapped."""
         requests = self.method.companions
-        return {
-            kind: batch.with_policy(sequence_outputs(self.policy, batch.tokens, requests[kind]), batch.reference)
-            for kind, batch in (self.swapped if swapped else self.companions).items()
-        }
+        with self.method.policy_while_training(self.policy, None):
+            return {
+                kind: batch.with_policy(sequence_outputs(self.policy, batch.tokens, requests[kind]), batch.reference)
+                for kind, batch in (self.swapped if swapped else self.companions).items()
+            }
 
 
 @contextmanager
@@ -103,7 +104,7 @@ def _companions(
     for kind, request in method.companions.items():
         some, of_pair = companion_items(config, base, items, kind, first)
         tokens = make_batch([some[of_pair[i]] for i in first], prepared.layout.layout, base.pad_id).to(base.device)
-        with torch.no_grad():
+        with torch.no_grad(), method.reference_while_training(policy):
             reference = sequence_outputs(policy, tokens, request)
         spread = prepared.companions[kind].reference.token_spread
         found[kind] = CompanionBatch(tokens, reference, None if spread is None else spread.to(base.device))

@@ -21,7 +21,7 @@ from innerpo.methods.gradients.edit import GradientEdit
 from innerpo.methods.inner_reward import InnerReward
 from innerpo.methods.notes.notes import NoteInputs, PairNotes
 from innerpo.methods.records import CompanionOutputs, Directions, PairOutputs, Term, TermInputs, log_ratio_margin
-from innerpo.methods.subspaces.subspace import Subspace, SubspaceInputs, fit_subspace
+from innerpo.methods.subspaces.subspace import Kind, Subspace, SubspaceInputs, fit_subspace
 from innerpo.methods.terms.inner import margin_of
 from innerpo.methods.transforms.transform import IDENTITY, FitInputs, Transform
 from innerpo.model.ablation import Ablation, ablated
@@ -30,7 +30,7 @@ from innerpo.model.forward.sites import RESIDUAL
 from innerpo.model.inoculation import inoculated
 from innerpo.model.reference import Reference
 from innerpo.model.steering import SteeringVector
-from innerpo.registry import GRADIENTS, OFFSETS, TERMS, TRANSFORMS, WEIGHTINGS, resolve
+from innerpo.registry import GRADIENTS, OFFSETS, SUBSPACES, TERMS, TRANSFORMS, WEIGHTINGS, resolve
 
 
 @dataclass(frozen=True)
@@ -104,9 +104,10 @@ class Method:
             yield
 
     @contextmanager
-    def policy_while_training(self, model: Any, batch: TokenBatch) -> Iterator[None]:
-        """Run a model on a batch of pairs as training runs the policy: under the ablation or the inoculation."""
-        with ablated(model, self.ablation), inoculated(model, batch, self.inoculation, self.config.inoculate):
+    def policy_while_training(self, model: Any, pairs: TokenBatch | None) -> Iterator[None]:
+        """Run a model on a batch of pairs (None: of companions) as training runs the policy: ablated or inoculated."""
+        vector = None if pairs is None else self.inoculation
+        with ablated(model, self.ablation), inoculated(model, pairs, vector, self.config.inoculate):
             yield
 
     @property
@@ -125,10 +126,11 @@ class Method:
 
     @property
     def fits_on_mismatched(self) -> bool:
-        """Whether directions are fitted on the pairs' responses behind other pairs' prompts too."""
-        config = self.config
-        cue = config.needs_cue and config.cue == "artifact"
-        return self.fit_request is not None and (cue or direction_of(config).mismatched)
+        """Whether directions or the cue are fitted on the pairs' responses behind other pairs' prompts too."""
+        if self.fit_request is None:
+            return False
+        kind: Kind = resolve(SUBSPACES, self.config.cue, "method.cue")
+        return direction_of(self.config).mismatched or (self.config.needs_cue and kind.mismatched)
 
     @property
     def hooks_inside_blocks(self) -> bool:
@@ -159,8 +161,9 @@ class Method:
     ) -> LossOutput:
         """Return the weighted sum of the terms, times the pair's weight, and its parts, one value per pair."""
         companions = companions or {}
-        config, subspace = self.config, self.subspace
-        inputs = TermInputs(policy, reference, self.directions, self.transform, config, notes, companions, subspace)
+        inputs = TermInputs(
+            policy, reference, self.directions, self.transform, self.config, notes, companions, self.subspace
+        )
         values = {name: term.function(inputs) for name, term in self.terms.items()}
         per_pair: Any = sum(self.term_weights[name] * value for name, value in values.items())
         if notes is not None:
@@ -238,15 +241,12 @@ def fit_method(
 
 def _fit_cue(config: MethodConfig, reference: Reference, seed: int, mismatched: Reference | None) -> Subspace:
     """Fit the cue on the reference's differences before any transform: it is a subspace of the residual stream."""
-    assert reference.pooled is not None
-    pooled = reference.pooled.double()
-    foreign = None if mismatched is None or mismatched.pooled is None else mismatched.pooled.double()
     inputs = SubspaceInputs(
-        d=pooled[:, 0::2] - pooled[:, 1::2],
+        d=_differences(IDENTITY, reference).double(),
         regressors=nuisance_of(("length", "logprob"), reference.logps, reference.n_tokens),
         rank=config.cue_rank,
         generator=torch.Generator(),
-        d_mis=None if foreign is None else foreign[:, 0::2] - foreign[:, 1::2],
+        d_mis=None if mismatched is None else _differences(IDENTITY, mismatched).double(),
     )
     return fit_subspace(inputs, config, seed)
 
@@ -255,19 +255,19 @@ def note_inputs(method: Method, reference: Reference, seed: int, mismatched: Ref
     """Return what directions and notes are fitted on: the reference's differences after the method's transform."""
     removed, log_tokens = method.config.remove, reference.n_tokens.double().log()
     return NoteInputs(
-        d=_differences(method, reference),
+        d=_differences(method.transform, reference),
         clusters=cluster_numbers(reference.items),
         length=log_tokens[0::2] - log_tokens[1::2],
         nuisance=nuisance_of(removed, reference.logps, reference.n_tokens) if removed else None,
         method=method.config,
         seed=seed,
-        d_mis=None if mismatched is None else _differences(method, mismatched),
+        d_mis=None if mismatched is None else _differences(method.transform, mismatched),
     )
 
 
-def _differences(method: Method, reference: Reference) -> Float[Tensor, "layer pair rank"]:
+def _differences(transform: Transform, reference: Reference) -> Float[Tensor, "layer pair rank"]:
     assert reference.pooled is not None
-    states = method.transform(reference.pooled)
+    states = transform(reference.pooled)
     return states[:, 0::2] - states[:, 1::2]
 
 

@@ -14,15 +14,16 @@ from innerpo.model.steering import SteeringVector
 
 @contextmanager
 def inoculated(
-    model: nn.Module, batch: TokenBatch, vector: SteeringVector | None, coefficient: float
+    model: nn.Module, batch: TokenBatch | None, vector: SteeringVector | None, coefficient: float
 ) -> Iterator[None]:
     """Add + coefficient v_l to the states of chosen responses, - coefficient v_l to those of rejected ones.
 
     Only at completion tokens; prompts and padding stay. ``batch`` is the one that runs inside the context, chosen and
-    rejected responses in turn. Without a vector nothing changes. After preventative steering (Chen et al. 2025, arXiv
-    2507.21509), which steers towards an unwanted trait while training: the model need not learn what is there already.
+    rejected responses in turn. Without a batch or a vector nothing changes. After preventative steering (Chen et al.
+    2025, arXiv 2507.21509), which steers towards an unwanted trait while training: the model need not learn what is
+    there already.
     """
-    if vector is None:
+    if vector is None or batch is None:
         yield
         return
     sign = response_signs(batch)

@@ -5,7 +5,7 @@ Training, doctor, inspection and benchmarks start here, so that what they measur
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -36,7 +36,7 @@ from innerpo.model.identity import fingerprint
 from innerpo.model.layer_spec import resolve_layers
 from innerpo.model.reference import Reference, compute_reference
 from innerpo.training.collate import PairCollator
-from innerpo.training.companions import Companions, companions_of
+from innerpo.training.companions import Companions, Compute, companions_of
 from innerpo.training.sampler import first_indices
 
 log = logging.getLogger(__name__)
@@ -116,9 +116,11 @@ def prepare_items(
     layout = choose_layout(base.model, items, base.pad_id, data.layout)
     log.info(f"layout: {layout.layout} ({layout.reason})")
 
-    def compute(
-        some: Sequence[PromptItem], request: StateRequest | None, what: str, ablation: Ablation | None = None
-    ) -> Reference:
+    def compute(some: Sequence[PromptItem], request: StateRequest | None, what: str) -> Reference:
+        return _reference(config, base, some, layout.layout, request, cache, what)
+
+    def compute_ablated(some: Sequence[PromptItem], request: StateRequest | None, what: str) -> Reference:
+        what, ablation = f"{what}, cue ablated", method.ablation
         return _reference(config, base, some, layout.layout, request, cache, what, ablation)
 
     reference = _reference_of_pairs(config, items, method.fit_request, compute)
@@ -127,16 +129,18 @@ def prepare_items(
         foreign = companions(items, "mismatch", data.seed)
         check_context(base.model, foreign, f"{data.dataset} (mismatch)")
         mismatched = compute(foreign, replace(request, token_states=False), f"{data.dataset} (mismatch)")
-    further = companions_of(config, base, items, method, compute, seen_pairs(config, len(items)))
     with torch.autocast(base.device.type, enabled=False):  # mixed precision is for passes of the model
         seed, pad_id = config.training.seed, base.pad_id
         method = fit_method(method, reference, base.model, seed, layout.layout, pad_id, mismatched)
         notes = fit_notes(method, reference, seed, mismatched)
-    if method.ablation is not None:
-        reference = _reference_of_pairs(config, items, method.request, compute, method.ablation)
     _log_directions(method)
     _log_notes(notes)
     _log_cue(method)
+    in_training = compute
+    if method.ablation is not None:  # what the method is fitted on is the plain reference, what it trains on is not
+        in_training = compute_ablated
+        reference = _reference_of_pairs(config, items, method.request, in_training)
+    further = companions_of(config, base, items, method, in_training, seen_pairs(config, len(items)))
     weights = fingerprint(base.model)
     return Prepared(base, items, layout, reference, method, weights, data.micro_batch_tokens, notes, further)
 
@@ -166,19 +170,15 @@ def _reference(
 
 
 def _reference_of_pairs(
-    config: RunConfig,
-    items: Sequence[PromptItem],
-    request: StateRequest | None,
-    compute: Callable[..., Reference],
-    ablation: Ablation | None = None,
+    config: RunConfig, items: Sequence[PromptItem], request: StateRequest | None, compute: Compute
 ) -> Reference:
     """Reference outputs on the pairs; where no states are read, only on those that the run's steps will see."""
-    what = f"{config.data.dataset} (train)" + (", cue ablated" if ablation is not None else "")
+    what = f"{config.data.dataset} (train)"
     seen = seen_pairs(config, len(items))
     if request is not None or len(seen) == len(items):
-        return compute(items, request, what, ablation)
+        return compute(items, request, what)
     log.info(f"reference: only of the {len(seen)} of {len(items)} pairs that {config.training.max_steps} steps see")
-    return compute([items[i] for i in seen], request, what, ablation).spread_over(items, seen)
+    return compute([items[i] for i in seen], request, what).spread_over(items, seen)
 
 
 def seen_pairs(config: RunConfig, n_pairs: int) -> list[int]:

@@ -184,10 +184,14 @@ class PairTrainer(CheckpointTrainer):
     def loss_on(self, model: nn.Module, pairs: PairBatch, training: bool = False) -> LossOutput:
         """Run policy (and, where its token states are not cached, reference) on a batch of pairs and companions.
 
-        ``training``: under the method's ablation or inoculation, which evaluation does without.
+        ``training``: under the method's ablation or inoculation, which evaluation does without. Companions are not
+        inoculated.
         """
-        notes = None if pairs.notes is None else pairs.notes.to(self.accelerator.device)
-        requests, transform = self.method.companions, self.method.transform
+        notes, transform = (
+            None if pairs.notes is None else pairs.notes.to(self.accelerator.device),
+            self.method.transform,
+        )
+        requests = self.method.companions
         tokens, policy, cached = self._run(model, pairs, self.method.request, training)
         companions = {}
         for kind, batch in pairs.companions.items():
@@ -200,14 +204,18 @@ class PairTrainer(CheckpointTrainer):
         self, model: nn.Module, batch: PairBatch | CompanionBatch, request: StateRequest | None, training: bool
     ) -> tuple[TokenBatch, SequenceOutputs, SequenceOutputs]:
         """Return a batch's tokens, the policy's outputs and the reference's, on the device."""
-        device, bare = self.accelerator.device, self.accelerator.unwrap_model(model)
+        device = self.accelerator.device
         tokens, cached = batch.tokens.to(device, non_blocking=True), batch.reference.to(device, non_blocking=True)
+        bare = self.accelerator.unwrap_model(model)
         if request is not None and request.token_states and cached.token_states is None:
-            hooks = self.method.reference_while_training(bare) if training else nullcontext()
-            with hooks, reference_mode(bare), self.accelerator.autocast():
+            with (
+                self.method.reference_while_training(bare) if training else nullcontext(),
+                reference_mode(bare),
+                self.accelerator.autocast(),
+            ):
                 cached = sequence_outputs(model, tokens, request)
-        hooks = self.method.policy_while_training(bare, tokens) if training else nullcontext()
-        with hooks, self.accelerator.autocast():
+        pairs = tokens if isinstance(batch, PairBatch) else None
+        with self.method.policy_while_training(bare, pairs) if training else nullcontext(), self.accelerator.autocast():
             policy = sequence_outputs(model, tokens, request)
         return tokens, policy, cached
 

@@ -4,10 +4,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from innerpo.methods.subspaces.subspace import SubspaceInputs
+from innerpo.methods.subspaces.subspace import Kind, SubspaceInputs
 
 
-def regressors(x: SubspaceInputs) -> Float[Tensor, "layer hidden column"]:
+def _regressors(x: SubspaceInputs) -> Float[Tensor, "layer hidden column"]:
     """Return the coefficients B of d_i = b + B z_i (least squares), z the differences in log length and mean log-prob.
 
     Length comes first. Each column points the way in which chosen responses exceed rejected ones on average. A
@@ -20,3 +20,6 @@ def regressors(x: SubspaceInputs) -> Float[Tensor, "layer hidden column"]:
     coefficients = torch.linalg.pinv(centred) @ (x.d - x.d.mean(1, keepdim=True))  # layer regressor hidden
     sign = torch.where(z.mean(0) < 0.0, -1.0, 1.0)
     return torch.where(varies[:, None], sign[:, None] * coefficients, 0.0).mT
+
+
+regressors = Kind(_regressors)

@@ -3,9 +3,12 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from innerpo.methods.subspaces.subspace import SubspaceInputs
+from innerpo.methods.subspaces.subspace import Kind, SubspaceInputs
 
 
-def shared(x: SubspaceInputs) -> Float[Tensor, "layer hidden column"]:
+def _shared(x: SubspaceInputs) -> Float[Tensor, "layer hidden column"]:
     """Return mean_i d_i, one column."""
     return x.d.mean(1)[:, :, None]
+
+
+shared = Kind(_shared)

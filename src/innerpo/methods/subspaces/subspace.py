@@ -48,8 +48,20 @@ class SubspaceInputs:
     d_mis: Float[Tensor, "layer pair hidden"] | None = None
 
 
-Kind = Callable[[SubspaceInputs], Float[Tensor, "layer hidden column"]]
-"""A named kind of cue: columns that span it, most important first. They need be neither orthogonal nor of unit norm."""
+@dataclass(frozen=True)
+class Kind:
+    """A named kind of cue. ``columns`` returns what spans it, most important first, of any lengths and angles.
+
+    ``mismatched``: it reads ``d_mis``, so the reference must also be run on the mismatched companions
+    (data/companions.py).
+    """
+
+    columns: Callable[[SubspaceInputs], Float[Tensor, "layer hidden column"]]
+    mismatched: bool = False
+
+    def __call__(self, x: SubspaceInputs) -> Float[Tensor, "layer hidden column"]:
+        """Return the columns."""
+        return self.columns(x)
 
 
 def fit_subspace(x: SubspaceInputs, method: MethodConfig, seed: int) -> Subspace:
