@@ -130,7 +130,7 @@ def test_fsdp_asked_of_the_launcher(fails, monkeypatch):
         ("train --training.lr=1 dpo", "innerpo train needs a method as its first word: innerpo, dpo, "),
         ("train innerpoo", "there is no method 'innerpoo'; did you mean 'innerpo'?\n"),
         ("train fnord", "there is no method 'fnord'; innerpo train --help lists them\n"),
-        ("doctor dop", "there is no method 'dop'; did you mean 'dpo'?\n"),
+        ("doctor dop", "there is no method 'dop'; did you mean 'dpop'?\n"),
         ("train dpo --training.lrr=1", "there is no option --training.lrr; did you mean '--training.lr'?\n"),
         ("train dpo --lr 1", "there is no option --lr; did you mean '--training.lr'?\n"),
         ("train dpo --zzz", "there is no option --zzz; innerpo train dpo --help-all lists them\n"),
@@ -511,9 +511,9 @@ def test_completion_knows_verbs_methods_options_and_choices(tmp_path, capsys):
     assert not stop.value.code
     ask = """source {script}
     try() {{ COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _tyro_innerpo; echo "${{COMPREPLY[@]}}"; }}
-    try innerpo tr; try innerpo doctor dp; try innerpo train dpo --training.lr
+    try innerpo tr; try innerpo doctor sf; try innerpo train dpo --training.lr
     try innerpo train dpo --data.layout one; try innerpo generate --max; try innerpo bridge ex"""
     done = subprocess.run(["bash", "-c", ask.format(script=script)], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["train", "dpo", "--training.lr", "one_row", "--max_new_tokens", "export"]
+    assert done.stdout.splitlines() == ["train", "sft", "--training.lr", "one_row", "--max_new_tokens", "export"]
     assert main(["--tyro-print-completion", "powershell"]) == 2
     assert capsys.readouterr().err == "error: --tyro-print-completion needs a shell: bash, zsh, tcsh, fish\n"

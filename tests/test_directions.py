@@ -289,5 +289,5 @@ def test_nuisance_of_pairs():
 
 @pytest.mark.parametrize("direction", ["pair", "random"])
 def test_remove_needs_a_direction_that_averages(direction):
-    with pytest.raises(UserError, match=f"shared, mix, lda, not to direction {direction}"):
+    with pytest.raises(UserError, match=f"shared, mix, lda, context, artifact, not to direction {direction}"):
         MethodConfig(direction=direction, remove=("length",))
