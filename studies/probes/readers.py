@@ -98,8 +98,8 @@ def outcomes(
 ) -> Iterator[tuple[str, dict[str, Float[Tensor, " pair"]]]]:
     """Yield (reader, outcomes by set) of every direction, pool and depth, then of the heads readers.
 
-    ``mismatched`` are the training pairs behind other pairs' prompts. Outcomes on ``train`` are cross-fitted: no pair has
-    a part in the direction that orders it. Names of readers are ``direction/pool/depth``.
+    ``mismatched`` are the training pairs behind other pairs' prompts. Outcomes on ``train`` are cross-fitted: no pair
+    has a part in the direction that orders it. Names of readers are ``direction/pool/depth``.
     """
     for direction, fields in DIRECTIONS.items():
         for p, pool in enumerate(POOLS):
