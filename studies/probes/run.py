@@ -1,7 +1,7 @@
 """Measure the probe table: ``python -m studies.probes.run --out=outputs/probes``. Goes on where it stopped.
 
-One pass of the base model over each data set, and over the training pairs behind other prompts (kept in OUT/states), then
-every reader; a file of outcomes per source.
+One pass of the base model over each data set, and over the training pairs behind other prompts (kept in OUT/states),
+then every reader; a file of outcomes per source.
 """
 
 import logging
