@@ -49,7 +49,9 @@ def measured(toy_folder, tmp_path_factory):
     options = Options(out, ("embedded:compare",), pairs=12, prompts=8, base_model=str(toy_folder))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("INNERPO_CACHE", str(out / "cache"))
-        patch.setattr(readers, "DIRECTIONS", {name: readers.DIRECTIONS[name] for name in ("shared", "lda - both")})
+        patch.setattr(
+            readers, "DIRECTIONS", {name: readers.DIRECTIONS[name] for name in ("shared", "lda - both", "context")}
+        )
         (path,) = run(options, {"embedded:compare": ("embedded:control",)})
         written = path.stat().st_mtime_ns
         assert run(options, {}) == [path]  # resumes: nothing is measured twice
@@ -63,10 +65,18 @@ def test_every_reader_orders_every_pair(measured):
     counts = frame.group_by("set", maintain_order=True).len()["len"].to_list()
     assert counts[0] == 12
     found = table.readers(frame)
-    assert len(found) == 2 + 2 * len(POOLS) * 4 + 2  # the toy's blocks 1, 2, 3 and the middle one again
+    assert len(found) == 2 + 3 * len(POOLS) * 4 + 2  # the toy's blocks 1, 2, 3 and the middle one again
     assert frame.select(found).null_count().sum_horizontal().item() == 0
     assert frame.select(pl.max_horizontal(pl.max(*found))).item() <= 2
-    assert {r.split("/")[0] for r in found} == {"base", "longer", "shared", "lda - both", "heads", "random heads"}
+    assert {r.split("/")[0] for r in found} == {
+        "base",
+        "longer",
+        "shared",
+        "lda - both",
+        "context",
+        "heads",
+        "random heads",
+    }
 
 
 def test_the_table_is_recomputed_from_outcomes(measured):

@@ -1,7 +1,7 @@
 """Frozen readers: every direction, pool and depth, fitted on a source's training pairs, and which pairs they order."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from innerpo.config.method import MethodConfig
 from innerpo.methods.directions.clusters import cluster_numbers
+from innerpo.methods.directions.direction import direction_of
 from innerpo.methods.directions.estimate import estimate_directions
 from innerpo.methods.directions.nuisance import nuisance_of
 from innerpo.methods.heads import HeadsReader, fit_heads
@@ -28,9 +29,11 @@ DIRECTIONS: dict[str, dict[str, Any]] = {
     "lda": {"direction": "lda"},
     "lda - length": {"direction": "lda", "remove": ("length",)},
     "lda - both": {"direction": "lda", "remove": ("length", "logprob")},
+    "context": {"direction": "context"},
+    "context - length": {"direction": "context", "remove": ("length",)},
+    "artifact": {"direction": "artifact"},
 }
-"""Name of a direction -> fields of MethodConfig. Directions that need another pass of the model (context, artifact: the
-same responses behind foreign prompts) get their lines here, and their states in states.py."""
+"""Name of a direction -> fields of MethodConfig."""
 
 Outcomes = dict[str, Float[Tensor, " pair"]]
 """By reader: 1 where the chosen response of a pair stands first, 1/2 for a tie, else 0."""
@@ -91,18 +94,22 @@ def depths(blocks: tuple[int, ...]) -> dict[str, list[int]]:
 
 
 def outcomes(
-    train: Pairs, sets: Mapping[str, Pairs], blocks: tuple[int, ...], n_heads: int
+    train: Pairs, mismatched: Pairs, sets: Mapping[str, Pairs], blocks: tuple[int, ...], n_heads: int
 ) -> Iterator[tuple[str, dict[str, Float[Tensor, " pair"]]]]:
     """Yield (reader, outcomes by set) of every direction, pool and depth, then of the heads readers.
 
-    Outcomes on ``train`` are cross-fitted: no pair has a part in the direction that orders it. Names of readers are
-    ``direction/pool/depth``.
+    ``mismatched`` are the training pairs behind other pairs' prompts. Outcomes on ``train`` are cross-fitted: no pair
+    has a part in the direction that orders it. Names of readers are ``direction/pool/depth``.
     """
     for direction, fields in DIRECTIONS.items():
         for p, pool in enumerate(POOLS):
             for depth, layers in depths(blocks).items():
-                x = _inputs(train, p, layers, MethodConfig(name="probe", pool=pool, **fields))
-                found = estimate_directions(x.d, torch.ones(len(layers)), x.method, SEED, x.nuisance, x.clusters)
+                method = MethodConfig(name="probe", pool=pool, **fields)
+                x = _inputs(train, p, layers, method)
+                if direction_of(method).mismatched:
+                    x = replace(x, d_mis=mismatched.d(p, layers).double())
+                spread = torch.ones(len(layers))
+                found = estimate_directions(x.d, spread, method, SEED, x.nuisance, x.clusters, x.d_mis)
                 weight = (found.layer_weights / found.scale)[:, None, None] * found.w[:, None]
                 results = {name: _sign((pairs.d(p, layers) * weight).sum((0, 2))) for name, pairs in sets.items()}
                 yield f"{direction}/{pool}/{depth}", {"train": _sign(probe(x))} | results

@@ -1,6 +1,7 @@
 """Measure the probe table: ``python -m studies.probes.run --out=outputs/probes``. Goes on where it stopped.
 
-One pass of the base model over each data set (kept in OUT/states), then every reader; a file of outcomes per source.
+One pass of the base model over each data set, and over the training pairs behind other prompts (kept in OUT/states),
+then every reader; a file of outcomes per source.
 """
 
 import logging
@@ -13,6 +14,7 @@ import torch
 import tyro
 
 from innerpo.config.run import RunConfig
+from innerpo.data.companions import companions
 from innerpo.data.divergence import with_divergence_of
 from innerpo.data.pairs import take_prompts
 from innerpo.data.tokens import PromptItem
@@ -83,12 +85,13 @@ def measure_source(config: RunConfig, targets: Sequence[str], base: Base, option
     def states(items: Sequence[PromptItem]) -> Pairs:
         return pairs_of(measure(base, items, blocks, options.out / "states", options.batch_size))
 
-    train = states(_train_items(config, base))
+    items = _train_items(config, base)
+    train, mismatched = states(items), states(companions(items, "mismatch", config.data.seed))
     held = {"test": source, **{target: target for target in targets}}
     sets = {name: states(_held_items(dataset, config, base, options.prompts)) for name, dataset in held.items()}
     every = {"train": train, **sets}
     columns: dict[str, dict[str, torch.Tensor]] = {name: dict(plain(pairs)) for name, pairs in every.items()}
-    for reader, found in outcomes(train, sets, blocks, head_count(base.model)):
+    for reader, found in outcomes(train, mismatched, sets, blocks, head_count(base.model)):
         for name, values in found.items():
             columns[name][reader] = values
     log.info(f"{source}: {len(columns['train'])} readers")
