@@ -1,0 +1,89 @@
+"""The cue bench's tables: ``python -m studies.cue.table [RUNS]`` stores the scores of RUNS and writes tables.md."""
+
+import sys
+from pathlib import Path
+
+from innerpo.config.labels import group_label
+from innerpo.evaluation.study import Study, select_runs
+from innerpo.files import write_text
+from studies.cue.run import METHODS, NOISES, NOISY, RHOS, STRENGTHS, config_of
+from studies.stored import scored, store, stored
+from studies.tables import UNKNOWN, accuracies, estimate_text, frontier_gains, markdown
+
+RESULTS = Path(__file__).parent / "results"
+SETS = ("test", "oos", "rnd")
+TITLES = ("method", "seeds", "cue holds (test)", "cue reversed (oos)", "no cue (rnd)")
+
+CONTROLS = {
+    "residual": "residual-permuted",
+    "residual kappa 2": "residual-permuted kappa 2",
+    "residual-artifact": "residual-permuted",
+    "reweight x10": "reweight-random x10",
+    "ablate": "ablate-random-cue",
+    "soft-ablate": "soft-ablate-random-cue",
+    "inoculate": "inoculate-random-cue",
+}
+"""Method -> the control that must lose to it."""
+
+
+def bench_table(study: Study) -> str:
+    """Accuracies at full strength, and what each method gains out of distribution at equal accuracy in distribution."""
+    rows = {name: group_label(config_of(*method, "embedded:cue", 1)) for name, method in METHODS.items()}
+    seeds = {row: study.runs.filter(study.runs["method"] == row)["seed"].n_unique() for row in rows.values()}
+    figures, over_dpo = accuracies(study, rows, SETS), frontier_gains(study, rows, "dpo")
+    lines = []
+    for name, cells in figures.items():
+        control = CONTROLS.get(name, "")
+        pair = {name: rows[name], control: rows[control]} if control in figures else {}
+        over_control = frontier_gains(study, pair, control) if control in pair else {}
+        gain, more = (
+            next((g for (n, _), g in found.items() if n == name), UNKNOWN) for found in (over_dpo, over_control)
+        )
+        number = str(seeds[rows[name]]) if name in rows else ""
+        lines.append([name, number, *cells, estimate_text(gain, True), estimate_text(more, True)])
+    return markdown([*TITLES, "gain over dpo", "gain over its control"], lines)
+
+
+def balanced_table(study: Study) -> str:
+    """DPO where the cue says nothing in training."""
+    rows = {"dpo, rho .5": group_label(config_of("dpo", {}, "embedded:cue", 1))}
+    lines = [[name, *cells] for name, cells in accuracies(study, rows, SETS).items()]
+    return markdown(["method", *TITLES[2:]], lines)
+
+
+def noise_table(study: Study, name: str) -> str:
+    """Mean accuracy over seeds on one set at full strength, by share of wrong labels and by how often the cue holds."""
+    rows = {n: group_label(config_of(*m, "embedded:cue", 1, (0.5, 1.0))) for n, m in NOISY.items()}
+    cells = [(noise, rho) for noise in NOISES for rho in RHOS]
+    by_cell = []
+    for noise, rho in cells:
+        own = study.runs.filter(study.runs["source"] == f"embedded:cue(rho={rho:g},noise={noise:g})")["run"].to_list()
+        by_cell.append(accuracies(select_runs(study, own), rows, (name,)) if own else {})
+    lines = [[n, *(found[n][0].split(" ")[0] if n in found else "" for found in by_cell)] for n in ["base", *rows]]
+    return markdown(["method", *(f"{noise:.0%}, rho {rho:g}" for noise, rho in cells)], lines)
+
+
+def tables(found: dict[str, Study]) -> str:
+    """All tables whose runs are stored."""
+    text = ""
+    if "bench" in found:
+        strengths = ", ".join(f"{s:g}" for s in STRENGTHS)
+        text += f"Accuracy at full strength; gains over strengths {strengths}.\n\n{bench_table(found['bench'])}"
+    if "balanced" in found:
+        text += f"\nTrained where the cue holds in half of the pairs.\n\n{balanced_table(found['balanced'])}"
+    if "noise" in found:
+        for name, title in zip(SETS, TITLES[2:], strict=True):
+            text += f"\nShare of wrong labels, and rho: {title}.\n\n{noise_table(found['noise'], name)}"
+    return text
+
+
+def read() -> dict[str, Study]:
+    """Return the stored studies by part."""
+    return {part.name: stored(part) for part in sorted(RESULTS.glob("*")) if part.is_dir()}
+
+
+if __name__ == "__main__":
+    for part in ("bench", "balanced", "noise") if len(sys.argv) > 1 else ():
+        if runs := scored(Path(sys.argv[1]) / part):
+            store(runs, RESULTS / part)
+    write_text(RESULTS / "tables.md", tables(read()))
