@@ -41,7 +41,6 @@ NOISY: dict[str, tuple[str, dict[str, float]]] = {
     "dpo": METHODS["dpo"],
     "cdpo": ("cdpo", {}),
     "residual": METHODS["residual"],
-    "residual kappa 2": METHODS["residual kappa 2"],
     "reweight x4": ("reweight", {}),
     "reweight x10": METHODS["reweight x10"],
 }
@@ -96,7 +95,7 @@ def noisy() -> list[RunConfig]:
     """Methods that lean on pairs that a probe gets wrong, at three rates of wrong labels and three of the cue."""
     cells = [(rho, noise) for noise in NOISES for rho in RHOS]
     return [
-        config_of(*method, f"embedded:cue(rho={rho:g},noise={noise:g})", seed, (0.5, 1.0))
+        config_of(*method, f"embedded:cue(rho={rho:g},noise={noise:g})", seed, (1.0,))
         for seed in NOISY_SEEDS
         for rho, noise in cells
         for method in NOISY.values()

@@ -53,7 +53,7 @@ def balanced_table(study: Study) -> str:
 
 def noise_table(study: Study, name: str) -> str:
     """Mean accuracy over seeds on one set at full strength, by share of wrong labels and by how often the cue holds."""
-    rows = {n: group_label(config_of(*m, "embedded:cue", 1, (0.5, 1.0))) for n, m in NOISY.items()}
+    rows = {n: group_label(config_of(*m, "embedded:cue", 1, (1.0,))) for n, m in NOISY.items()}
     cells = [(noise, rho) for noise in NOISES for rho in RHOS]
     by_cell = []
     for noise, rho in cells:
