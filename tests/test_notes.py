@@ -13,6 +13,7 @@ from innerpo.doctor.checks import run_checks
 from innerpo.errors import UserError
 from innerpo.methods.notes.notes import NoteInputs, PairNotes
 from innerpo.methods.notes.probe import length, permuted, probe, reversed_, slope
+from innerpo.methods.notes.reweight import disputed, disputed_random
 from innerpo.methods.notes.reweight import probe as upweighted
 from innerpo.methods.notes.reweight import random as upweighted_at_random
 from innerpo.model.base import Base
@@ -97,6 +98,29 @@ def test_weights_go_to_the_pairs_that_the_probe_gets_wrong():
     at_random = upweighted_at_random(x)
     assert int((at_random == 5.0).sum()) == int(wrong.sum())
     assert not torch.equal(at_random == 5.0, wrong)
+
+
+def test_two_probes_tell_a_wrong_label_from_a_pair_that_contradicts_the_cue():
+    """A cue that is large and varies, and a right feature that is small and hardly varies.
+
+    200 pairs, in 20 of which the cue points the other way, and in 10 all does: their labels are swapped.
+    """
+    generator = torch.Generator().manual_seed(1)
+    d = 0.3 * torch.randn(1, 200, 8, generator=generator)
+    d[0, :, 0] += 3.0 + torch.randn(200, generator=generator)  # the cue
+    d[0, :20, 0] -= 6.0
+    d[0, :, 1] += 1.0  # the right feature
+    d[0, 20:30] *= -1.0
+    x = NoteInputs(
+        d, torch.arange(200), torch.zeros(200).double(), None, MethodConfig(reweight="disputed", reweight_factor=5.0), 0
+    )
+    weight = disputed(x)
+    assert (upweighted(x)[:30] == 5.0).float().mean() > 0.9  # one probe takes them for the same
+    assert (weight[:20] == 5.0).float().mean() > 0.9
+    assert (weight[20:30] == 1.0 / 5.0).float().mean() > 0.9
+    assert (weight[30:] == 1.0).float().mean() > 0.9
+    assert torch.equal(disputed_random(x).sort()[0], weight.sort()[0])
+    assert not torch.equal(disputed_random(x), weight)
 
 
 @pytest.mark.parametrize("name", OFFSETS)
@@ -187,7 +211,9 @@ def test_weights_multiply_losses_and_offsets_add_logits(base, tmp_path):
     assert torch.equal(swapped.weight, own.weight)
 
 
-@pytest.mark.parametrize("name", ["residual", "residual-permuted", "residual-length", "residual-reversed", "reweight"])
+@pytest.mark.parametrize(
+    "name", ["residual", "residual-permuted", "residual-length", "residual-reversed", "reweight", "reweight-disputed"]
+)
 def test_the_doctor_passes(name, base, tmp_path):
     config = config_of(name, tmp_path)
     config = replace(config, data=replace(config.data, dataset="embedded:cue", max_train_prompts=24))

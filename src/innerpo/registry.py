@@ -167,6 +167,16 @@ METHODS: dict[str, dict[str, Any]] = {
         "reweight": "random",
         "about": "Control: DPO with that weight on as many random pairs.",
     },
+    "reweight-disputed": {
+        **_OUTPUT_ONLY,
+        "reweight": "disputed",
+        "about": "Reweight where a second probe (lda) agrees with the label; less weight where both contradict it.",
+    },
+    "reweight-disputed-random": {
+        **_OUTPUT_ONLY,
+        "reweight": "disputed-random",
+        "about": "Control: DPO with the weights of reweight-disputed in a random order of the pairs.",
+    },
     "ablate": {
         **_OUTPUT_ONLY,
         "ablate": 1.0,
@@ -361,6 +371,8 @@ OFFSETS: dict[str, Entry] = {
 WEIGHTINGS: dict[str, Entry] = {
     "probe": "innerpo.methods.notes.reweight:probe",
     "random": "innerpo.methods.notes.reweight:random",
+    "disputed": "innerpo.methods.notes.reweight:disputed",
+    "disputed-random": "innerpo.methods.notes.reweight:disputed_random",
 }
 
 # name -> function: (FitInputs, MethodConfig) -> Transform with an orthonormal basis (methods/transforms/transform.py).

@@ -39,10 +39,12 @@ FIVE_SEEDS = 5
 
 NOISY: dict[str, tuple[str, dict[str, float]]] = {
     "dpo": METHODS["dpo"],
-    "cdpo": ("cdpo", {}),
     "residual": METHODS["residual"],
-    "reweight x4": ("reweight", {}),
     "reweight x10": METHODS["reweight x10"],
+    "reweight-disputed x10": ("reweight-disputed", {"reweight_factor": 10.0}),
+    "cdpo": ("cdpo", {}),
+    "reweight x4": ("reweight", {}),
+    "reweight-disputed-random x10": ("reweight-disputed-random", {"reweight_factor": 10.0}),
 }
 """Rows of the study of wrong labels."""
 
@@ -94,11 +96,13 @@ def balanced() -> list[RunConfig]:
 def noisy() -> list[RunConfig]:
     """Methods that lean on pairs that a probe gets wrong, at three rates of wrong labels and three of the cue."""
     cells = [(rho, noise) for noise in NOISES for rho in RHOS]
+    rows = list(NOISY.values())
     return [
         config_of(*method, f"embedded:cue(rho={rho:g},noise={noise:g})", seed, (1.0,))
         for seed in NOISY_SEEDS
+        for some in (rows[:4], rows[4:])
         for rho, noise in cells
-        for method in NOISY.values()
+        for method in some
     ]
 
 

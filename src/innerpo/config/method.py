@@ -125,7 +125,7 @@ class MethodConfig:
     offset_weight: float = 1.0
     """residual: kappa, weight of the offset; 0 = dpo."""
     reweight: WeightingName = "none"
-    """Raise the weight of the pairs that the frozen probe gets wrong (probe), or of as many random ones (random)."""
+    """Raise the weight of pairs that the frozen probe gets wrong (probe), where lda agrees (disputed), or a control."""
     reweight_factor: float = 4.0
     """Weight of those pairs over that of the others."""
     cue: SubspaceName = "regressors"

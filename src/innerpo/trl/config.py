@@ -76,7 +76,9 @@ class InnerPOConfig(TrainingArguments):
     dpop_lambda: float | None = _option("DPOP: weight of the fall of the chosen response below the reference.")
     offset: str | None = _option("Residual's offset: probe, or a control (permuted, length, reversed).")
     offset_weight: float | None = _option("Weight of residual's offset.")
-    reweight: str | None = _option("Raise the weight of pairs: none, probe (those it gets wrong), random.")
+    reweight: str | None = _option(
+        "Raise the weight of pairs: none, probe (those it gets wrong), disputed, or a control."
+    )
     reweight_factor: float | None = _option("Weight of those pairs over that of the others.")
     cue: str | None = _option("What must not be learned: regressors, shared, artifact, top, random.")
     cue_rank: int | None = _option("Most dimensions of the cue, 1 to 8.")
