@@ -1,0 +1,55 @@
+"""Studies: their stored tables are those of their stored scores; what is stored names no machine."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from studies.cue import run as cue
+from studies.cue import table as cue_table
+from studies.shifts import run as shifts
+from studies.shifts import table as shifts_table
+from studies.stored import FRAMES, scored, store, stored
+from study_helpers import run_of
+
+STUDIES: dict[str, tuple[Path, Callable[[], str]]] = {
+    "cue": (cue_table.RESULTS, lambda: cue_table.tables(cue_table.read())),
+    "shifts": (shifts_table.RESULTS, lambda: shifts_table.tables(stored(shifts_table.RESULTS))),
+}
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_the_stored_tables_are_those_of_the_stored_scores(name):
+    folder, text = STUDIES[name]
+    if not (folder / "tables.md").is_file():
+        pytest.skip(f"{name} has not been measured yet")
+    assert (folder / "tables.md").read_text() == text()
+    for path in folder.rglob("runs.parquet"):
+        assert all("/" not in run for run in pl.read_parquet(path)["folder"])
+
+
+def test_a_study_comes_back_as_it_was_stored(tmp_path):
+    made = [run_of(tmp_path, "dpo", s, (1, 1), (0, 0.5), base_test=(1, 0), base_oos=(0, 1)) for s in (1, 2)]
+    study = store(made, tmp_path / "kept")
+    again = stored(tmp_path / "kept")
+    for name in FRAMES[1:]:
+        assert getattr(again, name).equals(getattr(study, name), null_equal=True)
+    assert again.runs.drop("folder").equals(study.runs.drop("folder"))
+
+
+def test_every_run_of_a_study_is_another():
+    for configs in (cue.bench(), cue.balanced(), cue.noisy(), shifts.runs(shifts.Options())):
+        assert len({config.run_name for config in configs}) == len(configs)
+
+
+def test_the_bench_has_a_control_for_each_method_that_claims_a_gain():
+    for method, control in cue_table.CONTROLS.items():
+        assert {method, control} <= set(cue.METHODS)
+
+
+def test_only_scored_runs_are_read(tmp_path):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "headline.json").write_text("{}")
+    (tmp_path / "two").mkdir()
+    assert scored(tmp_path) == [tmp_path / "one"]
