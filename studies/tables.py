@@ -1,11 +1,16 @@
 """Tables of a study's methods beside a baseline and each one's own control, as markdown."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from innerpo.evaluation.curves import gains
 from innerpo.evaluation.results import ResultTable, result_table
 from innerpo.evaluation.statistics import UNKNOWN, Estimate
 from innerpo.evaluation.study import Study
+from innerpo.files import write_text
+
+PAGE = Path(__file__).parents[1] / "docs" / "results.md"
+"""The page that shows the tables, each between two marks."""
 
 
 def accuracies(
@@ -46,8 +51,17 @@ def markdown(header: list[str], rows: list[list[str]]) -> str:
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
+def insert(page: Path, name: str, text: str) -> None:
+    """Replace what stands between the two marks of ``name`` in a page. Raises ValueError where it has none."""
+    before, found, rest = page.read_text().partition(f"<!-- begin {name} -->\n")
+    _, end, after = rest.partition(f"<!-- end {name} -->")
+    if not (found and end):
+        raise ValueError(f"{page.name} has no marks of {name}")
+    write_text(page, f"{before}{found}\n{text.strip()}\n\n{end}{after}")
+
+
 def _at(table: ResultTable, row: str, strength: float) -> str:
     return row if strength == 1.0 and row in table.rows else f"{row} x {strength:g}"
 
 
-__all__ = ["UNKNOWN", "accuracies", "estimate_text", "frontier_gains", "markdown"]
+__all__ = ["PAGE", "UNKNOWN", "accuracies", "estimate_text", "frontier_gains", "insert", "markdown"]

@@ -1,14 +1,13 @@
-"""The cue bench's tables: ``python -m studies.cue.table [RUNS]`` stores the scores of RUNS and writes tables.md."""
+"""The cue bench's tables: ``python -m studies.cue.table [RUNS]`` stores scores, writes docs/results.md."""
 
 import sys
 from pathlib import Path
 
 from innerpo.config.labels import group_label
 from innerpo.evaluation.study import Study, select_runs
-from innerpo.files import write_text
 from studies.cue.run import METHODS, NOISES, NOISY, RHOS, STRENGTHS, config_of
 from studies.stored import scored, store, stored
-from studies.tables import UNKNOWN, accuracies, estimate_text, frontier_gains, markdown
+from studies.tables import PAGE, UNKNOWN, accuracies, estimate_text, frontier_gains, insert, markdown
 
 RESULTS = Path(__file__).parent / "results"
 SETS = ("test", "oos", "rnd")
@@ -63,18 +62,21 @@ def noise_table(study: Study, name: str) -> str:
     return markdown(["method", *(f"{noise:.0%}, rho {rho:g}" for noise, rho in cells)], lines)
 
 
-def tables(found: dict[str, Study]) -> str:
-    """All tables whose runs are stored."""
-    text = ""
+def tables(found: dict[str, Study]) -> dict[str, str]:
+    """The text of each table whose runs are stored, by the name of its marks in docs/results.md."""
+    texts = {}
     if "bench" in found:
         strengths = ", ".join(f"{s:g}" for s in STRENGTHS)
-        text += f"Accuracy at full strength; gains over strengths {strengths}.\n\n{bench_table(found['bench'])}"
+        texts["cue/bench"] = (
+            f"Accuracy at full strength; gains over strengths {strengths}.\n\n{bench_table(found['bench'])}"
+        )
     if "balanced" in found:
-        text += f"\nTrained where the cue holds in half of the pairs.\n\n{balanced_table(found['balanced'])}"
+        text = f"Trained where the cue holds in half of the pairs.\n\n{balanced_table(found['balanced'])}"
+        texts["cue/balanced"] = text
     if "noise" in found:
-        for name, title in zip(SETS, TITLES[2:], strict=True):
-            text += f"\nShare of wrong labels, and rho: {title}.\n\n{noise_table(found['noise'], name)}"
-    return text
+        parts = zip(SETS, TITLES[2:], strict=True)
+        texts["cue/noise"] = "\n".join(f"{title}:\n\n{noise_table(found['noise'], name)}" for name, title in parts)
+    return texts
 
 
 def read() -> dict[str, Study]:
@@ -86,4 +88,5 @@ if __name__ == "__main__":
     for part in ("bench", "balanced", "noise") if len(sys.argv) > 1 else ():
         if runs := scored(Path(sys.argv[1]) / part):
             store(runs, RESULTS / part)
-    write_text(RESULTS / "tables.md", tables(read()))
+    for name, text in tables(read()).items():
+        insert(PAGE, name, text)

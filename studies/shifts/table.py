@@ -1,4 +1,4 @@
-"""Tables of the two shifts: ``python -m studies.shifts.table [RUNS]`` stores RUNS' scores and writes tables.md."""
+"""Tables of the two shifts: ``python -m studies.shifts.table [RUNS]`` stores scores, writes docs/results.md."""
 
 import sys
 from pathlib import Path
@@ -6,10 +6,9 @@ from pathlib import Path
 from innerpo.config.labels import group_label
 from innerpo.evaluation.statistics import Estimate
 from innerpo.evaluation.study import Study, select_runs
-from innerpo.files import write_text
 from studies.shifts.run import METHODS, SOURCES, STRENGTHS, Options, runs
 from studies.stored import scored, store, stored
-from studies.tables import UNKNOWN, accuracies, estimate_text, frontier_gains, markdown
+from studies.tables import PAGE, UNKNOWN, accuracies, estimate_text, frontier_gains, insert, markdown
 
 RESULTS = Path(__file__).parent / "results"
 CONTROLS = {"residual": "residual-permuted"}
@@ -51,4 +50,4 @@ def _of(name: str, found: dict[tuple[str, str], Estimate]) -> str:
 if __name__ == "__main__":
     if len(sys.argv) > 1:
         store(scored(Path(sys.argv[1])), RESULTS)
-    write_text(RESULTS / "tables.md", tables(stored(RESULTS)))
+    insert(PAGE, "shifts", tables(stored(RESULTS)))
