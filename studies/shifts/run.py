@@ -14,7 +14,7 @@ from studies.runner import settle
 SOURCES = ("alpaca_low_quality", "truthful_qa")
 METHODS = ("dpo", "residual", "residual-permuted")
 SEEDS = (1, 2, 3)
-STRENGTHS = (0.25, 0.5, 1.0)
+STRENGTHS = (0.5, 1.0)
 
 
 @dataclass(frozen=True)
