@@ -13,7 +13,9 @@ from torch import nn
 from innerpo.config.run import ModelConfig
 from innerpo.errors import UserError
 from innerpo.model.base import Base
-from innerpo.model.coverage import excluded_from_all_linear, log_weights_without_adapter
+from innerpo.model.coverage import excluded_from_all_linear, linear_names, log_weights_without_adapter
+from innerpo.model.forward.blocks import blocks_name
+from innerpo.model.layer_spec import ALL, adapted_layers
 from innerpo.model.numerics.fused_lora import fuse_lora
 
 # Adapters that need task ids, or run the model more than once.
@@ -28,15 +30,22 @@ def add_adapter(base: Base, config: ModelConfig, seed: int) -> nn.Module:
     if config.lora_r == 0:
         full: nn.Module = copy.deepcopy(base.model)
         return full.requires_grad_(True)
-    names = config.target_modules
+    names, excluded = config.target_modules, None
     target: str | list[str] = names if names == "all-linear" else [n.strip() for n in names.split(",")]
+    if names == "all-linear":
+        excluded = excluded_from_all_linear(base.model)
+    some = None if config.adapt_layers == ALL else list(adapted_layers(config.adapt_layers, base.n_blocks))
+    if some is not None and names == "all-linear":
+        target = linear_names(base.model, some)
     torch.manual_seed(seed)
     lora = LoraConfig(
         r=config.lora_r,
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
         target_modules=target,
-        exclude_modules=excluded_from_all_linear(base.model) if names == "all-linear" else None,
+        exclude_modules=excluded,
+        layers_to_transform=some,
+        layers_pattern=None if some is None else blocks_name(base.model).split(".")[-1],
         task_type="CAUSAL_LM",
     )
     try:
@@ -44,7 +53,7 @@ def add_adapter(base: Base, config: ModelConfig, seed: int) -> nn.Module:
             policy: nn.Module = get_peft_model(base.model, lora)
             fuse_lora(policy)
             if names == "all-linear":
-                log_weights_without_adapter(policy)
+                log_weights_without_adapter(policy, some)
             return policy
     except ValueError as error:
         if "not found in the base model" not in str(error):
