@@ -106,7 +106,7 @@ def _run(
     return kept
 
 
-def _make_room(folder: Path, size: float, limit: float) -> None:
+def _make_room(folder: Path, size: int, limit: float) -> None:
     """Delete the files not used for longest until another of ``size`` bytes fits. Who has one open keeps its pages."""
     files = []
     for path in folder.glob("*.safetensors"):
@@ -121,5 +121,5 @@ def _make_room(folder: Path, size: float, limit: float) -> None:
         total -= n
 
 
-def _shown(size: float) -> str:
+def _shown(size: int | float) -> str:
     return f"{size / 1e6:.0f} MB" if size < 1e9 else f"{size / 1e9:.1f} GB"
