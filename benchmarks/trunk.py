@@ -35,6 +35,8 @@ from innerpo.training.prepare import adapted, adapted_blocks, prepare_items, rea
 from innerpo.training.train import train_policy
 
 PATHS = ("all", "plain", "trunk")
+PASSES = {"all": ("all", "all"), "plain": (), "trunk": ("plain", "trunk", "trunk", "plain")}
+"""Scoring passes of each path's policy: one policy is scored both ways."""
 LIMIT = 1e-5
 """Largest difference of a loss, and of a log-probability relative to its size, between ``plain`` and ``trunk``."""
 
@@ -91,10 +93,9 @@ def measured(options: TrunkOptions, scratch: Path) -> list[dict[str, Any]]:
             say(f"repeat {repeat + 1} of {options.repeats}: {path}")
             _measure(path, options, scratch, base, items, prompts, rows)
     plain, trunk = rows["plain"], rows["trunk"]
-    trunk["difference"] = max(abs(a - b) for a, b in zip(plain["losses"], trunk["losses"], strict=True))
-    pairs = zip(trunk.pop("logps"), trunk.pop("plain_logps"), strict=True)
-    trunk["scores_difference"] = max(abs(a - b) / max(1.0, abs(b)) for a, b in pairs)
-    trunk["difference"] = max(trunk["difference"], trunk["scores_difference"])
+    losses, logps = (list(zip(plain[k], trunk[k], strict=True)) for k in ("losses", "logps"))
+    of_scores = max(abs(a - b) / max(1.0, abs(a)) for a, b in logps)
+    trunk["difference"] = max(of_scores, *(abs(a - b) for a, b in losses))
     return [rows[p] for p in PATHS]
 
 
@@ -118,15 +119,11 @@ def _measure(
         train_policy(policy, method, prepared.pairs, config, callbacks=[steps])
         row["steps"] += steps.seconds[1:]  # the first pays for buffers
         row["losses"] = steps.losses
-        for with_trunk in ("plain_logps", "logps") if path == "trunk" else ("logps",):
-            started = time.process_time()
-            behind = kept if with_trunk == "logps" else None
+        for name in PASSES[path]:
+            started, behind = time.process_time(), kept if name == "trunk" else None
             found = score_items(policy, prompts, layout, base.pad_id, request=request, trunk=behind, **shared)
-            seconds = time.process_time() - started
-            rows["trunk" if with_trunk == "logps" and path == "trunk" else "plain" if path != "all" else "all"][
-                "scoring"
-            ].append(seconds)
-            row[with_trunk] = found.logps.tolist()
+            rows[name]["scoring"].append(time.process_time() - started)
+            rows[name]["logps"] = found.logps.tolist()
 
 
 def _config(path: str, options: TrunkOptions, scratch: Path) -> RunConfig:

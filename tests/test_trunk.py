@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 import innerpo
+from benchmarks import trunk as trunk_benchmark
 from conftest import build_model, build_tokenizer, make_pairs
-from families import SLOW, Family
+from families import FAST, SLOW, Family
 from innerpo.config.run import ModelConfig, default_run
 from innerpo.data.batching.batch import make_batch
 from innerpo.data.batching.token_rows import token_rows
@@ -19,6 +20,7 @@ from innerpo.errors import UserError
 from innerpo.model.adapters import add_adapter, load_adapter, remove_adapter
 from innerpo.model.base import Base
 from innerpo.model.forward.blocks import decoder_blocks
+from innerpo.model.forward.layout import choose_layout
 from innerpo.model.forward.outputs import StateRequest, sequence_outputs
 from innerpo.model.layer_spec import adapted_layers
 from innerpo.model.trunk_check import first_block_of_adapter, first_changed_block, first_run_block, plan_trunk
@@ -67,6 +69,14 @@ def outputs_and_gradient(policy, batch, request):
     (loss + found.token_states.sum()).backward()
     gradient = torch.cat([p.grad.flatten() for p in policy.parameters() if p.requires_grad])
     return [found.logps.detach(), found.pooled.detach(), found.token_states.detach(), gradient]
+
+
+def gradient_of_logps(policy, batch):
+    policy.zero_grad()
+    logps = sequence_outputs(policy, batch).logps
+    (logps[0::2] - logps[1::2]).sum().backward()
+    trained = [p for p in policy.parameters() if p.requires_grad and p.grad is not None]
+    return logps.detach(), torch.cat([p.grad.flatten() for p in trained])
 
 
 @pytest.fixture
@@ -170,6 +180,31 @@ def test_log_probs_states_and_gradients_are_those_of_whole_passes(family, tmp_pa
         for a, b in zip(started[:-1], whole[:-1], strict=True):
             torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
         assert float((started[-1] - whole[-1]).norm() / whole[-1].norm()) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", [*FAST, *SLOW], ids=lambda f: f.name)
+def test_every_family_begins_at_a_block_with_equal_numbers_or_not_at_all(family, tmp_path):
+    try:
+        base = Base(family.build(), build_tokenizer(), family.name, family.name)
+    except UserError as error:
+        pytest.skip(str(error))
+    items = items_of(base, 8)
+    layout = choose_layout(base.model, items, 0).layout
+    if trunk_of(base, items, layout) is None:
+        assert family.name == "gemma3n_text"
+        return
+    kept = states_of(base, items, tmp_path, layout)
+    try:
+        policy = moved_policy(base)
+    except UserError as error:
+        assert "peft adapts the experts" in str(error)
+        assert not hasattr(base.model, "peft_config")
+        return
+    batch = make_batch(items, layout, 0)
+    found = [gradient_of_logps(policy, b) for b in (batch, kept.enter(batch, items, range(len(items))))]
+    torch.testing.assert_close(found[1][0], found[0][0], atol=5e-5, rtol=1e-5)  # sums over tokens, up to 100 nats
+    assert float((found[1][1] - found[0][1]).norm() / found[0][1].norm()) < 1e-5
 
 
 def test_blocks_of_the_trunk_are_run_once_and_no_more(toy, items, tmp_path, calls):
@@ -316,7 +351,7 @@ def test_files_are_bounded_and_the_oldest_make_room(toy, tmp_path, caplog):
 
 def test_families_that_are_not_understood_have_none(caplog):
     caplog.set_level("INFO")
-    gemma3n = next(f for f in families_fast() if f.name == "gemma3n_text")
+    gemma3n = next(f for f in FAST if f.name == "gemma3n_text")
     base = Base(gemma3n.build(), build_tokenizer(), "gemma3n", "gemma3n")
     assert trunk_of(base, items_of(base)) is None
     assert "trunk: none, every pass begins at the embedding (its blocks pass on more than one vector" in caplog.text
@@ -371,7 +406,18 @@ def test_wrong_wishes_are_refused(toy, items, tmp_path):
         innerpo.run_config("dpo", **{"data.trunk_cache_gb": -1.0})
 
 
-def families_fast():
-    from families import FAST
-
-    return FAST
+@pytest.mark.slow
+def test_the_benchmark_compares_losses_and_scores(toy_folder, pairs_file, tmp_path, capsys):
+    saved = tmp_path / "trunk.json"
+    model = [f"--model={toy_folder}", f"--dataset={pairs_file}", f"--cache-dir={tmp_path}", f"--save={saved}"]
+    assert (
+        trunk_benchmark.main(
+            [*model, "--adapt-layers=2,3", "--batch-size=2", "--steps=3", "--prompts=4", "--repeats=1"]
+        )
+        == 0
+    )
+    (workload,) = json.loads(saved.read_text())["workloads"]
+    rows = {row["system"]: row for row in workload["rows"]}
+    assert rows["plain"]["losses"] == pytest.approx(rows["trunk"]["losses"], abs=1e-5)
+    assert rows["all"]["losses"][1:] != pytest.approx(rows["trunk"]["losses"][1:], abs=1e-5)
+    assert trunk_benchmark.main(["--steps=0"]) == 2
