@@ -70,6 +70,10 @@ bench-parity *args:
 bench-adapters *args:
     @{{python}} -m benchmarks.adapters "$@"
 
+# training and scoring behind a shared trunk beside whole passes: just bench-trunk --dataset=embedded:longer
+bench-trunk *args:
+    @{{python}} -m benchmarks.trunk "$@"
+
 # format, lint, types, import contract, fast tests
 check:
     make check

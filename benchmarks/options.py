@@ -154,6 +154,36 @@ class AdapterOptions(Options):
 
 
 @dataclass(frozen=True)
+class TrunkOptions(Options):
+    """Time training steps and scoring with a shared trunk and without, and compare the losses."""
+
+    method: str = "dpo"
+    """A method of this project."""
+    layers: str = ""
+    """Blocks that the method reads (method.layers); empty = the method's default."""
+    adapt_layers: str = "range(15,30)"
+    """Blocks with an adapter (model.adapt_layers)."""
+    batch_size: int = 4
+    """Pairs per optimiser step."""
+    steps: int = 20
+    """Optimiser steps."""
+    prompts: int = 24
+    """Prompts scored, each with all its responses."""
+    lr: float = 2e-4
+    """Learning rate, constant."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if min(self.batch_size, self.steps, self.prompts) < 1:
+            raise UserError("--batch-size, --steps and --prompts must be at least 1")
+
+    @property
+    def n_pairs(self) -> int:
+        """Pairs trained on: each once."""
+        return self.steps * self.batch_size
+
+
+@dataclass(frozen=True)
 class ScoreOptions(Options):
     """Time the log-probabilities of responses by this project and by lm-evaluation-harness, on the same token ids."""
 

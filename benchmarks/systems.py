@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 from benchmarks.flops import RANK, shape_of, synchronise, training_flops
 from benchmarks.memory import peak_bytes, reset_peak
 from benchmarks.models import load_model, model_config
-from benchmarks.options import AdapterOptions, ParityOptions, TrainOptions
+from benchmarks.options import AdapterOptions, ParityOptions, TrainOptions, TrunkOptions
 from benchmarks.pairs import load_workload, useful_tokens
 from innerpo.config.run import RunConfig, default_run
 from innerpo.data.pairs import PreferencePair
@@ -108,7 +108,9 @@ def _train_innerpo(
     return policy, warm, clock
 
 
-def run_config(method: str, options: TrainOptions | ParityOptions | AdapterOptions, scratch: Path) -> RunConfig:
+def run_config(
+    method: str, options: TrainOptions | ParityOptions | AdapterOptions | TrunkOptions, scratch: Path
+) -> RunConfig:
     """A method's defaults, with what the systems share, and nothing but log lines written.
 
     The share of each term in the gradient, which a run measures every 25 steps by a backward pass more, is left out:

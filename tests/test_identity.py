@@ -21,6 +21,7 @@ OTHER = {
     "method.layers": "2",
     "method.direction": "lda",
     "method.name": "mine",
+    "model.adapt_layers": "2",
     "method.output": "ipo",
     "method.offset": "length",
     "method.remove": ["length"],
@@ -35,7 +36,7 @@ OTHER = {
 
 NOTHING = {
     *("model.attention", "model.compile", "model.threads"),
-    *("data.genies_dir", "data.ethics_dir", "data.cache_dir", "data.token_cache_gb"),
+    *("data.genies_dir", "data.ethics_dir", "data.cache_dir", "data.token_cache_gb", "data.trunk_cache_gb"),
     *("data.layout", "data.micro_batch_tokens"),
     *("training.gradient_checkpointing", "training.resume", "training.overwrite", "training.save_steps"),
     *("training.log_steps", "training.grad_share_steps", "training.report_to", "training.fsdp"),

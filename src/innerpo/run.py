@@ -28,12 +28,13 @@ from innerpo.files import cache_root
 from innerpo.model.adapters import check_bare
 from innerpo.model.base import Base
 from innerpo.model.loading import check_precision, load_base
+from innerpo.model.trunk_check import first_block_of_adapter
 from innerpo.training import artifacts
 from innerpo.training.arguments import check_processes, training_arguments
 from innerpo.training.card import model_card
 from innerpo.training.directions_file import load_directions
 from innerpo.training.estimate import log_estimate
-from innerpo.training.prepare import Prepared, adapted, prepare_items, training_items
+from innerpo.training.prepare import Prepared, adapted, adapted_blocks, prepare_items, training_items
 from innerpo.training.record import check_base, inputs_hash, run_record
 from innerpo.training.run_folder import check_run_dir, is_finished, run_folder
 from innerpo.training.state import recorded_state
@@ -78,7 +79,8 @@ def train(config: RunConfig, base: Base | None = None) -> Run:
     items, scored = training_items(config, base, known), tokenise_sets(sets, base, config)
     log_estimate(config, base, items, scored.values())
     prepared = prepare_items(config, base, items)
-    scoring = prepare_scoring(sets, base, config, prepared.method.inner_reward, scored)
+    first = min(adapted_blocks(config, base), default=0)
+    scoring = prepare_scoring(sets, base, config, prepared.method.inner_reward, scored, first)
     other = _score_other_base(sets, scoring, config, base)
     with adapted(prepared, config) as (policy, method):
         prepared = replace(prepared, method=method)
@@ -105,7 +107,8 @@ def evaluate(folder: Path, config: RunConfig, base: Base | None = None) -> Run:
     check_bare(base)
     check_base(folder, base)
     check_tokenizer(folder, base, texts_of(sets))
-    scoring = prepare_scoring(sets, base, config, load_directions(folder))
+    first = first_block_of_adapter(folder, base)
+    scoring = prepare_scoring(sets, base, config, load_directions(folder), adapted=first)
     other, target = _score_other_base(sets, scoring, config, base), scores_folder(folder, config)
     if not PartialState().is_main_process:
         return Run(target, config)

@@ -27,6 +27,8 @@ class ModelConfig:
     """Dropout on the adapter's input; all other dropout is off."""
     target_modules: str = "all-linear"
     """Modules that get an adapter: all-linear, or names separated by commas (q_proj,v_proj)."""
+    adapt_layers: str = "all"
+    """Blocks with an adapter: all, or as method.layers (range(15,30)); what lies before the first is run only once."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(default="auto", metadata=BOTH)
     """Type of the base weights; auto = bfloat16 where the hardware multiplies it natively, else float32."""
     attention: Literal["auto", "sdpa", "eager", "flex_attention"] = field(default="auto", metadata=NOTHING)
@@ -44,6 +46,11 @@ class ModelConfig:
         check_finite(self, "model")
         if self.lora_r < 0:
             raise UserError(f"model.lora_r must be 0 (full fine-tuning) or more, got {self.lora_r}")
+        if self.lora_r == 0 and self.adapt_layers != "all":
+            raise UserError(
+                f"model.adapt_layers={self.adapt_layers!r} chooses blocks for an adapter; model.lora_r=0 has none and "
+                "trains every weight"
+            )
         if self.threads < 0:
             raise UserError(f"model.threads must not be negative, got {self.threads}")
 
@@ -82,12 +89,14 @@ class DataConfig:
     """Seed of the choice of negatives and prompts. Not the training seed: seeds share their pairs and cache."""
     token_cache_gb: float = field(default=4.0, metadata=NOTHING)
     """Largest file of reference token states (for drift); above it the reference is computed at every step."""
+    trunk_cache_gb: float = field(default=8.0, metadata=NOTHING)
+    """Most disk for the states that enter the first adapted block (model.adapt_layers); 0 = keep none."""
     cache_dir: Path | None = field(default=None, metadata=NOTHING)
     """Where reference outputs and converted models are kept; else INNERPO_CACHE; else ~/.cache/innerpo."""
 
     def __post_init__(self) -> None:
-        for name in ("seed", "max_train_prompts", "micro_batch_tokens"):
-            if getattr(self, name) < 0:
+        for name in ("seed", "max_train_prompts", "micro_batch_tokens", "trunk_cache_gb"):
+            if not getattr(self, name) >= 0:
                 raise UserError(f"data.{name} must not be negative, got {getattr(self, name)}")
         for name in ("batch_size", "max_prompt_tokens", "max_response_tokens"):
             if getattr(self, name) < 1:

@@ -11,6 +11,7 @@ from innerpo.config.run import RunConfig
 from innerpo.doctor.hooks import hook_checks
 from innerpo.doctor.setup import Setup, set_up
 from innerpo.doctor.steps import gradient_shares, length_of, move, step_away, step_lowers, term_gradients
+from innerpo.doctor.trunk import trunk_checks
 from innerpo.methods.method import LossOutput
 from innerpo.methods.records import PairOutputs
 from innerpo.model.base import Base
@@ -70,7 +71,7 @@ def _all_checks(setup: Setup, seed: int) -> tuple[list[TermCheck], list[tuple[st
     shares = gradient_shares(setup.method.term_weights, gradients)
     values = {name: float(value.detach().mean()) for name, value in found.terms.items()}
     checks = {name: _check_term(setup, name, found.terms[name], gradient) for name, gradient in gradients.items()}
-    whole += _edited(setup) + hook_checks(setup)
+    whole += _edited(setup) + hook_checks(setup) + trunk_checks(setup)
     for attempt in range(1, TRIES):
         flat = [name for name, check in checks.items() if check[0] == "none"]
         if not flat:

@@ -31,7 +31,8 @@ Parameters = list[nn.Parameter]
 class Setup:
     """A method and one batch: all that a check needs to compute the loss again after the parameters moved.
 
-    ``companions`` are those of the pairs, ``swapped`` those of the same pairs with chosen and rejected swapped.
+    ``companions`` are those of the pairs, ``swapped`` those of the same pairs with chosen and rejected
+    swapped. ``started`` is the batch with a pass that begins behind the shared trunk, where there is one.
     """
 
     method: Method
@@ -42,6 +43,7 @@ class Setup:
     notes: PairNotes | None = None
     companions: Mapping[str, CompanionBatch] = field(default_factory=dict)
     swapped: Mapping[str, CompanionBatch] = field(default_factory=dict)
+    started: TokenBatch | None = None
 
     def outputs(self) -> PairOutputs:
         """Return the policy's outputs for the batch as training has them, with its parameters as they are now."""
@@ -91,7 +93,8 @@ def set_up(config: RunConfig, base: Base | None = None) -> Iterator[Setup]:
             notes = prepared.notes
             here = None if notes is None else notes.select(list(range(len(items)))).to(base.device)
             both = [_companions(prepared, config, policy, method, swap) for swap in (False, True)]
-            yield Setup(method, policy, batch, reference, parameters, here, *both)
+            started = prepared.reference.batch(range(len(items)), layout, base.pad_id).to(base.device)
+            yield Setup(method, policy, batch, reference, parameters, here, both[0], both[1], started)
 
 
 def _companions(

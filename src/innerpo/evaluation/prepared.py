@@ -16,7 +16,9 @@ from innerpo.model.base import Base
 from innerpo.model.context import check_context
 from innerpo.model.forward.layout import LayoutChoice, choose_layout
 from innerpo.model.forward.outputs import SequenceOutputs
+from innerpo.model.forward.trunk_states import TrunkStates
 from innerpo.model.reference import compute_reference
+from innerpo.model.trunk import Trunk
 
 log = logging.getLogger(__name__)
 
@@ -26,10 +28,14 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class ScoredSplit:
-    """The prompts of one (data set, split), each once, whatever sets they stand in, and the base's outputs on them."""
+    """The prompts of one (data set, split), each once, whatever sets they stand in, and the base's outputs on them.
+
+    ``trunk``: with what passes of a policy on them begin (model/trunk.py); None: at the embedding.
+    """
 
     items: Sequence[PromptItem]
     reference: SequenceOutputs
+    trunk: TrunkStates | None = None
 
 
 @dataclass(frozen=True)
@@ -93,6 +99,7 @@ def score_base(
     config: RunConfig,
     layout: LayoutChoice,
     inner: InnerReward | None,
+    trunk: Trunk | None = None,
 ) -> ScoredSplit:
     """Get the base's outputs on the items of a split."""
     dataset, split = key
@@ -104,8 +111,9 @@ def score_base(
         batch_size=config.eval.batch_size,
         cache_dir=cache_root(config.data.cache_dir),
         what=f"{dataset} ({split})",
+        trunk=trunk,
     )
-    return ScoredSplit(items, reference.outputs)
+    return ScoredSplit(items, reference.outputs, reference.trunk)
 
 
 def pairs_of_sets(sets: Sequence[EvaluationSet], found: Mapping[Key, pl.DataFrame]) -> pl.DataFrame:

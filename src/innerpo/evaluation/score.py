@@ -14,6 +14,7 @@ from innerpo.errors import UserError
 from innerpo.methods.inner_reward import InnerReward
 from innerpo.model.forward.outputs import SequenceOutputs, StateRequest
 from innerpo.model.forward.passes import Offsets, collect
+from innerpo.model.forward.trunk_states import TrunkStates
 
 
 @torch.no_grad()
@@ -26,13 +27,15 @@ def score_items(
     batch_size: int,
     request: StateRequest | None,
     what: str,
+    trunk: TrunkStates | None = None,
 ) -> SequenceOutputs:
     """Return a model's outputs on every response, in the items' order; each prompt is run once with its responses.
 
-    ``batch_size`` counts prompts. ``what`` names the work in the progress bar.
+    ``batch_size`` counts prompts. ``what`` names the work in the progress bar. With a ``trunk`` passes begin behind it.
     """
     model.eval()
-    return collect(model, items, layout, pad_id, batch_size=batch_size, request=request, what=f"scoring {what}")
+    what = f"scoring {what}"
+    return collect(model, items, layout, pad_id, batch_size=batch_size, request=request, what=what, trunk=trunk)
 
 
 def absolute_log_ratio(policy: SequenceOutputs, reference: SequenceOutputs) -> Float[Tensor, " seq"]:

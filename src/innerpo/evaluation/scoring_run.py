@@ -35,6 +35,7 @@ from innerpo.model.cache import content_key
 from innerpo.model.identity import environment_key, fingerprint, hash_of_adapter
 from innerpo.model.steering import steered
 from innerpo.model.strength import at_strength
+from innerpo.model.trunk_check import first_changed_block, plan_trunk
 from innerpo.progress import joined
 
 log = logging.getLogger(__name__)
@@ -46,17 +47,21 @@ def prepare_scoring(
     config: RunConfig,
     inner: InnerReward | None,
     items: Mapping[Key, Sequence[PromptItem]] | None = None,
+    adapted: int = 0,
 ) -> PreparedScoring:
     """Score the base on the sets, before any adapter is on it; its outputs come from the cache if known.
 
-    ``items`` are the sets as tokens (``tokenise_sets``), if they are at hand. Raises UserError for a pair that cannot
+    ``items`` are the sets as tokens (``tokenise_sets``), if they are at hand. ``adapted`` is the first block of the
+    policy that has an adapter: what lies before is run once, for all strengths. Raises UserError for a pair that cannot
     be scored, for items longer than the model's context, and where ``eval.steer`` is set without directions.
     """
     if config.eval.steer and inner is None:
         raise UserError("eval.steer needs directions, and this adapter came without any")
     items = tokenise_sets(sets, base, config) if items is None else items
     layout = layout_of(items, base, config)
-    splits = {key: score_base(key, found, base, config, layout, inner) for key, found in items.items()}
+    every, reads = [item for found in items.values() for item in found], None if inner is None else inner.request
+    trunk = plan_trunk(base, every, layout.layout, adapted, reads, config.data.trunk_cache_gb)
+    splits = {key: score_base(key, found, base, config, layout, inner, trunk) for key, found in items.items()}
     found = {
         key: response_facts(split.items, split.reference, inner, torch.zeros_like(split.reference.logps))
         for key, split in splits.items()
@@ -136,6 +141,7 @@ def score_run(
     rows = [prepared.base]
     if splits:
         check_applied(policy, base, splits[0].items, prepared.layout.layout, label)
+    prepared = _with_fitting_trunk(prepared, policy)
     if policy is base.model:
         rows.append(prepared.base.with_columns(model=pl.lit(label), strength=pl.lit(1.0)))
     else:
@@ -147,6 +153,15 @@ def score_run(
                 with part(total), at_strength(policy, strength, base.model):
                     rows.append(score_policy(prepared, policy, label, strength, parts))
     return Scores(pl.concat([*rows, prepared.steered]), prepared.pairs, set_facts(prepared.sets))
+
+
+def _with_fitting_trunk(prepared: PreparedScoring, policy: Any) -> PreparedScoring:
+    """Return what is scored without trunks where the policy differs from its base in a block before their end."""
+    first = first_changed_block(policy)
+    if not any(split.trunk is not None and first < split.trunk.block for split in prepared.splits.values()):
+        return prepared
+    log.info(f"trunk: not used in scoring, the policy differs from its base from block {first} on")
+    return replace(prepared, splits={key: replace(s, trunk=None) for key, s in prepared.splits.items()})
 
 
 def parts_of(folder: Path, base: Base, config: RunConfig) -> Parts:
@@ -164,6 +179,7 @@ def _score_split(prepared: PreparedScoring, scored: ScoredSplit, policy: Any, wh
         batch_size=prepared.batch_size,
         request=None if prepared.inner is None else prepared.inner.request,
         what=what,
+        trunk=scored.trunk,
     )
     return response_facts(scored.items, outputs, prepared.inner, absolute_log_ratio(outputs, scored.reference))
 

@@ -1,7 +1,7 @@
 """Adapters on a base model: a fresh one, a saved one, and their removal, after which the base is what it was."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,9 @@ from torch import nn
 from innerpo.config.run import ModelConfig
 from innerpo.errors import UserError
 from innerpo.model.base import Base
-from innerpo.model.coverage import excluded_from_all_linear, log_weights_without_adapter
+from innerpo.model.coverage import excluded_from_all_linear, linear_names, log_weights_without_adapter
+from innerpo.model.forward.blocks import blocks_name, decoder_blocks
+from innerpo.model.layer_spec import ALL, adapted_layers
 from innerpo.model.numerics.fused_lora import fuse_lora
 
 # Adapters that need task ids, or run the model more than once.
@@ -28,23 +30,32 @@ def add_adapter(base: Base, config: ModelConfig, seed: int) -> nn.Module:
     if config.lora_r == 0:
         full: nn.Module = copy.deepcopy(base.model)
         return full.requires_grad_(True)
-    names = config.target_modules
+    names, excluded = config.target_modules, None
     target: str | list[str] = names if names == "all-linear" else [n.strip() for n in names.split(",")]
+    if names == "all-linear":
+        excluded = excluded_from_all_linear(base.model)
+    some = None if config.adapt_layers == ALL else list(adapted_layers(config.adapt_layers, base.n_blocks))
+    if some is not None and names == "all-linear":
+        target = linear_names(base.model, some)
     torch.manual_seed(seed)
     lora = LoraConfig(
         r=config.lora_r,
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
         target_modules=target,
-        exclude_modules=excluded_from_all_linear(base.model) if names == "all-linear" else None,
+        exclude_modules=excluded,
+        layers_to_transform=some,
+        layers_pattern=None if some is None else blocks_name(base.model).split(".")[-1],
         task_type="CAUSAL_LM",
     )
     try:
         with _restored_on_failure(base):
             policy: nn.Module = get_peft_model(base.model, lora)
+            if some is not None:
+                _check_blocks(policy, some, base)
             fuse_lora(policy)
             if names == "all-linear":
-                log_weights_without_adapter(policy)
+                log_weights_without_adapter(policy, some)
             return policy
     except ValueError as error:
         if "not found in the base model" not in str(error):
@@ -54,6 +65,18 @@ def add_adapter(base: Base, config: ModelConfig, seed: int) -> nn.Module:
         raise UserError(
             f"model.target_modules={names!r} fits no module of {base.name!r}; it has {', '.join(linear)}"
         ) from error
+
+
+def _check_blocks(policy: Any, wanted: Sequence[int], base: Base) -> None:
+    """Raise UserError where peft adapts other blocks too: experts that are one parameter it adapts everywhere."""
+    blocks = enumerate(decoder_blocks(policy))
+    others = [str(i) for i, b in blocks if i not in wanted and any(hasattr(m, "base_layer") for m in b.modules())]
+    if others:
+        policy.unload()
+        raise UserError(
+            f"model.adapt_layers: peft adapts the experts of {base.name!r} in every block (also in "
+            f"{', '.join(others)}); name modules without them, e.g. model.target_modules=q_proj,k_proj,v_proj,o_proj"
+        )
 
 
 def load_adapter(base: Base, folder: Path) -> nn.Module:

@@ -2,12 +2,13 @@
 
 import logging
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from innerpo.model.forward.blocks import language_model
+from innerpo.model.forward.blocks import decoder_blocks, language_model
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,14 @@ def excluded_from_all_linear(model: Any) -> str | None:
     return "|".join(patterns) or None
 
 
+def linear_names(model: Any, blocks: Sequence[int]) -> list[str]:
+    """Return the names, within their block, of the linear modules of some blocks: peft adds the block itself."""
+    from transformers.pytorch_utils import Conv1D
+
+    inside = [(name, m) for block in blocks for name, m in decoder_blocks(model)[block].named_modules()]
+    return sorted({name for name, module in inside if isinstance(module, nn.Linear | Conv1D)})
+
+
 def _used_by_kernels(model: Any, name: str) -> bool:
     return getattr(model.config, "model_type", "") in MAMBA and name.endswith(".out_proj")
 
@@ -55,8 +64,10 @@ def _returns_one_tensor(module: nn.Linear) -> bool:
     return isinstance(output, Tensor) and output.shape == (1, module.out_features)
 
 
-def weights_without_adapter(policy: Any) -> dict[str, float]:
+def weights_without_adapter(policy: Any, blocks: Sequence[int] | None = None) -> dict[str, float]:
     """Return the large weights of an adapted language model that have no adapter, with their share of all parameters.
+
+    ``blocks`` are those that should have one; None: all.
 
     Names have ``*`` for numbers of layers. The usual cases are experts that are one parameter for all (GPT-OSS), and
     linear modules that peft leaves out where it adapts experts as parameters (Qwen3-Next's shared expert). Embeddings
@@ -66,6 +77,8 @@ def weights_without_adapter(policy: Any) -> dict[str, float]:
     total = sum(p.numel() for p in policy.parameters())
     adapted = {id(p) for m in policy.modules() if hasattr(m, "base_layer") for p in m.base_layer.parameters()}
     ends = [m for m in policy.modules() if isinstance(m, nn.Embedding)] + [policy.get_output_embeddings()]
+    if blocks is not None:
+        ends += [block for i, block in enumerate(decoder_blocks(policy)) if i not in blocks]
     known = adapted | {id(p) for module in ends if module is not None for p in module.parameters()}
     sizes: dict[str, int] = {}
     for name, p in policy.named_parameters():
@@ -75,9 +88,9 @@ def weights_without_adapter(policy: Any) -> dict[str, float]:
     return {k: n / total for k, n in sorted(sizes.items(), key=lambda x: -x[1]) if n >= LARGE_SHARE * total}
 
 
-def log_weights_without_adapter(policy: Any) -> None:
-    """Log one line that names the large weights without adapter, if there are any."""
-    found = weights_without_adapter(policy)
+def log_weights_without_adapter(policy: Any, blocks: Sequence[int] | None = None) -> None:
+    """Log one line that names the large weights without adapter in some blocks (None: in all), if there are any."""
+    found = weights_without_adapter(policy, blocks)
     if found:
         named = ", ".join(f"{kind} ({share:.0%})" for kind, share in list(found.items())[:4])
         more = f" and {len(found) - 4} more" if len(found) > 4 else ""

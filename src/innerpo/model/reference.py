@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from innerpo.data.batching.batch import make_batch
+from innerpo.data.batching.batch import TokenBatch, make_batch
 from innerpo.data.batching.row_plan import Layout
 from innerpo.data.divergence import first_divergence
 from innerpo.data.tokens import PromptItem
@@ -25,7 +26,9 @@ from innerpo.model.cache import content_key, load_tensors, save_tensors
 from innerpo.model.forward.outputs import SequenceOutputs, StateRequest, sequence_outputs
 from innerpo.model.forward.passes import Offsets, collect
 from innerpo.model.forward.sites import RESIDUAL
+from innerpo.model.forward.trunk_states import TrunkStates
 from innerpo.model.identity import environment_key
+from innerpo.model.trunk import Trunk
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +42,7 @@ class Reference:
     ``token_spread`` is E |u - mean u|^2 per layer over all completion tokens: the unit in which drift is measured.
     ``token_rms`` is the mean of rms(h) over them: the size of a state before it is normalised.
     ``token_states`` is None where not requested or above the size limit; drift then runs the reference at each step.
+    ``trunk`` holds the states with which passes over the items can begin (trunk.py).
     """
 
     items: Sequence[PromptItem]
@@ -50,6 +54,7 @@ class Reference:
     token_states: Float[Tensor, "token layer hidden"] | None = None
     token_logps: Float[Tensor, " token"] | None = None
     computed: bool = False
+    trunk: TrunkStates | None = None
 
     @cached_property
     def _offsets(self) -> Offsets:
@@ -69,7 +74,13 @@ class Reference:
         if self.token_logps is not None:
             token_logps = torch.full((at.tokens[-1],), float("nan"))
             token_logps[at.token_rows(indices)] = self.token_logps
-        return Reference(items, logps, n_tokens, token_logps=token_logps, computed=self.computed)
+        trunk = None if self.trunk is None else self.trunk.spread_over(len(items), indices)
+        return Reference(items, logps, n_tokens, token_logps=token_logps, computed=self.computed, trunk=trunk)
+
+    def batch(self, indices: Sequence[int], layout: Layout, pad_id: int) -> TokenBatch:
+        """Return some items as a batch, whose pass begins behind the trunk where there is one."""
+        batch = make_batch([self.items[i] for i in indices], layout, pad_id)
+        return batch if self.trunk is None else self.trunk.enter(batch, self.items, indices)
 
     @property
     def outputs(self) -> SequenceOutputs:
@@ -103,10 +114,12 @@ def compute_reference(
     what: str,
     token_limit_bytes: float = 4e9,
     ablation: Ablation | None = None,
+    trunk: Trunk | None = None,
 ) -> Reference:
     """Return the reference outputs from the cache, running the model only for what is not there yet.
 
-    With an ``ablation`` they are those of the base model under it, and are kept apart from others.
+    With an ``ablation`` they are those of the base model under it, and are kept apart from others. With a ``trunk``
+    the states that it ends in are got first, and the reference begins there.
     """
     request = request or StateRequest(())
     key = content_key(
@@ -139,14 +152,16 @@ def compute_reference(
     if request.token_states:
         paths["tokens"] = folder / f"tokens-{content_key(layers=request.layers, **where)}.safetensors"
     with PartialState().main_process_first():
+        options: dict[str, Any] = {"batch_size": batch_size, "what": what}
+        states = None if trunk is None else trunk.states_of(base, items, layout, cache_dir=cache_dir, **options)
         missing = [k for k, path in paths.items() if base.memory.get(str(path)) is None and not path.is_file()]
         if missing:
             with ablated(base.model, ablation):
-                _compute(base, items, layout, request, batch_size, {k: paths[k] for k in missing}, what)
+                _compute(base, items, layout, request, {k: paths[k] for k in missing}, states, **options)
         else:
             log.info(f"reference: {what} from the cache ({len(items)} prompts)")
         found = {k: v for path in paths.values() for k, v in _remembered(base, path).items()}
-    return Reference(items, computed=bool(missing), **found)
+    return Reference(items, computed=bool(missing), trunk=states, **found)
 
 
 def _remembered(base: Base, path: Path) -> dict[str, Tensor]:
@@ -205,8 +220,10 @@ def _compute(
     items: Sequence[PromptItem],
     layout: Layout,
     request: StateRequest,
-    batch_size: int,
     paths: dict[str, Path],
+    trunk: TrunkStates | None,
+    *,
+    batch_size: int,
     what: str,
 ) -> None:
     """Run the model over the items, longest first, and write the files asked for, each atomically."""
@@ -222,6 +239,7 @@ def _compute(
             request=replace(request, token_states=True),
             what=f"reference on {what}",
             each=sums.add,
+            trunk=trunk,
         )
     assert found.token_logps is not None
     contents: dict[str, dict[str, Tensor]] = {

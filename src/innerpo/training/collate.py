@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from innerpo.data.batching.batch import TokenBatch, make_batch
+from innerpo.data.batching.batch import TokenBatch
 from innerpo.data.batching.order import by_prompt, token_batches
 from innerpo.data.batching.row_plan import Layout
 from innerpo.data.tokens import PromptItem
@@ -56,12 +56,23 @@ class PairCollator:
         parts = token_batches(rows, self.micro_batch_tokens, self.layout)
         return {"micro_batches": [self._batch(by_prompt(self.items, [indices[k] for k in part])) for part in parts]}
 
+    @property
+    def first_block(self) -> int:
+        """The block at which passes over the batches begin; 0: at the embedding."""
+        return 0 if self.reference.trunk is None else self.reference.trunk.block
+
+    def without_trunk(self) -> "PairCollator":
+        """Return the same with batches whose passes begin at the embedding."""
+        companions = {
+            kind: replace(c, reference=replace(c.reference, trunk=None)) for kind, c in self.companions.items()
+        }
+        return replace(self, reference=replace(self.reference, trunk=None), companions=companions)
+
     def _batch(self, indices: Sequence[int]) -> PairBatch:
-        items = [self.items[i] for i in indices]
         return PairBatch(
-            tokens=make_batch(items, self.layout, self.pad_id),
+            tokens=self.reference.batch(indices, self.layout, self.pad_id),
             reference=self.reference.select(indices),
-            ids=[item.pairs[0][2] for item in items],
+            ids=[self.items[i].pairs[0][2] for i in indices],
             notes=None if self.notes is None else self.notes.select(list(indices)),
             companions={kind: c.batch(indices, self.layout, self.pad_id) for kind, c in self.companions.items()},
         )

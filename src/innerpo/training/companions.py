@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from innerpo.config.run import RunConfig
-from innerpo.data.batching.batch import TokenBatch, make_batch
+from innerpo.data.batching.batch import TokenBatch
 from innerpo.data.batching.order import rows_of
 from innerpo.data.batching.row_plan import Layout
 from innerpo.data.companions import companions
@@ -62,7 +62,7 @@ class Companions:
     def batch(self, pairs: Sequence[int], layout: Layout, pad_id: int) -> CompanionBatch:
         """Return the companions of some pairs."""
         found = [self.of_pair[i] for i in pairs]
-        tokens = make_batch([self.items[i] for i in found], layout, pad_id)
+        tokens = self.reference.batch(found, layout, pad_id)
         return CompanionBatch(tokens, self.reference.select(found), self.reference.token_spread)
 
 

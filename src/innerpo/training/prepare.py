@@ -33,8 +33,10 @@ from innerpo.model.forward.layout import LayoutChoice, choose_layout
 from innerpo.model.forward.outputs import StateRequest
 from innerpo.model.forward.sites import read_points
 from innerpo.model.identity import fingerprint
-from innerpo.model.layer_spec import resolve_layers
+from innerpo.model.layer_spec import adapted_layers, resolve_layers
 from innerpo.model.reference import Reference, compute_reference
+from innerpo.model.trunk import Trunk
+from innerpo.model.trunk_check import plan_trunk
 from innerpo.training.collate import PairCollator
 from innerpo.training.companions import Companions, Compute, companions_of
 from innerpo.training.sampler import first_indices
@@ -115,20 +117,24 @@ def prepare_items(
         read_points(base.model, method.layers, config.method.site)  # refuses a site that the model does not have
     layout = choose_layout(base.model, items, base.pad_id, data.layout)
     log.info(f"layout: {layout.layout} ({layout.reason})")
+    trunk = _trunk(config, base, items, layout.layout, method)
 
-    def compute(some: Sequence[PromptItem], request: StateRequest | None, what: str) -> Reference:
-        return _reference(config, base, some, layout.layout, request, cache, what)
+    def compute(
+        some: Sequence[PromptItem], request: StateRequest | None, what: str, trunk: Trunk | None = trunk
+    ) -> Reference:
+        return _reference(config, base, some, layout.layout, request, cache, what, trunk=trunk)
 
     def compute_ablated(some: Sequence[PromptItem], request: StateRequest | None, what: str) -> Reference:
         what, ablation = f"{what}, cue ablated", method.ablation
-        return _reference(config, base, some, layout.layout, request, cache, what, ablation)
+        return _reference(config, base, some, layout.layout, request, cache, what, ablation, trunk)
 
     reference = _reference_of_pairs(config, items, method.fit_request, compute)
     mismatched = None
     if method.fits_on_mismatched and (request := method.fit_request):
         foreign = companions(items, "mismatch", data.seed)
         check_context(base.model, foreign, f"{data.dataset} (mismatch)")
-        mismatched = compute(foreign, replace(request, token_states=False), f"{data.dataset} (mismatch)")
+        request = replace(request, token_states=False)
+        mismatched = compute(foreign, request, f"{data.dataset} (mismatch)", None)  # one pass: nothing to share
     with torch.autocast(base.device.type, enabled=False):  # mixed precision is for passes of the model
         seed, pad_id = config.training.seed, base.pad_id
         method = fit_method(method, reference, base.model, seed, layout.layout, pad_id, mismatched)
@@ -136,7 +142,7 @@ def prepare_items(
     _log_directions(method)
     _log_notes(notes)
     _log_cue(method)
-    in_training = compute
+    in_training: Compute = compute
     if method.ablation is not None:  # what the method is fitted on is the plain reference, what it trains on is not
         in_training = compute_ablated
         reference = _reference_of_pairs(config, items, method.request, in_training)
@@ -154,6 +160,7 @@ def _reference(
     cache: Path,
     what: str,
     ablation: Ablation | None = None,
+    trunk: Trunk | None = None,
 ) -> Reference:
     return compute_reference(
         base,
@@ -166,7 +173,34 @@ def _reference(
         # Full fine-tuning has no adapter to switch off, so its reference cannot be run again during training.
         token_limit_bytes=config.data.token_cache_gb * 1e9 if config.model.lora_r else float("inf"),
         ablation=ablation,
+        trunk=trunk,
     )
+
+
+def adapted_blocks(config: RunConfig, base: Base) -> tuple[int, ...]:
+    """Return the blocks that training changes: those with an adapter; all in a full fine-tuning, none for a probe."""
+    if config.method.frozen:
+        return ()
+    return adapted_layers(config.model.adapt_layers, base.n_blocks)
+
+
+def reads_of(method: Method) -> StateRequest | None:
+    """Return the states that a method reads or changes in training, fitting and scoring; None for log-probs alone."""
+    return method.fit_request or next((r for r in method.companions.values() if r is not None), None)
+
+
+def _trunk(config: RunConfig, base: Base, items: Sequence[PromptItem], layout: Layout, method: Method) -> Trunk | None:
+    first, reads = min(adapted_blocks(config, base), default=0), reads_of(method)
+    before = [layer for layer in reads.layers if layer < first] if reads is not None else []
+    if reads is not None and before:
+        shown = ", ".join(map(str, before))
+        if len(before) == len(reads.layers) and method.request is not None:
+            raise UserError(
+                f"method.layers reads blocks {shown}, and model.adapt_layers adapts none up to there (the first is "
+                f"{first}): no gradient would reach the adapter from those states"
+            )
+        log.info(f"layers: blocks {shown} lie before the first adapter (block {first}); their states stay the base's")
+    return plan_trunk(base, items, layout, first, reads, config.data.trunk_cache_gb)
 
 
 def _reference_of_pairs(

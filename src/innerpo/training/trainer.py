@@ -25,6 +25,7 @@ from innerpo.model.base import reference_mode
 from innerpo.model.forward.outputs import SequenceOutputs, StateRequest, sequence_outputs
 from innerpo.model.numerics.half_matmul import float32_matmul
 from innerpo.model.numerics.hardware import Choice, choose_compile, choose_micro_batch_tokens, compiled_blocks
+from innerpo.model.trunk_check import first_changed_block
 from innerpo.training.checkpoints import CheckpointTrainer
 from innerpo.training.collate import PairBatch, PairCollator
 from innerpo.training.companions import CompanionBatch
@@ -133,7 +134,7 @@ class PairTrainer(CheckpointTrainer):
 
     def _choose(self) -> bool:
         """Choose the size of micro-batches and whether to compile decoder blocks, and log both with their reasons."""
-        pairs = self.pairs
+        pairs = self._with_fitting_trunk()
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             tokens = Choice(0, "all processes must run the same number of micro-batches")
         else:
@@ -146,6 +147,16 @@ class PairTrainer(CheckpointTrainer):
         log.info(f"micro-batches: {shown} ({tokens.reason})")
         log.info(f"blocks: {'compiled' if compiled.value else 'not compiled'} ({compiled.reason})")
         return bool(compiled.value)
+
+    def _with_fitting_trunk(self) -> PairCollator:
+        """Return the pairs; without their trunk, and a log line, where the policy's passes cannot begin behind it."""
+        block = self.pairs.first_block
+        sharded, mixed = self.is_fsdp_enabled or self.is_deepspeed_enabled, self.accelerator.mixed_precision != "no"
+        if block and (sharded or mixed or first_changed_block(self.model) < block):
+            why = "weights in pieces" if sharded else "mixed precision" if mixed else "an adapter on an earlier block"
+            log.info(f"trunk: not used in training, every pass begins at the embedding ({why})")
+            return self.pairs.without_trunk()
+        return self.pairs
 
     # -- the loss ----------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from innerpo.data.batching.row_plan import ROW_TOKENS, BatchRow, Layout, plan_rows
@@ -19,6 +19,18 @@ from innerpo.data.tokens import PromptItem
 PROMPT, SHARED, PADDING = 0, 0, -1
 # A packed row is padded to a multiple of flex attention's block size: fewer distinct lengths, fewer compiled kernels.
 PACKED_MULTIPLE = 128
+
+
+@dataclass(frozen=True)
+class Start:
+    """A pass that begins behind the first blocks: ``states`` enter block number ``block``.
+
+    ``forms`` is what each block before it returns: 0 for a state alone, else the length of the tuple that it is in.
+    """
+
+    block: int
+    states: Float[Tensor, "row time hidden"]
+    forms: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -35,6 +47,7 @@ class TokenBatch:
     * ``targets``: id of each completion token; ``sequence``: its response; ``offset``: its index in that response.
     * ``n_tokens``: completion tokens of each response; ``divergence``: index of its first token in which the
       responses of its prompt differ (data/divergence.py).
+    * ``start``: where a forward pass begins; None: at the embedding.
     """
 
     input_ids: Int[Tensor, "row time"]
@@ -50,6 +63,7 @@ class TokenBatch:
     n_tokens: Int[Tensor, " seq"]
     divergence: Int[Tensor, " seq"]
     layout: Layout
+    start: Start | None = None
 
     def to(self, device: Any, **kwargs: Any) -> "TokenBatch":
         """Return the batch on a device."""
@@ -60,8 +74,10 @@ class TokenBatch:
         return self._each(lambda tensor: tensor.pin_memory(device))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "TokenBatch":
-        changed: dict[str, Any] = {f.name: change(getattr(self, f.name)) for f in fields(self) if f.name != "layout"}
-        return replace(self, **changed)
+        tensors = {f.name: t for f in fields(self) if isinstance(t := getattr(self, f.name), Tensor)}
+        changed: dict[str, Any] = {name: change(tensor) for name, tensor in tensors.items()}
+        start = None if self.start is None else replace(self.start, states=change(self.start.states))
+        return replace(self, **changed, start=start)
 
     @property
     def n_sequences(self) -> int:

@@ -24,6 +24,12 @@ def decoder_blocks(model: nn.Module) -> nn.ModuleList:
     raise UserError(f"found no list of {n} decoder blocks in {type(model).__name__}")
 
 
+def blocks_name(model: nn.Module) -> str:
+    """Return the name of a model's list of decoder blocks: ``model.layers``, ``transformer.h``."""
+    blocks = decoder_blocks(model)
+    return str(next(name for name, module in model.named_modules() if module is blocks))
+
+
 def language_model(model: nn.Module) -> nn.Module:
     """Return the text decoder inside a model, without its LM head; the model itself if it does not name one."""
     bare: Any = extract_model_from_parallel(model)

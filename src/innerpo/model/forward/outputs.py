@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from innerpo.data.batching.batch import TokenBatch
 from innerpo.errors import UserError
 from innerpo.model.forward.logps import head_on_completions
-from innerpo.model.forward.masks import mask_for
 from innerpo.model.forward.sites import RESIDUAL, read_points
+from innerpo.model.forward.start import run, started
 from innerpo.model.numerics.half_matmul import float32_matmul
 
 Pool = Literal["mean", "last", "first_divergence"]
@@ -72,22 +72,18 @@ def sequence_outputs(model: nn.Module, batch: TokenBatch, states: StateRequest |
     """Run the model once over a batch, with gradients if torch's grad mode is on.
 
     The model is called as a whole (so DDP, FSDP and autocast see an ordinary forward); its LM head computes only the
-    positions that predict completion tokens (logps.py), and hooks at the chosen blocks read the states. Raises
-    UserError if the site's states differ in width between blocks.
+    positions that predict completion tokens (logps.py), and hooks at the chosen blocks read the states. A batch with a
+    ``start`` begins there (start.py). Raises UserError if the site's states differ in width between blocks.
     """
     bare = extract_model_from_parallel(model)
     request = states or StateRequest(())
     with (
         float32_matmul(bare),
+        started(bare, batch.start),
         head_on_completions(bare, batch) as log_probs,
         _read_blocks(bare, batch, request) as read,
     ):
-        output = model(
-            input_ids=batch.input_ids,
-            attention_mask=mask_for(bare, batch),
-            use_cache=False,
-            **({"position_ids": batch.position_ids} if batch.layout != "concatenated" else {}),
-        )
+        output = run(model, batch, bare)
     token_logps = log_probs(output.logits)
     logps = torch.zeros(batch.n_sequences, dtype=token_logps.dtype, device=token_logps.device)
     found, measured = read(), _measures_size(request)

@@ -13,6 +13,7 @@ from innerpo.data.batching.order import by_prompt, length_batches
 from innerpo.data.batching.row_plan import Layout
 from innerpo.data.tokens import PromptItem
 from innerpo.model.forward.outputs import SequenceOutputs, StateRequest, sequence_outputs
+from innerpo.model.forward.trunk_states import TrunkStates
 from innerpo.progress import track
 
 
@@ -41,15 +42,23 @@ class Offsets:
 
 
 def batches(
-    items: Sequence[PromptItem], layout: Layout, pad_id: int, batch_size: int, device: torch.device, what: str
+    items: Sequence[PromptItem],
+    layout: Layout,
+    pad_id: int,
+    batch_size: int,
+    device: torch.device,
+    what: str,
+    trunk: TrunkStates | None = None,
 ) -> Iterator[tuple[list[int], TokenBatch]]:
     """Yield (indices of items, their batch on the device) until all items were there once, longest first.
 
     Of similar length; within a batch in the order of their prompts, so that prompts with a common prefix share a row.
+    With a ``trunk`` passes over the batches begin behind it.
     """
     for alike in track(length_batches([i.n_tokens for i in items], batch_size), what):
         indices = by_prompt(items, alike)
-        yield indices, make_batch([items[i] for i in indices], layout, pad_id).to(device)
+        batch = make_batch([items[i] for i in indices], layout, pad_id)
+        yield indices, (batch if trunk is None else trunk.enter(batch, items, indices)).to(device)
 
 
 def passes(
@@ -61,10 +70,11 @@ def passes(
     batch_size: int,
     request: StateRequest | None,
     what: str,
+    trunk: TrunkStates | None = None,
 ) -> Iterator[tuple[list[int], SequenceOutputs]]:
     """Yield (indices of items, the model's outputs on them) until all items have been run, longest first."""
     device = next(model.parameters()).device
-    for indices, batch in batches(items, layout, pad_id, batch_size, device, what):
+    for indices, batch in batches(items, layout, pad_id, batch_size, device, what, trunk):
         yield indices, sequence_outputs(model, batch, request)
 
 
@@ -78,15 +88,18 @@ def collect(
     request: StateRequest | None,
     what: str,
     each: Callable[[list[int], SequenceOutputs], None] | None = None,
+    trunk: TrunkStates | None = None,
 ) -> SequenceOutputs:
     """Run the model over all items; return log-probabilities and pooled states on the CPU, in the items' order.
 
-    ``each`` is called with every batch's indices and outputs, for what else is to be kept of them.
+    ``each`` is called with every batch's indices and outputs, for what else is to be kept of them. Passes
+    begin behind the ``trunk``, if one is given.
     """
     at, kept = Offsets.of(items), dict[str, Tensor]()
     logps, n_tokens = torch.zeros(at.sequences[-1]), torch.zeros(at.sequences[-1], dtype=torch.long)
     token_logps = torch.zeros(at.tokens[-1])
-    for indices, out in passes(model, items, layout, pad_id, batch_size=batch_size, request=request, what=what):
+    options: dict[str, Any] = {"batch_size": batch_size, "request": request, "what": what, "trunk": trunk}
+    for indices, out in passes(model, items, layout, pad_id, **options):
         seq = at.sequence_rows(indices)
         logps[seq], n_tokens[seq] = out.logps.cpu(), out.n_tokens.cpu()
         if out.token_logps is not None:
