@@ -118,7 +118,7 @@ def check_words(record: type, words: Sequence[str], prog: str) -> list[str]:
             checked.append(word)
             continue
         flag, equals, value = word.partition("=")
-        option, denied = _find(named, flag, prog)
+        option, denied = find_option(named, flag, prog)
         if option.is_switch:
             checked.append(_switch(option, denied, value if equals else "true"))
             continue
@@ -145,7 +145,7 @@ def unknown(kind: str, word: str, known: Iterable[str], otherwise: str) -> UserE
     return UserError(f"there is no {kind} {word!r}{_did_you_mean(word, known) or f'; {otherwise}'}")
 
 
-def _find(named: dict[str, Option], flag: str, prog: str) -> tuple[Option, bool]:
+def find_option(named: dict[str, Option], flag: str, prog: str) -> tuple[Option, bool]:
     """Return the option behind a flag, and whether the flag denies it (``--training.no_resume``)."""
     name = flag.lstrip("-").replace("-", "_") if flag.startswith("--") else ""
     section, _, last = name.rpartition(".")

@@ -114,6 +114,12 @@ def current_holder(folder: Path, name: str, stale: float = STALE) -> Holder | No
     return holder if holder is not None and _works(holder, path, stale, has_lock=False) else None
 
 
+def last_holder(folder: Path, name: str) -> Holder | None:
+    """Return who last held the lease of a run, dead or alive; None where there is none."""
+    number = _latest(leases(folder), name)
+    return _read(leases(folder) / f"{name}.{number}.json") if number else None
+
+
 @cache
 def machine() -> str:
     """Return what tells this machine from others: containers of one machine share its file locks, not its name."""

@@ -1,7 +1,7 @@
 """A process that works on a sweep: it takes one open run after another until none is left.
 
 ``run_one`` is one run under its lease, ``work`` the loop around it. Any launcher may call them in any number of
-processes, on any machine that sees the folder: ``python -m innerpo.experiments.worker FOLDER PLAN``.
+processes, on any machine that sees the folder; ``worker_process`` is a process that does.
 """
 
 import logging
