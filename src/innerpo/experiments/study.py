@@ -93,7 +93,7 @@ def _runs(values: Mapping[str, Any], group: int, where: str) -> list[PlannedRun]
             if model is not None:
                 options |= {"model.base_model": model}
             config = overlay(default_run(name), nested(options), where)
-            shown = _row(row, varied) if row else _row(config.method_label, own | varied)
+            shown = _row(row, varied) if row else _row(name, own | varied)
             found.append(PlannedRun(config, shown, group))
     return found
 
