@@ -91,7 +91,7 @@ class Pool:
                 return Worker(place, self._process(place, plan_id, out), path)
 
     def _process(self, place: int, plan_id: str, out: IO[bytes]) -> subprocess.Popen[bytes]:
-        words = [str(self.folder), plan_id, f"--parent={os.getpid()}"]
+        words = [str(self.folder), plan_id, str(os.getpid())]
         return subprocess.Popen(
             [sys.executable, "-m", "innerpo.experiments.worker_process", *words],
             stdin=subprocess.DEVNULL,

@@ -21,14 +21,21 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="innerpo.experiments.worker_process", description=__doc__)
     parser.add_argument("folder", type=Path, help="folder of the sweep")
     parser.add_argument("plan", help="id of a plan that is kept with it")
-    parser.add_argument("--parent", type=int, default=0, help="process without which this one ends")
-    parser.add_argument("--no-wait", action="store_true", help="end where all open runs are at other processes")
-    parser.add_argument("--stale", type=float, default=None, help="seconds after which another machine is dead")
+    parser.add_argument("parent", type=int, nargs="?", default=0, help="number of the process that this one ends with")
     options = parser.parse_args(argv)
+    return serve(options.folder, options.plan, options.parent)
+
+
+def serve(folder: Path, plan_id: str, parent: int = 0, *, stale: float | None = None, wait: bool = True) -> int:
+    """Work on a plan that is kept with a folder, as a process of its own; return its exit code.
+
+    SIGINT and SIGTERM end it so that its run can be taken up. ``parent``: it ends when that process has ended.
+    ``stale`` and ``wait`` are those of ``worker.work``.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
-    if options.parent:
-        threading.Thread(target=_end_with, args=(options.parent,), daemon=True).start()
+    if parent:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
     logging.getLogger("innerpo").setLevel(logging.INFO)
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
@@ -37,8 +44,7 @@ def main(argv: Sequence[str]) -> int:
         from innerpo.experiments.plan import read_plan
         from innerpo.experiments.worker import work
 
-        plan = read_plan(options.folder, options.plan)
-        work(plan, options.folder, stale=options.stale or STALE, wait=not options.no_wait)
+        work(read_plan(folder, plan_id), folder, stale=STALE if stale is None else stale, wait=wait)
     except KeyboardInterrupt:
         logging.getLogger(__name__).info("interrupted")
         return INTERRUPTED
