@@ -30,6 +30,10 @@ dev method *args:
 test method *args:
     @{{python}} cli.py train "$1" --config=configs/dev.yaml --training.max_steps=2 --eval.skip --output_dir=outputs/test "${@:2}"
 
+# every run of a study, resumable: just sweep, just sweep --dry-run, just sweep studies/screen.yaml --workers=2
+sweep *args:
+    @case "${1:-}" in ""|-*) set -- studies/headline.yaml "$@";; esac; {{python}} cli.py sweep "$@"
+
 # score a saved run beside its base model: just eval outputs/dpo_math_seed1
 eval run *args:
     @{{python}} cli.py eval "$@"

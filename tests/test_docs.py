@@ -27,6 +27,7 @@ from innerpo.config.yaml import overlay, preset_dir, read_yaml
 from innerpo.data.shifts import suites
 from innerpo.data.sources import embedded, ethics, files
 from innerpo.evaluation.facts import PAIRS, RESPONSES
+from innerpo.experiments.study import read_study_file
 from tools import docs_index
 
 ROOT = Path(__file__).parents[1]
@@ -119,6 +120,7 @@ BEHIND_THE_FLAGS = {
     "innerpo.cli.render_doctor": ("as_rich",),
     "innerpo.cli.render_scores": ("inspection_table",),
     "innerpo.cli.over_runs": ("show_table", "show_curves", "show_comparison"),
+    "innerpo.cli.sweep_runs": ("list_runs", "run_sweep"),
 }
 """What the verbs import and call once the options have been read."""
 
@@ -128,11 +130,13 @@ class Recorder:
 
     def __init__(self, monkeypatch, folder):
         self.calls = []
-        for module, functions in BEHIND_THE_FLAGS.items():
+        modules = [importlib.import_module(module) for module in BEHIND_THE_FLAGS]  # all, before any is changed
+        for module, functions in zip(modules, BEHIND_THE_FLAGS.values(), strict=True):
             for function in functions:
-                monkeypatch.setattr(importlib.import_module(module), function, self._instead_of(function))
+                monkeypatch.setattr(module, function, self._instead_of(function))
         monkeypatch.chdir(folder)
-        (folder / "configs").symlink_to(ROOT / "configs")
+        for data in ("configs", "studies"):
+            (folder / data).symlink_to(ROOT / data)
 
     def _instead_of(self, function):
         def record(*args, **options):
@@ -225,7 +229,11 @@ def check(command, recorder, capfd):
     elif words[0] == "make":
         check_make(words)
     else:
-        if Path(words[0]).name == "python" and words[1] == "-m" and words[2].startswith(("tools.", "studies.")):
+        if (
+            Path(words[0]).name == "python"
+            and words[1] == "-m"
+            and words[2].startswith(("tools.", "studies.", "innerpo."))
+        ):
             assert importlib.util.find_spec(words[2]) is not None
             return
         assert words[0] in OTHER_PROGRAMS or (ROOT / words[0]).name in ("ruff", "mypy", "lint-imports", "mkdocs")
@@ -294,8 +302,11 @@ def imported_names_exist(text):
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_yaml_blocks_are_configs(page, tmp_path):
-    for line, _, text in blocks(page, "yaml"):
+    for line, info, text in blocks(page, "yaml"):
         (tmp_path / "config.yaml").write_text(text)
+        if info == "yaml study":
+            assert read_study_file(tmp_path / "config.yaml").plan.runs
+            continue
         overlay(default_run("innerpo"), read_yaml(tmp_path / "config.yaml"), f"{name_of(page)}:{line}")
 
 

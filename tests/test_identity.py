@@ -31,6 +31,7 @@ OTHER = {
     "eval.capability": "dpo",
     "eval.sets": ["test"],
     "eval.strengths": [0.5, 1.0],
+    "eval.strength_sets": ["test"],
 }
 """Second values of fields whose type does not tell them, or for which only some are valid."""
 
@@ -40,7 +41,8 @@ NOTHING = {
     *("data.layout", "data.micro_batch_tokens"),
     *("training.gradient_checkpointing", "training.resume", "training.overwrite", "training.save_steps"),
     *("training.log_steps", "training.grad_share_steps", "training.report_to", "training.fsdp"),
-    *("eval.batch_size", "eval.format", "eval.skip", "eval.strengths", "eval.capability", "output_dir"),
+    *("eval.batch_size", "eval.format", "eval.skip", "eval.strengths", "eval.strength_sets"),
+    *("eval.capability", "output_dir"),
 }
 SCORES_ONLY = {
     "eval.suite",

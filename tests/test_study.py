@@ -154,7 +154,7 @@ def truncated(root):
         (other_base, r"other and \S+dpo_toy_seed1 were scored against different base models"),
         (truncated, r"cannot read \S+scores.parquet as scores"),
         (lambda root: root / "nothing*", "no folder matches '.*nothing\\*'"),
-        (lambda root: root, "holds no scores.parquet"),
+        (lambda root: (root / "empty").mkdir() or root / "empty", "holds no scores.parquet"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_or_left_out(tmp_path, bad, says):

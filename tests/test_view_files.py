@@ -33,6 +33,16 @@ def test_runs_are_found_at_any_depth_without_following_links(tmp_path):
     assert run_paths(root / "vanished") == []
 
 
+def test_the_runs_that_a_sweep_is_at_are_shown(tmp_path):
+    write_config(tmp_path / "a")
+    write_config(tmp_path / ".sweep" / "attempts" / "1" / "b")
+    write_config(tmp_path / ".other" / "c")
+    assert run_paths(tmp_path) == [".sweep/attempts/1/b", "a"]
+    assert run_folder(tmp_path, ".sweep/attempts/1/b").is_dir()
+    with pytest.raises(OutsideError):
+        run_folder(tmp_path, ".other/c")
+
+
 @pytest.mark.parametrize(
     "path",
     ["..", "../elsewhere", "a/../../elsewhere", "a/..", ".", "./a", "a/", "a//b", "/etc", "//etc",

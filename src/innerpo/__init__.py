@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from innerpo.config.run import DataConfig, EvalConfig, ModelConfig, RunConfig, TrainingConfig, default_run
     from innerpo.errors import MachineError, UserError
     from innerpo.evaluation.over_runs import compare, table
+    from innerpo.experiments.sweep import sweep
     from innerpo.model.adapters import remove_adapter
     from innerpo.model.base import Base
     from innerpo.progress import reporting
@@ -50,6 +51,7 @@ _PUBLIC = {
     "report": "innerpo.api",
     "reporting": "innerpo.progress",
     "run_config": "innerpo.api",
+    "sweep": "innerpo.experiments.sweep",
     "table": "innerpo.evaluation.over_runs",
     "train": "innerpo.api",
 }
@@ -81,6 +83,7 @@ __all__ = [
     "report",
     "reporting",
     "run_config",
+    "sweep",
     "table",
     "train",
 ]

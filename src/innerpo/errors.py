@@ -31,6 +31,12 @@ class MachineError(UserError):
     exit_code = 3
 
 
+class FailedRunsError(UserError):
+    """Of several runs some failed; the others are done. Exit code 1."""
+
+    exit_code = 1
+
+
 def fields_in(text: str) -> tuple[str, ...]:
     """Return the config fields that a text names, each once, in their order; ``model.safetensors`` is none."""
     return tuple(dict.fromkeys(word for word in _WORD.findall(text) if word in FIELDS))

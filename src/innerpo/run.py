@@ -89,7 +89,9 @@ def train(config: RunConfig, base: Base | None = None) -> Run:
             return Run(config.run_dir, config)
         parts = parts_of(config.run_dir, base, config)
         with recorded_state(config.run_dir, "scoring"):
-            scores = score_run(scoring, policy, base, config.method_label, config.eval.strengths, parts)
+            scores = score_run(
+                scoring, policy, base, config.method_label, config.eval.strengths, parts, config.eval.strength_sets
+            )
     scores = combine([scores, *other])
     return Run(config.run_dir, config, tuple(sets), scores, write_scores(config.run_dir, scores, sets, config))
 
@@ -114,7 +116,8 @@ def evaluate(folder: Path, config: RunConfig, base: Base | None = None) -> Run:
         return Run(target, config)
     label = label_of_folder(folder, config)
     with artifacts.loaded_policy(base, folder) as policy, recorded_state(target, "scoring"):
-        scores = score_run(scoring, policy, base, label, config.eval.strengths, parts_of(folder, base, config))
+        parts, some = parts_of(folder, base, config), config.eval.strength_sets
+        scores = score_run(scoring, policy, base, label, config.eval.strengths, parts, some)
     scores = combine([scores, *other])
     tables, faults = write_scores(target, scores, sets, config), tuple(s.note for s in sets if s.fault)
     return Run(target, config, tuple(sets), scores, tables, faults)

@@ -19,6 +19,7 @@ from innerpo.cli.commands import (
 )
 from innerpo.cli.verb_bridge import BridgeExportCommand, BridgeImportCommand
 from innerpo.cli.verb_generate import GenerateCommand
+from innerpo.cli.verb_sweep import SweepCommand
 from innerpo.config.method import method_names
 from innerpo.errors import UserError
 from innerpo.registry import METHODS
@@ -37,6 +38,7 @@ def write_completion(words: Sequence[str]) -> None:
         "demo": DemoCommand,
         "doctor": _with_methods(DoctorCommand),
         "inspect": InspectCommand,
+        "sweep": SweepCommand,
         "export": ExportCommand,
         "generate": GenerateCommand,
         "bridge": _one_of({"export": BridgeExportCommand, "import": BridgeImportCommand}),

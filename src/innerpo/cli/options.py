@@ -31,6 +31,8 @@ class Option:
     hint: Any
     help: str
     positional: bool = False
+    required: bool = False
+    """A positional word that cannot be left out."""
 
     @property
     def flag(self) -> str:
@@ -78,7 +80,8 @@ def options_of(record: type, prefix: str = "", path: tuple[str, ...] = ()) -> li
             found += options_of(bare, prefix if unnamed else f"{prefix}{f.name}.", (*path, f.name))
         else:
             positional = tyro.conf.Positional in notes
-            found.append(Option(prefix + f.name, (*path, f.name), hint, helps.get(f.name, ""), positional))
+            required = positional and f.default is dataclasses.MISSING
+            found.append(Option(prefix + f.name, (*path, f.name), hint, helps.get(f.name, ""), positional, required))
     return found
 
 
@@ -118,7 +121,7 @@ def check_words(record: type, words: Sequence[str], prog: str) -> list[str]:
             checked.append(word)
             continue
         flag, equals, value = word.partition("=")
-        option, denied = _find(named, flag, prog)
+        option, denied = find_option(named, flag, prog)
         if option.is_switch:
             checked.append(_switch(option, denied, value if equals else "true"))
             continue
@@ -133,7 +136,7 @@ def check_words(record: type, words: Sequence[str], prog: str) -> list[str]:
             for text in values:
                 option.check(text)
         checked += [f"{option.flag}={value}", *values[1:]] if equals else [option.flag, *values]
-    missing = [o for o in missing if o.name not in given]
+    missing = [o for o in missing if o.required and o.name not in given]
     if missing:
         first = missing[0]
         raise UserError(f"{prog} needs {first.flag} ({first.help.rstrip('.')})")
@@ -145,7 +148,7 @@ def unknown(kind: str, word: str, known: Iterable[str], otherwise: str) -> UserE
     return UserError(f"there is no {kind} {word!r}{_did_you_mean(word, known) or f'; {otherwise}'}")
 
 
-def _find(named: dict[str, Option], flag: str, prog: str) -> tuple[Option, bool]:
+def find_option(named: dict[str, Option], flag: str, prog: str) -> tuple[Option, bool]:
     """Return the option behind a flag, and whether the flag denies it (``--training.no_resume``)."""
     name = flag.lstrip("-").replace("-", "_") if flag.startswith("--") else ""
     section, _, last = name.rpartition(".")

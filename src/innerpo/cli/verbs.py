@@ -35,6 +35,7 @@ from innerpo.cli.verb_combine import combine
 from innerpo.cli.verb_compare import compare
 from innerpo.cli.verb_generate import generate
 from innerpo.cli.verb_report import report
+from innerpo.cli.verb_sweep import sweep
 from innerpo.cli.verb_table import table
 from innerpo.cli.verb_view import view
 from innerpo.config.run import ModelConfig, default_run
@@ -162,6 +163,7 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "demo": demo,
     "doctor": doctor,
     "inspect": inspect,
+    "sweep": sweep,
     "combine": combine,
     "compare": compare,
     "table": table,
@@ -175,7 +177,10 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; return the exit code: 0, 2 for a fault in what was requested, 3 for a fault of the machine."""
+    """Run a command; return the exit code.
+
+    0; 1 where runs of a sweep failed; 2 for a fault in what was requested; 3 for a fault of the machine.
+    """
     args = list(sys.argv[1:] if argv is None else argv)
     try:
         if args and args[0] in VERBS:
@@ -191,8 +196,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         error_line("out of memory; a smaller data.batch_size needs less")
         return MachineError.exit_code
-    except KeyboardInterrupt:
-        error_line("interrupted; the same command with training.resume goes on from the last checkpoint")
+    except KeyboardInterrupt as stop:
+        otherwise = "interrupted; the same command with training.resume goes on from the last checkpoint"
+        error_line(str(stop) or otherwise)
         return 130
     return 0
 

@@ -174,6 +174,8 @@ class EvalConfig:
     """Score only these sets of the suite (train, test, oos, ...), and further data sets by their names; () = all."""
     strengths: tuple[float, ...] = field(default=(1.0,), metadata=NOTHING)
     """Factors on the adapter's update, each scored: 0 is the base, 1 the adapter as trained."""
+    strength_sets: tuple[str, ...] = field(default=(), metadata=NOTHING)
+    """Sets scored at every strength (test, oos); the others are then scored at 1 alone, which saves time. () = all."""
     negatives: Literal["all", "one"] = "all"
     """Worse responses scored per prompt: all, or one (the same for all models; half the work on sets of four)."""
     train_dataset: str | None = None

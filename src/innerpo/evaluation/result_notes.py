@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
+from innerpo.evaluation.budgets import budget_notes
 from innerpo.evaluation.columns import MEAN, Column
 from innerpo.evaluation.marks import SIGNS, Mark
 from innerpo.evaluation.metrics.metric import Metric
@@ -39,7 +40,7 @@ def caption_of(metric: Metric, scorer: str, table: Mapping[str, Mapping[str, Est
 def notes_of(
     study: Study, marks: Sequence[Mark], columns: Sequence[Column], seeds: Mapping[str, tuple[int, ...]], scorer: str
 ) -> tuple[str, ...]:
-    """Return the lines beneath a table: seeds, data sets, marks with their numbers, what is missing."""
+    """Return the lines beneath a table: seeds, data sets, budgets, marks with their numbers, what is missing."""
     lines = [f"{row}: seeds {', '.join(map(str, own))}" for row, own in seeds.items() if len(own) > 1]
     for column in columns:
         if len(column.members) > 1:
@@ -50,6 +51,7 @@ def notes_of(
             _, dataset, split, _ = column.members[0]
             kind = f", {column.kind}" if column.kind else ""
             lines.append(f"{column.name}: {dataset} ({split}){kind}")
+    lines += budget_notes(study)
     if scorer == "inner" and study.runs.height > 1:
         lines.append(f"base: along the directions of {study.runs['run'][0]}")
     names = {c.members[0]: c.name for c in columns if len(c.members) == 1}

@@ -11,7 +11,7 @@ import torch
 
 from innerpo.config.run import RunConfig
 from innerpo.data.tokens import PromptItem, hash_of_items
-from innerpo.errors import UserError
+from innerpo.errors import UserError, near_matches
 from innerpo.evaluation.applied import check_applied
 from innerpo.evaluation.facts import RESPONSES, Scores
 from innerpo.evaluation.parts import Parts
@@ -19,6 +19,7 @@ from innerpo.evaluation.prepared import (
     Key,
     PreparedScoring,
     ScoredSplit,
+    keys_of,
     label_rows,
     layout_of,
     pairs_of_sets,
@@ -130,12 +131,14 @@ def score_run(
     label: str,
     strengths: Sequence[float] = (1.0,),
     parts: Parts | None = None,
+    strength_sets: Sequence[str] = (),
 ) -> Scores:
     """Return the scores of base, policy and steered base, in this order.
 
     The policy is scored at every strength but 0, which is the base; the rows also hold the other strengths that
-    ``parts`` has of the same sets. A policy that is the base itself (a frozen method) has the base's facts under the
-    method's label. Raises UserError where the adapter is not applied, or cannot be scaled.
+    ``parts`` has of the same sets. ``strength_sets``: the sets that are scored at other strengths than 1, all if empty.
+    A policy that is the base itself (a frozen method) has the base's facts under the method's label. Raises UserError
+    where the adapter is not applied, or cannot be scaled, and for a set that is not scored at all.
     """
     splits = list(prepared.splits.values())
     rows = [prepared.base]
@@ -145,13 +148,14 @@ def score_run(
     if policy is base.model:
         rows.append(prepared.base.with_columns(model=pl.lit(label), strength=pl.lit(1.0)))
     else:
-        known = [] if parts is None else parts.strengths([_split_id(split.items) for split in splits])
-        wanted = sorted({*strengths, *known} - {0.0})
-        total = sum(len(split.items) for split in splits)
-        with joined(f"scoring {label}", total * len(wanted)) as part:
-            for strength in wanted:
-                with part(total), at_strength(policy, strength, base.model):
-                    rows.append(score_policy(prepared, policy, label, strength, parts))
+        some = _only(prepared, strength_sets)
+        known = [] if parts is None else parts.strengths([_split_id(split.items) for split in some.splits.values()])
+        wanted = {s: prepared if s == 1.0 else some for s in sorted({*strengths, *known} - {0.0})}
+        sizes = {s: sum(len(split.items) for split in of.splits.values()) for s, of in wanted.items()}
+        with joined(f"scoring {label}", sum(sizes.values())) as part:
+            for strength, of in wanted.items():
+                with part(sizes[strength]), at_strength(policy, strength, base.model):
+                    rows.append(score_policy(of, policy, label, strength, parts))
     return Scores(pl.concat([*rows, prepared.steered]), prepared.pairs, set_facts(prepared.sets))
 
 
@@ -162,6 +166,18 @@ def _with_fitting_trunk(prepared: PreparedScoring, policy: Any) -> PreparedScori
         return prepared
     log.info(f"trunk: not used in scoring, the policy differs from its base from block {first} on")
     return replace(prepared, splits={key: replace(s, trunk=None) for key, s in prepared.splits.items()})
+
+
+def _only(prepared: PreparedScoring, names: Sequence[str]) -> PreparedScoring:
+    """Return the part that holds some sets; all of it where none are named."""
+    if not names:
+        return prepared
+    known = [s.name for s in prepared.sets]
+    if lacking := [name for name in names if name not in known]:
+        raise UserError(f"eval.strength_sets: {lacking[0]!r} is not scored{near_matches(lacking[0], known)}")
+    sets = tuple(s for s in prepared.sets if s.name in names)
+    splits = {key: prepared.splits[key] for key in keys_of(sets)}
+    return replace(prepared, sets=sets, splits=splits)
 
 
 def parts_of(folder: Path, base: Base, config: RunConfig) -> Parts:

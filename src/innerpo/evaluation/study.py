@@ -13,7 +13,8 @@ import polars as pl
 from innerpo.errors import UserError
 from innerpo.evaluation.capability_file import read_capability
 from innerpo.evaluation.facts import PAIRS, RESPONSES, SETS, Scores, read_scores
-from innerpo.evaluation.study_runs import RUNS, describe_run
+from innerpo.evaluation.study_runs import RUNS, describe_run, told_apart
+from innerpo.evaluation.sweep_folder import failed_runs, runs_in
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ class _Part:
 
 
 def read_study(folders: str | Path | Sequence[str | Path], strict: bool = True) -> Study:
-    """Read the scores of runs. ``folders``: folders of runs or glob patterns.
+    """Read the scores of runs. ``folders``: runs, folders that hold runs (a sweep's, say), or glob patterns.
 
     A run's scores on other sets, in the folders ``eval-*`` beneath it, are read with it; one may also be named alone.
     A run that is given twice (the same folder or the same run id) is kept once: of a later folder only what the earlier
@@ -60,7 +61,10 @@ def read_study(folders: str | Path | Sequence[str | Path], strict: bool = True) 
     faults: list[str] = []
     for name in given:
         try:
-            for folder in (part for run in _matches(name) for part in _with_other_scores(run)):
+            found = _matches(name)
+            faults += [line for folder in found for line in failed_runs(folder)]
+            runs = [run for folder in found for run in runs_in(folder) or [folder]]
+            for folder in (part for run in runs for part in _with_other_scores(run)):
                 try:
                     _add(folder, parts)
                 except UserError as error:
@@ -156,7 +160,7 @@ def _join(parts: Sequence[_Part], faults: tuple[str, ...]) -> Study:
         named = zip(parts, frames, strict=True)
         return pl.concat([frame.select(pl.lit(p.about["run"]).alias("run"), *schema) for p, frame in named])
 
-    runs = pl.DataFrame([part.about for part in parts], RUNS)
+    runs = pl.DataFrame(told_apart([part.about for part in parts]), RUNS)
     recorded = {dataset: value for part in reversed(parts) for dataset, value in part.capabilities.items()}
     frames = stack("responses", RESPONSES), stack("pairs", PAIRS), stack("sets", SETS)
     return Study(runs, frames[0], frames[1], frames[2], faults, recorded)

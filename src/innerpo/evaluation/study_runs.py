@@ -12,11 +12,12 @@ from innerpo.config.identity import run_id
 from innerpo.config.labels import group_label
 from innerpo.config.yaml import read_run_config
 from innerpo.evaluation.facts import Scores
+from innerpo.evaluation.sweep_folder import row_of
 
 RUNS: dict[str, DataTypeClass] = {
     "run": pl.String,  # name of the folder, made unique
     "folder": pl.String,
-    "method": pl.String,  # row of a table: the method's label, with +id where options differ from its defaults
+    "method": pl.String,  # row of a table: a sweep's name for it, or the method's label (+id where options are others)
     "source": pl.String,  # data set trained on
     "seed": pl.Int64,  # training seed; null where it is unknown (an adapter made elsewhere)
     "base_model": pl.String,
@@ -43,13 +44,33 @@ def describe_run(folder: Path, scores: Scores, taken: set[str]) -> dict[str, Any
             {"method": name, "seed": None} if combined is None else {"method": combined.label, "seed": combined.seed}
         )
         return row | about | {"source": tests[0] if len(tests) else "", "base_model": "", "run_id": ""}
+    run = folder if (folder / "config.yaml").is_file() else folder.resolve().parent
     return row | {
-        "method": group_label(config),
+        "method": row_of(run) or group_label(config),
+        "group": group_label(config),
         "source": config.data.dataset,
         "seed": config.training.seed,
         "base_model": config.model.base_model,
         "run_id": run_id(config),
     }
+
+
+def told_apart(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows of RUNS in which no two kinds of run share a row of tables.
+
+    Where sweeps gave one name to runs with different options, those get the id of their options behind it.
+    """
+    groups: dict[str, set[str]] = {}
+    for run in runs:
+        groups.setdefault(run["method"], set()).add(run.get("group", ""))
+    found = []
+    for run in runs:
+        double = len(groups[run["method"]]) > 1 and run.get("group") != run["method"]
+        name = (
+            f"{run['method']}+{run['group'].partition('+')[2] or 'defaults'}" if double and run.get("group") else None
+        )
+        found.append({key: value for key, value in run.items() if key in RUNS} | ({"method": name} if name else {}))
+    return found
 
 
 def row_named(name: str, rows: Sequence[str]) -> str | None:

@@ -5,7 +5,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from innerpo.training.paths import CHECKPOINTS, CONFIG, METRICS, RECORD, STATE
+from innerpo.training.paths import CHECKPOINTS, CONFIG, METRICS, RECORD, STATE, SWEEP
 
 MARKS = frozenset({CONFIG, RECORD, METRICS, STATE})
 """A folder with one of these files is that of a run."""
@@ -27,12 +27,12 @@ def run_paths(root: Path) -> list[str]:
 def run_folder(root: Path, path: str) -> Path:
     """Return the folder of a run by its path relative to the root. Raises OutsideError where that is none.
 
-    The parts of a path are names: no ``..``, no empty part, no backslash, no drive, no hidden folder. A link is
-    followed only where it ends beneath the root.
+    The parts of a path are names: no ``..``, no empty part, no backslash, no drive, no hidden folder but that of a
+    sweep. A link is followed only where it ends beneath the root.
     """
     if path:
         parts = path.split("/")
-        if any(not part or part.startswith(".") or any(c in "\\\0:" for c in part) for part in parts):
+        if any(not part or _is_hidden(part) or any(c in "\\\0:" for c in part) for part in parts):
             raise OutsideError(path)
     folder = _beneath(root, root / path)
     if not any(_is_file(folder / name) for name in MARKS):
@@ -67,6 +67,11 @@ def _beneath(root: Path, path: Path) -> Path:
     return resolved
 
 
+def _is_hidden(name: str) -> bool:
+    """A sweep's hidden folder is looked into: it holds the runs that are in work."""
+    return name.startswith(".") and name != SWEEP
+
+
 def _is_file(path: Path) -> bool:
     try:
         return stat.S_ISREG(path.lstat().st_mode)
@@ -80,7 +85,14 @@ def _walk(folder: Path, path: str, depth: int) -> Iterator[str]:
         yield path
     for entry in entries:
         name, is_folder = entry.name, entry.is_dir(follow_symlinks=False)
-        if is_folder and depth and not name.startswith((".", EVAL)) and name != CHECKPOINTS and "\\" not in name:
+        if (
+            is_folder
+            and depth
+            and not name.startswith(EVAL)
+            and not _is_hidden(name)
+            and name != CHECKPOINTS
+            and "\\" not in name
+        ):
             yield from _walk(folder / name, f"{path}/{name}" if path else name, depth - 1)
 
 

@@ -1,0 +1,62 @@
+"""The words of a command that stand for a study: fields of runs take several values here, each a run of its own."""
+
+from collections.abc import Sequence
+from typing import Any, get_args, get_origin
+
+from innerpo.cli.options import Option, find_option, options_of
+from innerpo.config.run import RunConfig
+from innerpo.errors import UserError
+
+
+def split_fields(words: Sequence[str], prog: str) -> tuple[list[str], dict[str, Any]]:
+    """Take the fields of runs (``--training.lr 1e-4 2e-4``) out of the words of a command.
+
+    Returns the other words, and the fields by their names: a list where several values were given, to be tried one by
+    one; a tuple for a field that is itself a list. Raises UserError for a field that does not exist or a value that is
+    none.
+    """
+    named = {option.name: option for option in options_of(RunConfig)}
+    others: list[str] = []
+    found: dict[str, Any] = {}
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        flag, equals, value = word.partition("=")
+        if not flag.startswith("--") or "." not in flag:
+            others.append(word)
+            continue
+        option, denied = find_option(named, flag, prog)
+        values = [value] if equals else []
+        while rest and not rest[0].startswith("--"):
+            values.append(rest.pop(0))
+        found[option.name] = _value(option, values, denied)
+    return others, found
+
+
+def _value(option: Option, values: Sequence[str], denied: bool) -> Any:
+    """The values of a field as its type has them."""
+    if option.is_switch:
+        chosen = [text.lower() for text in values or ["true"]]
+        if not set(chosen) <= {"true", "false"}:
+            raise UserError(f"{option.flag} is a switch: it takes no value, or true or false, not {' '.join(values)!r}")
+        flags = [(text == "true") != denied for text in chosen]
+        return flags[0] if len(flags) == 1 else flags
+    if not values and not option.takes_many:
+        raise UserError(f"{option.flag} needs a value, or several to be tried one by one")
+    if get_origin(option.hint) is dict:
+        return _pairs(option, values)
+    for text in values:
+        option.check(text)
+    kind = option.kind if option.kind in (int, float) else str
+    typed = [kind(text) for text in values]
+    if option.takes_many:
+        return tuple(typed)
+    return typed[0] if len(typed) == 1 else typed
+
+
+def _pairs(option: Option, values: Sequence[str]) -> dict[str, Any]:
+    """The value of a mapping: name value name value ..."""
+    if len(values) % 2:
+        raise UserError(f"{option.flag} takes pairs of a name and a value, not {' '.join(values)!r}")
+    kind = get_args(option.hint)[1]
+    return {name: kind(text) for name, text in zip(values[::2], values[1::2], strict=True)}

@@ -1,0 +1,87 @@
+"""What the verb sweep does: show how the runs stand while they are done, then the table; or only list them."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.live import Live
+
+from innerpo.cli.console import say, stderr, stdout
+from innerpo.cli.over_runs import show_table
+from innerpo.cli.render_sweep import live_table, progress_line, runs_table
+from innerpo.errors import FailedRunsError, UserError
+from innerpo.experiments.plan import in_folder
+from innerpo.experiments.pool import Pool, default_workers
+from innerpo.experiments.status import SweepStatus, Watch
+from innerpo.experiments.study import StudyFile
+from innerpo.experiments.sweep import prepare
+
+LINES = 20.0
+"""Seconds between lines on progress where there is no terminal to draw on and nothing has ended."""
+
+
+def list_runs(study: StudyFile) -> None:
+    """Print the runs of a study, how they stand, and the time that is left. Nothing is written."""
+    status = Watch(in_folder(study.plan, study.output_dir), study.output_dir).look()
+    stdout.print(runs_table(status))
+    stdout.print(progress_line(status, 1), markup=False, soft_wrap=True)
+
+
+def run_sweep(study: StudyFile, workers: int, retry_failed: bool, format: str) -> None:
+    """Do the runs of a study and print their table. Raises FailedRunsError where some failed, after the table."""
+    if workers < 0:
+        raise UserError(f"workers must not be negative, got {workers}")
+    n_workers, folder = workers or default_workers(), study.output_dir
+    plan = prepare(study.plan, folder, retry_failed)
+    n_workers = min(n_workers, len(plan.runs))
+    say(f"{len(plan.runs)} runs in {folder}, {n_workers} worker{'s' if n_workers > 1 else ''}")
+    watch = Watch(plan, folder)
+    status = watch.look()
+    if status.count("done") + status.count("failed") < len(plan.runs):
+        try:
+            with _shown(n_workers) as show:
+                status = Pool(plan, folder, n_workers).run(show)
+        except KeyboardInterrupt:
+            line = progress_line(watch.look(), n_workers)
+            raise KeyboardInterrupt(f"interrupted ({line}); the same command goes on where it stopped") from None
+    finish(status, format)
+
+
+def finish(status: SweepStatus, format: str) -> None:
+    """Print the table of a sweep that has ended. Raises FailedRunsError where runs failed."""
+    failed, done = status.failed, status.count("done")
+    if done and any(not run.planned.config.eval.skip for run in status.runs):
+        try:
+            show_table([str(status.folder)], "accuracy", "mean_logp", format, strengths=False)
+        except UserError:
+            if not failed:  # else it names the failed runs, as the line below does
+                raise
+    if failed:
+        named = "; ".join(f"{run.planned.name}: {run.note}" for run in failed)
+        raise FailedRunsError(
+            f"{len(failed)} of {len(status.runs)} runs failed: {named} (the option retry_failed tries them again)"
+        )
+    say(f"{done} runs done; their folder is {status.folder}")
+
+
+@contextmanager
+def _shown(n_workers: int) -> Iterator[Callable[[SweepStatus], None]]:
+    """Draw a live table on a terminal; elsewhere print a line where a run has ended, and now and then."""
+    if not stderr.is_terminal:
+        yield _Lines(n_workers)
+        return
+    with Live(console=stderr, transient=True, auto_refresh=False) as live:
+        yield lambda status: live.update(live_table(status, n_workers, stderr.height), refresh=True)
+
+
+class _Lines:
+    """Progress as lines of text."""
+
+    def __init__(self, n_workers: int) -> None:
+        self.n_workers, self.ended, self.said = n_workers, -1, time.monotonic()
+
+    def __call__(self, status: SweepStatus) -> None:
+        ended = status.count("done") + status.count("failed")
+        if ended != self.ended or time.monotonic() - self.said > LINES:
+            self.ended, self.said = ended, time.monotonic()
+            say(progress_line(status, self.n_workers))

@@ -1,0 +1,145 @@
+"""An attempt at a run: a folder of its own beneath ``.sweep``, which becomes the run's folder by one rename.
+
+What an earlier attempt left is taken up: training goes on from its checkpoint, scoring from its parts.
+"""
+
+import json
+import os
+import shutil
+import socket
+import time
+import traceback
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from innerpo.config.run import RunConfig, to_dict
+from innerpo.config.yaml import as_yaml, read_yaml
+from innerpo.errors import MachineError, UserError
+from innerpo.experiments.layout import attempts, failures
+from innerpo.experiments.lease import Lease
+from innerpo.experiments.plan import PlannedRun
+from innerpo.files import machine_errors, write_text
+from innerpo.training.paths import CONFIG, RECORD, SWEPT
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a run failed. ``kind``: user (what was asked for), machine (disk, memory), crash, error (anything else)."""
+
+    error: str
+    kind: str = "error"
+    trace: str = ""
+    host: str = ""
+    at: float = float("nan")
+
+
+def begin(folder: Path, config: RunConfig, number: int) -> RunConfig:
+    """Return the config of an attempt, in the folder of a lease's number, with what is left of earlier ones in it."""
+    with machine_errors(attempts(folder)):
+        earlier = sorted(attempts(folder).glob("*/"), key=lambda p: int(p.name) if p.name.isdigit() else -1)
+        left = [p / config.run_name for p in earlier if (p / config.run_name).is_dir()]
+        root = attempts(folder) / str(number)
+        root.mkdir(parents=True, exist_ok=True)
+        for path in left[:-1]:
+            shutil.rmtree(path, ignore_errors=True)
+        if left and left[-1] != root / config.run_name:
+            left[-1].rename(root / config.run_name)
+        run = root / config.run_name
+        if run.is_dir() and not (run / CONFIG).is_file():  # killed before it had begun
+            shutil.rmtree(run)
+    return replace(config, output_dir=root, training=replace(config.training, resume=True, overwrite=False))
+
+
+def publish(planned: PlannedRun, folder: Path, attempt: RunConfig, lease: Lease) -> None:
+    """Give a finished attempt its place in the sweep's folder. Raises LostLeaseError where it is no longer ours."""
+    run, place = attempt.run_dir, folder / planned.name
+    lease.check()
+    with machine_errors(run):
+        for left in run.rglob(".*"):  # of a kill in the midst of a write
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+    _own_config(run, planned.config)
+    mark(run, planned, lease.spent)
+    lease.check()
+    with machine_errors(place):
+        os.rename(run, place)  # noqa: PTH104 (fails where there is a run already, as it should)
+        _sync(folder)
+
+
+def mark(run: Path, planned: PlannedRun, seconds: float | None = None) -> None:
+    """Write what a sweep says of a run into its folder: its row in tables and the seconds that it took."""
+    held = swept(run)
+    known = held | {"row": planned.row} | ({} if seconds is None else {"seconds": seconds, "finished": time.time()})
+    if known != held:
+        write_text(run / SWEPT, json.dumps(known, indent=2) + "\n")
+
+
+def swept(run: Path) -> dict[str, object]:
+    """Return what a sweep says of a run in its folder; empty where it says nothing."""
+    try:
+        found = json.loads((run / SWEPT).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def discard(folder: Path, name: str) -> None:
+    """Remove what is left of all attempts at a run."""
+    for left in attempts(folder).glob("*/"):
+        shutil.rmtree(left / name, ignore_errors=True)
+
+
+def record_failure(folder: Path, name: str, error: BaseException | str) -> Failure:
+    """Keep why a run failed; return it."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, str):
+        kind, trace = "crash", ""
+    else:
+        kind = "machine" if isinstance(error, MachineError | MemoryError) else "error"
+        kind = "user" if isinstance(error, UserError) and kind == "error" else kind
+        text = f"{type(error).__name__}: {text}" if kind == "error" else text
+        trace = "" if kind == "user" else "".join(traceback.format_exception(error))
+    failure = Failure(text[:1000], kind, trace, socket.gethostname(), time.time())
+    write_text(failures(folder) / f"{name}.json", json.dumps(asdict(failure), indent=2) + "\n")
+    return failure
+
+
+def failure_of(folder: Path, name: str) -> Failure | None:
+    """Return why a run failed; None where it did not."""
+    path = failures(folder) / f"{name}.json"
+    try:
+        return Failure(**json.loads(path.read_text()))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError) as error:
+        return Failure(f"{path} cannot be read: {error}")
+
+
+def forget_failure(folder: Path, name: str) -> None:
+    """Let a failed run be tried again: from its checkpoint where the machine failed, else from the start."""
+    failure = failure_of(folder, name)
+    if failure is not None and failure.kind not in ("machine", "crash"):
+        discard(folder, name)
+    (failures(folder) / f"{name}.json").unlink(missing_ok=True)
+
+
+def _own_config(run: Path, config: RunConfig) -> None:
+    """Let the run's config.yaml name the place that it will have, as if it had been made there."""
+    held = read_yaml(run / CONFIG)
+    identity = {key: held[key] for key in ("run_id", "inputs") if key in held}
+    write_text(run / CONFIG, as_yaml(to_dict(config) | identity))
+
+
+def is_trained(run: Path) -> bool:
+    """Whether a folder holds a whole run: its record is written last."""
+    return (run / RECORD).is_file()
+
+
+def _sync(folder: Path) -> None:
+    """Bring a folder's names to the disk, where the system can."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

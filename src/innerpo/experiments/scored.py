@@ -1,0 +1,42 @@
+"""Whether a run's folder holds all that a config asks for: the adapter, and scores at the wanted strengths."""
+
+from pathlib import Path
+
+import polars as pl
+
+from innerpo.config.run import RunConfig
+from innerpo.errors import UserError
+from innerpo.evaluation.facts import FILES
+from innerpo.evaluation.headline_files import scores_folder
+from innerpo.experiments.attempt import is_trained
+
+
+def is_done(run: Path, config: RunConfig) -> bool:
+    """Whether nothing is left to do. ``run`` is the folder of the run."""
+    if not is_trained(run):
+        return False
+    return config.eval.skip or is_scored(scores_folder(run, config), config)
+
+
+def is_scored(folder: Path, config: RunConfig) -> bool:
+    """Whether a folder holds scores at every strength, on every set that is to have it, that a config asks for."""
+    if not (folder / "headline.json").is_file():  # written last
+        return False
+    wanted = {1.0} if config.method.frozen else set(config.eval.strengths) - {0.0}
+    rows = _strengths(folder).filter(pl.col("strength") > 0.0)
+    sets = rows["set"].unique().to_list()
+    some = [name for name in config.eval.strength_sets or sets if name in sets]
+    found = set(rows.rows())
+    return all((name, strength) in found for strength in wanted for name in (sets if strength == 1.0 else some))
+
+
+def _strengths(folder: Path) -> pl.DataFrame:
+    """The sets that were scored, with the strengths at which they were."""
+    for kind, scan in (("parquet", pl.scan_parquet), ("jsonl", pl.scan_ndjson)):
+        path = folder / f"{FILES['responses']}.{kind}"
+        if path.is_file():
+            try:
+                return scan(path).select("set", "strength").unique().collect()
+            except (pl.exceptions.PolarsError, OSError) as error:
+                raise UserError(f"cannot read {path} as scores: {str(error).splitlines()[0]}") from error
+    return pl.DataFrame(schema={"set": pl.String, "strength": pl.Float64})

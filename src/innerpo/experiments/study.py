@@ -1,0 +1,187 @@
+"""Studies as data: a mapping (a YAML file) that names methods, data sets, seeds and options; and its runs.
+
+Keys: ``methods``, ``datasets``, ``seeds``, ``models``, ``suite``, ``sets``, ``strengths``, ``strength_sets``,
+``options`` (fields of every run), ``product`` (values of fields, each with each), ``paired`` (value by value),
+``groups`` (parts with keys of their own, one done after another), ``output_dir`` and ``about``.
+"""
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from innerpo.config.run import RunConfig, default_run
+from innerpo.config.yaml import nested, overlay, read_yaml
+from innerpo.errors import FIELDS, UserError, near_matches
+from innerpo.experiments.plan import Plan, PlannedRun, ordered
+
+LISTS = ("methods", "datasets", "seeds", "models")
+SCORING = {"suite": "eval.suite", "sets": "eval.sets", "strengths": "eval.strengths"} | {
+    "strength_sets": "eval.strength_sets"
+}
+VARIED = ("product", "paired")
+KEYS = (*LISTS, *SCORING, *VARIED, "options", "groups", "output_dir", "about")
+ROW = ("method", "row", *VARIED)
+"""Keys of an entry of ``methods`` that is a mapping; all others are fields by their dotted names."""
+
+
+@dataclass(frozen=True)
+class StudyFile:
+    """What a study file stands for: its runs in order, and the folder in which they land."""
+
+    plan: Plan
+    output_dir: Path
+
+
+def read_study_file(path: Path, changes: Mapping[str, Any] | None = None) -> StudyFile:
+    """Read a study from YAML. ``changes``: a mapping of the same form that comes before what the file says.
+
+    Raises UserError for a key, a name or a value that is none.
+    """
+    values = read_yaml(path)
+    return study_of(values, str(path), changes, default=Path("outputs") / path.stem)
+
+
+def study_of(
+    values: Mapping[str, Any],
+    where: str,
+    changes: Mapping[str, Any] | None = None,
+    default: Path = Path("outputs"),
+) -> StudyFile:
+    """Return the study that a mapping stands for. ``where`` names it in errors."""
+    changes = dict(changes or {})
+    _check_keys(values, KEYS, where)
+    _check_keys(changes, KEYS, "options")
+    common = {key: value for key, value in values.items() if key not in ("groups", "output_dir", "about")}
+    groups = _list(values.get("groups", [{}]), f"{where}.groups")
+    runs: list[PlannedRun] = []
+    for number, group in enumerate(groups):
+        at = f"{where}.groups[{number + 1}]" if "groups" in values else where
+        if not isinstance(group, Mapping):
+            raise UserError(f"{at} must be a mapping with methods, datasets, seeds, ..., got {group!r}")
+        _check_keys(group, [key for key in KEYS if key not in ("groups", "output_dir")], at)
+        runs += _runs(_merged(_merged(common, group), changes), number, at)
+    _check_rows(runs, where)
+    folder = changes.get("output_dir") or values.get("output_dir") or default
+    return StudyFile(ordered(runs), Path(folder))
+
+
+def _merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """Two mappings as one: the second comes first, but ``options`` and ``product`` are joined."""
+    found = {**first, **second}
+    for key in ("options", "product"):
+        if key in first and key in second:
+            found[key] = {**_flat(first[key], key), **_flat(second[key], key)}
+    return found
+
+
+def _runs(values: Mapping[str, Any], group: int, where: str) -> list[PlannedRun]:
+    """The runs of one group: seed by seed, so that an early stop leaves whole comparisons."""
+    methods, datasets, seeds, models = (_list(values.get(key, []), f"{where}.{key}") for key in LISTS)
+    for key, given in (("methods", methods), ("datasets", datasets)):
+        if not given:
+            raise UserError(f"{where} names no {key}; a study needs methods and datasets")
+    fixed = _flat(values.get("options", {}), f"{where}.options")
+    fixed |= {field: values[key] for key, field in SCORING.items() if key in values}
+    grid = _combinations(values, where)
+    found = []
+    for model, dataset, seed, method in itertools.product(models or [None], datasets, seeds or [1], methods):
+        name, row, own, more = _method(method, where)
+        for varied in ({**a, **b} for a in grid for b in more):
+            options = fixed | own | varied | _data(dataset, where) | {"training.seed": seed}
+            if model is not None:
+                options |= {"model.base_model": model}
+            config = overlay(default_run(name), nested(options), where)
+            shown = _row(row, varied) if row else _row(name, own | varied)
+            found.append(PlannedRun(config, shown, group))
+    return found
+
+
+def _check_rows(runs: Sequence[PlannedRun], where: str) -> None:
+    """Raise UserError where two runs that differ would be one cell of a table."""
+    known: dict[tuple[Any, ...], PlannedRun] = {}
+    for run in runs:
+        config = run.config
+        cell = (run.row, config.data.dataset, config.training.seed, config.model.base_model, config.model.revision)
+        if known.setdefault(cell, run).name != run.name:
+            raise UserError(
+                f"{where}: {known[cell].name} and {run.name} are different runs in one row of tables, {run.row!r}; "
+                "name them apart by the key row of their methods"
+            )
+
+
+def _combinations(values: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
+    """Every combination of the values that are varied, as fields by their dotted names."""
+    product = _flat(values.get("product", {}), f"{where}.product")
+    axes = [[{name: value} for value in _list(given, f"{where}.product.{name}")] for name, given in product.items()]
+    for number, paired in enumerate(_list(values.get("paired", []), f"{where}.paired")):
+        at = f"{where}.paired[{number + 1}]"
+        together = {name: _list(given, f"{at}.{name}") for name, given in _flat(paired, at).items()}
+        lengths = {name: len(given) for name, given in together.items()}
+        if len(set(lengths.values())) > 1:
+            counts = ", ".join(f"{name} has {n}" for name, n in lengths.items())
+            raise UserError(f"{at}: paired values must be of one length: {counts}")
+        axes.append([dict(zip(together, chosen, strict=True)) for chosen in zip(*together.values(), strict=True)])
+    return [{k: v for part in parts for k, v in part.items()} for parts in itertools.product(*axes)]
+
+
+def _method(entry: Any, where: str) -> tuple[str, str, dict[str, Any], list[dict[str, Any]]]:
+    """Name, row, fields and varied values of an entry of ``methods``."""
+    if isinstance(entry, str):
+        return entry, "", {}, [{}]
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("method"), str):
+        raise UserError(f"{where}.methods: give a method's name, or a mapping with the key method, not {entry!r}")
+    own = _flat({k: v for k, v in entry.items() if k not in ROW}, f"{where}.methods ({entry['method']})")
+    return entry["method"], str(entry.get("row", "")), own, _combinations(entry, f"{where}.methods")
+
+
+def _data(entry: Any, where: str) -> dict[str, Any]:
+    """Fields of an entry of ``datasets``: ``source``, or ``source -> target``."""
+    if not isinstance(entry, str) or not entry.strip():
+        raise UserError(f"{where}.datasets: give a data set's name, or 'source -> target', not {entry!r}")
+    source, arrow, target = (part.strip() for part in entry.partition("->"))
+    return {"data.dataset": source} | ({"eval.oos_dataset": target} if arrow else {})
+
+
+def _row(label: str, varied: Mapping[str, Any]) -> str:
+    """A row of tables: the method, and the values of what the study varies."""
+    shown = [f"{name.rpartition('.')[2]}={_text(value)}" for name, value in varied.items()]
+    return f"{label} ({', '.join(shown)})" if shown else label
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _flat(values: Any, where: str, prefix: str = "") -> dict[str, Any]:
+    """Return sections of fields, or dotted names, as dotted names. Raises UserError for one that is no field."""
+    if not isinstance(values, Mapping):
+        raise UserError(f"{where} must be a mapping of fields, got {values!r}")
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if name in FIELDS and name != "output_dir":
+            found[name] = value
+        elif isinstance(value, Mapping) and any(field.startswith(f"{name}.") for field in FIELDS):
+            found |= _flat(value, where, f"{name}.")
+        else:
+            raise UserError(f"{where}: {name!r} is no field of a run{near_matches(name, FIELDS)}")
+    return found
+
+
+def _list(values: Any, where: str) -> Sequence[Any]:
+    if isinstance(values, str) or not isinstance(values, Iterable) or isinstance(values, Mapping):
+        raise UserError(f"{where} must be a list, got {values!r}")
+    return list(values)
+
+
+def _check_keys(values: Mapping[str, Any], known: Iterable[str], where: str) -> None:
+    for key in values:
+        if key not in known:
+            raise UserError(f"{where}: unknown key {key!r}{near_matches(str(key), known)}")
+
+
+def planned(configs: Iterable[RunConfig]) -> Plan:
+    """Return the plan of configs made by a program, each in the row that its options give it."""
+    return ordered(PlannedRun(config) for config in configs)

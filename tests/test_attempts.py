@@ -1,0 +1,234 @@
+"""Attempts at the runs of a sweep: published by one rename, taken up where they stopped, their failures kept."""
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from innerpo.errors import MachineError, UserError
+from innerpo.experiments.attempt import failure_of, forget_failure, swept
+from innerpo.experiments.layout import attempts, leases
+from innerpo.experiments.lease import lease
+from innerpo.experiments.status import Watch, expected_seconds
+from innerpo.experiments.worker import Bases, run_one, work
+from sweep_helpers import any_base, plan_in, pretend, unscored
+
+FORK = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+
+
+@pytest.fixture
+def bases():
+    return Bases(any_base())
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out"
+
+
+def refused(config, base):
+    raise AssertionError("this run was to be left alone")
+
+
+def steps(folder):
+    return [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def hidden(folder):
+    return [p for p in folder.rglob(".*") if ".sweep" not in p.parts]
+
+
+def test_a_run_lands_whole_in_its_folder_and_leaves_nothing_else(out, bases):
+    (run,) = plan_in(out, *unscored(1, row="mine")).runs
+    outcome = run_one(run, out, bases, train=pretend)
+    assert (outcome.kind, outcome.folder) == ("done", out / run.name)
+    assert steps(outcome.folder) == [0, 1, 2]
+    assert f"output_dir: {out}\n" in (outcome.folder / "config.yaml").read_text()
+    assert swept(outcome.folder)["row"] == "mine"
+    assert swept(outcome.folder)["seconds"] > 0.0
+    assert not list(attempts(out).glob("*/*"))
+    assert [p.name for p in leases(out).iterdir()] == [f"{run.name}.lock"]
+    assert run_one(run, out, bases, train=refused).kind == "kept"
+
+
+def test_an_interrupted_run_is_taken_up(out, bases):
+    (run,) = plan_in(out, *unscored(1)).runs
+
+    def stop(step):
+        if step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_one(run, out, bases, train=lambda config, base: pretend(config, between=stop))
+    assert not (out / run.name).exists()
+    begun = []
+    run_one(run, out, bases, train=lambda config, base: (begun.append(config.training), pretend(config)))
+    assert begun[0].resume
+    assert steps(out / run.name) == [0, 1, 2]
+
+
+def test_an_attempt_that_had_not_begun_and_torn_files_are_no_hindrance(out, bases):
+    (run,) = plan_in(out, *unscored(1)).runs
+    torn = attempts(out) / "4" / run.name
+    torn.mkdir(parents=True)
+    (torn / ".config.yaml.abc.yaml").write_text("met")
+
+    def train(config, base):
+        pretend(config)
+        (config.run_dir / ".run.json.xyz").write_text("{")
+        (config.run_dir / ".adapter.xyz").mkdir()
+
+    assert run_one(run, out, bases, train=train).kind == "done"
+    assert not hidden(out)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "says"),
+    [
+        (UserError("data.dataset is empty"), "user", "data.dataset is empty"),
+        (MachineError("no space left"), "machine", "no space left"),
+        (RuntimeError("shape\nmismatch"), "error", "RuntimeError: shape mismatch"),
+        (MemoryError(), "machine", "MemoryError"),
+    ],
+)
+def test_a_failure_is_kept_and_tried_again_on_request_only(out, bases, error, kind, says):
+    (run,) = plan_in(out, *unscored(1)).runs
+
+    def fail(config, base):
+        def at_second(step):
+            if step == 1:
+                raise error
+
+        pretend(config, between=at_second)
+
+    assert run_one(run, out, bases, train=fail).kind == "failed"
+    failure = failure_of(out, run.name)
+    assert (failure.kind, failure.error) == (kind, says)
+    assert ("at_second" in failure.trace) == (kind != "user")
+    work(plan_in(out, run), out, any_base(), train=refused)  # it is not tried again
+    forget_failure(out, run.name)
+    assert failure_of(out, run.name) is None
+    assert bool(list(attempts(out).glob("*/*"))) == (kind == "machine")  # else from the start
+    work(plan_in(out, run), out, any_base(), train=pretend)
+    assert steps(out / run.name) == [0, 1, 2]
+
+
+def test_one_fails_and_the_others_are_done(out):
+    plan = plan_in(out, *unscored(3))
+
+    def train(config, base):
+        if config.training.seed == 2:
+            raise ValueError("no")
+        pretend(config)
+
+    heard = []
+    work(plan, out, any_base(), train=train, each=lambda planned, outcome: heard.append(outcome.kind))
+    assert heard == ["done", "failed", "done"]
+    status = Watch(plan, out).look()
+    assert [r.state for r in status.runs] == ["done", "failed", "done"]
+    assert [r.note for r in status.failed] == ["ValueError: no"]
+
+
+def test_what_another_program_began_is_left_alone(out, bases):
+    (run,) = plan_in(out, *unscored(1)).runs
+    (out / run.name).mkdir(parents=True)
+    assert run_one(run, out, bases, train=pretend).kind == "failed"
+    assert "holds a run that another program began" in failure_of(out, run.name).error
+    assert not list((out / run.name).iterdir())
+
+
+def test_who_was_taken_over_drops_its_work(out, bases):
+    """A process that was suspended wakes up when another has its run: neither failure nor run is written."""
+    (run,) = plan_in(out, *unscored(1)).runs
+
+    def train(config, base):
+        pretend(config)
+        number = int(config.output_dir.name)
+        (leases(out) / f"{run.name}.{number + 1}.json").write_text("{}")
+
+    assert run_one(run, out, bases, train=train).kind == "taken"
+    assert failure_of(out, run.name) is None
+    assert not (out / run.name).exists()
+
+
+def test_a_run_that_another_is_at_is_waited_for(out, monkeypatch):
+    monkeypatch.setattr("innerpo.experiments.worker.POLL", 0.01)
+    plan = plan_in(out, *unscored(2))
+    first, second = plan.runs
+    with lease(out, first.name):
+        work(plan, out, any_base(), train=pretend, wait=False)
+        assert not (out / first.name).exists()
+        assert (out / second.name).exists()
+        assert [r.state for r in Watch(plan, out).look().runs] == ["running", "done"]
+    work(plan, out, any_base(), train=pretend)
+    assert (out / first.name).exists()
+
+
+def test_the_time_that_is_left_is_that_of_past_runs(out):
+    plan = plan_in(out, *unscored(3), *unscored(1, method="ipo"))
+    work(plan_in(out, *plan.runs[:2]), out, any_base(), train=pretend)
+    done = Watch(plan, out).look()
+    took = [replace(run, seconds=seconds) for run, seconds in zip(done.runs, (2.0, 4.0, 1.0, 1.0), strict=True)]
+    assert expected_seconds(plan.runs[2], took) == 3.0
+    assert expected_seconds(plan.runs[3], took) == 3.0
+    assert replace(done, runs=tuple(took)).seconds_left == 6.0
+    nothing = Watch(plan, out / "empty").look()
+    assert nothing.seconds_left != nothing.seconds_left
+
+
+# -- kills -------------------------------------------------------------------------------------------------------------
+
+
+def slow_pretend(config, base):
+    assert not (config.output_dir.parents[2] / config.run_name).exists(), "a finished run is done again"
+    pretend(config, between=lambda step: time.sleep(0.004))
+
+
+def child(plan, out):
+    try:
+        work(plan, out, any_base(), train=slow_pretend)
+    except BaseException as error:
+        (out.parent / f"died-{os.getpid()}").write_text(repr(error))
+        raise
+
+
+@FORK
+@pytest.mark.parametrize(("n_kills", "n_runs"), [(8, 5), pytest.param(100, 40, marks=pytest.mark.slow)])
+def test_kills_of_three_that_share_a_folder(out, monkeypatch, n_kills, n_runs):
+    """Each SIGKILL hits a process that works on files alone, at any place of lease, attempt and publication."""
+    monkeypatch.setattr("innerpo.experiments.worker.POLL", 0.01)
+    plan = plan_in(out, *unscored(n_runs))
+    out.mkdir(parents=True)
+    context, chance = multiprocessing.get_context("fork"), random.Random(0)
+    made = {}
+    running, kills, unfinished = [], 0, 0
+    while kills < n_kills:
+        while len(running) < 3:
+            running.append(context.Process(target=child, args=(plan, out)))
+            running[-1].start()
+        time.sleep(chance.uniform(0.0, 0.05))
+        victim = running.pop(chance.randrange(3))
+        if victim.is_alive():
+            os.kill(victim.pid, signal.SIGKILL)
+            kills += 1
+            unfinished += len(made) < n_runs
+        victim.join()
+        for run in plan.runs:
+            path = out / run.name / "run.json"
+            if path.exists():
+                assert made.setdefault(run.name, path.stat().st_ino) == path.stat().st_ino
+    assert unfinished > n_kills // 2  # the others hit processes that had nothing left to do
+    for process in running:
+        process.join()
+    work(plan, out, any_base(), train=slow_pretend)
+    assert not list(out.parent.glob("died-*"))
+    assert Counter(r.state for r in Watch(plan, out).look().runs) == {"done": n_runs}
+    assert all(steps(out / run.name) == [0, 1, 2] for run in plan.runs)
+    assert not hidden(out)
+    assert not list(attempts(out).glob("*/*"))

@@ -1,0 +1,238 @@
+"""Study files and the flags of a sweep: which runs they stand for, in which order and rows; and what is refused."""
+
+from pathlib import Path
+
+import pytest
+
+from innerpo.cli.study_words import split_fields
+from innerpo.errors import UserError
+from innerpo.experiments.plan import in_folder, ordered, preferred, read_plan, write_plan
+from innerpo.experiments.study import planned, read_study_file, study_of
+from innerpo.experiments.sweep import find_study
+
+STUDIES = Path(__file__).parents[1] / "studies"
+TWO = {"methods": ["dpo", "innerpo"], "datasets": ["math", "truthful_qa"]}
+
+
+def rows(values, **changes):
+    return [(r.row, r.config.data.dataset, r.config.training.seed) for r in study_of(values, "s", changes).plan.runs]
+
+
+def test_every_method_on_every_data_set_with_every_seed_those_that_share_most_together():
+    found = rows(TWO | {"seeds": [1, 2]})
+    one = [("dpo", 1), ("innerpo", 1), ("dpo", 2), ("innerpo", 2)]
+    assert found == [(row, data, seed) for data in ("math", "truthful_qa") for row, seed in one]
+
+
+def test_models_come_before_data_sets():
+    plan = study_of(TWO | {"models": ["a", "b"]}, "s").plan
+    assert [r.config.model.base_model for r in plan.runs] == ["a"] * 4 + ["b"] * 4
+    assert len({r.name for r in plan.runs}) == 8
+
+
+def test_groups_are_done_one_after_another_with_what_they_share():
+    values = {
+        "datasets": ["math", "cooking"],
+        "options": {"data": {"max_train_prompts": 432}},
+        "strengths": [0.5, 1],
+        "groups": [{"methods": ["dpo"]}, {"methods": ["ipo"], "options": {"training.lr": 1e-5}, "seeds": [3]}],
+    }
+    runs = study_of(values, "s").plan.runs
+    assert [(r.row, r.group, r.config.data.dataset) for r in runs] == [
+        *(("dpo", 0, d) for d in ("math", "cooking")),
+        *(("ipo", 1, d) for d in ("math", "cooking")),
+    ]
+    assert {r.config.data.max_train_prompts for r in runs} == {432}
+    assert {r.config.eval.strengths for r in runs} == {(0.5, 1.0)}
+    assert [r.config.training.lr for r in runs] == [2e-4, 2e-4, 1e-5, 1e-5]
+    assert [r.config.training.seed for r in runs] == [1, 1, 3, 3]
+
+
+def test_products_and_paired_values():
+    values = {
+        "methods": ["dpo"],
+        "datasets": ["math"],
+        "product": {"training.lr": [1e-4, 2e-4], "method": {"beta": [0.1, 0.3]}},
+        "paired": [{"training.epochs": [1, 2], "data.batch_size": [8, 4]}],
+    }
+    found = [r.config for r in study_of(values, "s").plan.runs]
+    assert len(found) == 8
+    assert {(c.training.epochs, c.data.batch_size) for c in found} == {(1.0, 8), (2.0, 4)}
+    assert {(c.training.lr, c.method.beta) for c in found} == {(a, b) for a in (1e-4, 2e-4) for b in (0.1, 0.3)}
+    assert study_of(values, "s").plan.runs[0].row == "dpo (lr=0.0001, beta=0.1, epochs=1, batch_size=8)"
+    assert len({r.row for r in study_of(values, "s").plan.runs}) == 8
+
+
+def test_rows_with_fields_and_names_of_their_own():
+    methods = [
+        {"method": "reweight", "row": "reweight x10", "method.reweight_factor": 10},
+        {"method": "reweight", "method.reweight_factor": 4.5},
+        {"method": "innerpo", "row": "ours", "product": {"method.alpha": [0.1, 0.2]}},
+    ]
+    found = study_of({"methods": methods, "datasets": ["math"]}, "s").plan.runs
+    assert [r.row for r in found] == [
+        *("reweight x10", "reweight (reweight_factor=4.5)", "ours (alpha=0.1)", "ours (alpha=0.2)")
+    ]
+    assert [r.config.method.reweight_factor for r in found[:2]] == [10.0, 4.5]
+
+
+def test_a_shift_names_its_target():
+    (run,) = study_of({"methods": ["dpo"], "datasets": ["math -> cooking"]}, "s").plan.runs
+    assert (run.config.data.dataset, run.config.eval.oos_dataset) == ("math", "cooking")
+    both = study_of({"methods": ["dpo"], "datasets": ["math -> cooking", "math -> code"]}, "s").plan.runs
+    assert len({r.name for r in both}) == 1  # trained once, scored on each
+    assert len({r.id for r in both}) == 2
+
+
+def test_a_run_that_stands_twice_is_done_once():
+    assert len(study_of(TWO | {"methods": ["dpo", "dpo"]}, "s").plan.runs) == 2
+    assert len(study_of(TWO | {"groups": [{}, {"methods": ["dpo", "ipo"]}]}, "s").plan.runs) == 6
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"datasets": ["math"]}, "s names no methods"),
+        ({"methods": ["dpo"]}, "s names no datasets"),
+        ({"method": ["dpo"]}, "s: unknown key 'method'; did you mean 'methods'"),
+        (TWO | {"methods": ["dpoo"]}, "unknown method 'dpoo'; did you mean 'dpo'"),
+        (TWO | {"seeds": 3}, "s.seeds must be a list, got 3"),
+        (TWO | {"seeds": ["one"]}, "seed: 'one' is not a int"),
+        (
+            TWO | {"options": {"training": {"lrr": 1}}},
+            "'training.lrr' is no field of a run; did you mean 'training.lr'",
+        ),
+        (TWO | {"options": {"training.lr": "fast"}}, "s.training.lr: 'fast' is not a float"),
+        (TWO | {"product": {"training.lr": 1e-4}}, "s.product.training.lr must be a list"),
+        (
+            TWO | {"paired": [{"training.lr": [1, 2], "training.epochs": [1]}]},
+            "training.lr has 2, training.epochs has 1",
+        ),
+        (TWO | {"groups": [{"seedz": [1]}]}, r"s.groups\[1\]: unknown key 'seedz'"),
+        (TWO | {"groups": ["dpo"]}, r"s.groups\[1\] must be a mapping"),
+        (TWO | {"methods": [{"row": "x"}]}, "a mapping with the key method"),
+        (TWO | {"datasets": [3]}, "give a data set's name"),
+        (
+            {"methods": ["dpo"], "datasets": ["math"], "groups": [{}, {"options": {"training.lr": 1e-3}}]},
+            "different runs in one row of tables, 'dpo'",
+        ),
+    ],
+)
+def test_what_is_no_study_is_refused_with_its_place(values, says):
+    with pytest.raises(UserError, match=says):
+        study_of(values, "s")
+
+
+def test_what_is_given_beside_a_file_comes_first(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("methods: [dpo, ipo]\ndatasets: [math]\noptions: {training: {lr: 1e-5}}\n")
+    assert read_study_file(path).output_dir == Path("outputs/mine")
+    options = {"methods": ["dpo"], "seeds": [4], "training.epochs": 2.0, "training.lr": [1e-3, 1e-4]}
+    found = find_study(path, options, tmp_path / "out")
+    assert found.output_dir == tmp_path / "out"
+    seen = [(r.row, r.config.training.lr, r.config.training.epochs, r.config.training.seed) for r in found.plan.runs]
+    assert seen == [("dpo (lr=0.001)", 1e-3, 2.0, 4), ("dpo (lr=0.0001)", 1e-4, 2.0, 4)]
+
+
+def test_a_plan_is_read_back_as_it_was(tmp_path):
+    methods = ["dpo", {"method": "innerpo", "row": "ours", "method.extra": {"inner": 0.5}, "eval.sets": ["test"]}]
+    plan = in_folder(study_of({"methods": methods, "datasets": ["math"]}, "s").plan, tmp_path)
+    assert read_plan(tmp_path, write_plan(plan, tmp_path)) == plan
+    moved = in_folder(plan, tmp_path / "elsewhere")
+    assert moved.id == plan.id
+    with pytest.raises(UserError, match="is no plan of a sweep"):
+        read_plan(tmp_path, "none")
+
+
+def test_a_plan_of_configs_of_a_program():
+    configs = [r.config for r in study_of(TWO, "s").plan.runs]
+    plan = planned(configs)
+    assert [r.config for r in plan.runs] == configs
+    assert {r.row for r in plan.runs} == {""}
+    with pytest.raises(UserError, match="nothing to run"):
+        ordered([])
+
+
+def test_a_worker_goes_on_with_what_it_has_at_hand_and_leaves_what_others_are_at():
+    runs = list(study_of(TWO | {"seeds": [1, 2]}, "s").plan.runs)
+    math, truthful = runs[:4], runs[4:]
+    assert preferred(runs, None, []) == runs
+    assert preferred(runs, None, [math[0].shared]) == truthful + math
+    assert preferred(runs, math[0], [math[0].shared]) == runs
+    assert preferred(runs, truthful[0], []) == truthful + math
+    grouped = study_of(TWO | {"groups": [{}, {"methods": ["ipo"]}]}, "s").plan.runs
+    assert [r.group for r in preferred(grouped, grouped[-1], [grouped[0].shared])] == [r.group for r in grouped]
+
+
+def test_fields_on_the_command_line():
+    words = ["s.yaml", "--methods", "dpo", "--training.lr", "1e-4", "2e-4", "--training.epochs=2", "--seeds", "1", "2"]
+    words += [
+        "--eval.strengths",
+        "0.5",
+        "1",
+        "--method.extra",
+        "inner",
+        "0.5",
+        "--data.shuffled_prompts",
+        "--workers=2",
+    ]
+    words += ["--model.base-model", "a", "b"]
+    others, fields = split_fields(words, "innerpo sweep")
+    assert others == ["s.yaml", "--methods", "dpo", "--seeds", "1", "2", "--workers=2"]
+    assert fields == {
+        "training.lr": [1e-4, 2e-4],
+        "training.epochs": 2.0,
+        "eval.strengths": (0.5, 1.0),
+        "method.extra": {"inner": 0.5},
+        "data.shuffled_prompts": True,
+        "model.base_model": ["a", "b"],
+    }
+    found = find_study(None, fields | {"methods": ["innerpo"], "datasets": ["math"]}).plan.runs
+    assert len(found) == 4
+    assert {r.config.eval.strengths for r in found} == {(0.5, 1.0)}
+    assert {r.config.method.extra["inner"] for r in found} == {0.5}
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--training.lrr", "1"], "there is no option --training.lrr; did you mean '--training.lr'"),
+        (["--training.lr", "fast"], "--training.lr takes a number, not 'fast'"),
+        (["--training.lr"], "--training.lr needs a value"),
+        (["--data.negatives", "two"], "--data.negatives is one of one or all"),
+        (["--method.extra", "inner"], "--method.extra takes pairs"),
+        (["--data.shuffled_prompts=7"], "is a switch"),
+    ],
+)
+def test_faulty_fields_on_the_command_line(words, says):
+    with pytest.raises(UserError, match=says):
+        split_fields(words, "innerpo sweep")
+
+
+# -- the studies of the repository -------------------------------------------------------------------------------------
+
+
+def test_the_headline_study_is_the_one_that_is_promised():
+    plan = read_study_file(STUDIES / "headline.yaml").plan
+    groups = {r.group for r in plan.runs}
+    first = [r for r in plan.runs if r.group == 0]
+    assert len(first) == len({r.name for r in first}) == 75
+    assert {r.row for r in first} == {"dpo", "residual", "residual-permuted", "drift-only", "innerpo-none"}
+    assert len(groups) == 2
+    assert {r.config.data.max_train_prompts for r in plan.runs} == {432}
+    assert {r.config.eval.max_prompts for r in plan.runs} == {150}
+    assert {r.config.training.seed for r in plan.runs} == {1, 2, 3}
+    assert {(r.config.eval.strengths, r.config.eval.strength_sets) for r in plan.runs} == {
+        ((0.5, 1.0), ("test", "oos"))
+    }
+    assert {r.config.model.base_model for r in plan.runs} == {"smollm2-135m"}
+
+
+def test_the_screen_sees_development_shifts_only():
+    plan = read_study_file(STUDIES / "screen.yaml").plan
+    development = {
+        *(("arc_easy", "arc_hard"), ("truthful_qa", "alpaca_mmlu"), ("alpaca_low_quality", "alpaca_high_quality")),
+        *(("alpaca_mmlu", "wrong_arc"), ("alpaca_mmlu", "ranking_logic")),
+    }
+    assert {(r.config.data.dataset, r.config.eval.oos_dataset) for r in plan.runs} <= development
+    assert {r.config.training.seed for r in plan.runs} == {1, 2, 3}
