@@ -23,6 +23,7 @@ from innerpo.model.adapters import check_bare
 from innerpo.model.base import Base
 from innerpo.model.sampling import Sampling
 from innerpo.run import Run
+from innerpo.sharing.merge import Dtype, Merged, merge_run
 from innerpo.training import artifacts
 from innerpo.training.combine import Arithmetic, combine_adapters
 from innerpo.training.directions_file import load_directions
@@ -143,6 +144,16 @@ def combine(
     """
     arithmetic = Arithmetic(lines, blocks, rank, energy)
     return combine_adapters([Path(folder) for folder in folders], weights, Path(out), arithmetic)
+
+
+def merge(folder: str | Path, out: str | Path, *, dtype: Dtype = "auto") -> Merged:
+    """Write a run's base with its adapter added as a model of its own into a new folder, for plain transformers or vLLM.
+
+    Merged in float32 and rounded once to ``dtype`` (float32, bfloat16, float16; auto is the type in which the base is
+    stored). Raises UserError for a full fine-tune, a base in 4 bits, and a base with other weights than the run's.
+    """
+    path = existing_folder(folder)
+    return merge_run(path, config_of_folder(path), Path(out), dtype)
 
 
 @dataclass(frozen=True)

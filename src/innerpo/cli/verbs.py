@@ -34,6 +34,7 @@ from innerpo.cli.verb_bridge import bridge
 from innerpo.cli.verb_combine import combine
 from innerpo.cli.verb_compare import compare
 from innerpo.cli.verb_generate import generate
+from innerpo.cli.verb_merge import merge
 from innerpo.cli.verb_report import report
 from innerpo.cli.verb_table import table
 from innerpo.cli.verb_view import view
@@ -163,6 +164,7 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "doctor": doctor,
     "inspect": inspect,
     "combine": combine,
+    "merge": merge,
     "compare": compare,
     "table": table,
     "export": export,
