@@ -23,10 +23,10 @@ def move(model, scale, only=""):
     return model
 
 
-def toy_run(out, model, method="dpo", *, scored=False, **options):
+def toy_run(out, model, method="dpo", *, scored=False, data="embedded:compare", **options):
     """The folder of a run on a toy model; its adapter is moved far from zero."""
     whole = TOY | {"output_dir": out, "model.base_model": str(model), "eval.skip": not scored} | options
-    folder = innerpo.train(None, method, data="embedded:compare", **whole).folder
+    folder = innerpo.train(None, method, data=data, **whole).folder
     path = folder / "adapter_model.safetensors"
     if path.is_file():
         g = torch.Generator().manual_seed(7)

@@ -22,7 +22,7 @@ class MergeCommand:
     dir: Annotated[Path, tyro.conf.Positional, arg(metavar="DIR")]
     """New folder for the model."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Type of the saved weights, to which the float32 sum is rounded once; auto = the type in which the base is stored."""
+    """Type of the saved weights: the float32 sum is rounded once; auto = the type in which the base is stored."""
 
 
 def merge(args: list[str]) -> None:

@@ -35,6 +35,7 @@ from innerpo.cli.verb_combine import combine
 from innerpo.cli.verb_compare import compare
 from innerpo.cli.verb_generate import generate
 from innerpo.cli.verb_merge import merge
+from innerpo.cli.verb_push import push
 from innerpo.cli.verb_report import report
 from innerpo.cli.verb_table import table
 from innerpo.cli.verb_view import view
@@ -165,6 +166,7 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "inspect": inspect,
     "combine": combine,
     "merge": merge,
+    "push": push,
     "compare": compare,
     "table": table,
     "export": export,

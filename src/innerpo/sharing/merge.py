@@ -67,8 +67,8 @@ def check_mergeable(folder: Path, config: RunConfig) -> None:
         raise UserError(f"{folder} is a full fine-tune: it is a whole model already, which transformers loads as it is")
     if config.model.load_in_4bit:
         raise UserError(
-            f"{folder} was trained on {config.model.base_model!r} in 4 bits (model.load_in_4bit); its adapter cannot be "
-            "merged into weights that it was not trained on"
+            f"{folder} was trained on {config.model.base_model!r} in 4 bits (model.load_in_4bit); its adapter cannot "
+            "be merged into weights that it was not trained on"
         )
 
 
@@ -103,8 +103,8 @@ library_name: transformers
 
 # {folder.resolve().name}, merged
 
-`{known or name_of_base(base)}` with the adapter of the run `{folder.resolve().name}` (method `{label}`), merged in float32
-and saved in {dtype}. It needs neither peft nor InnerPO:
+`{known or name_of_base(base)}` with the adapter of the run `{folder.resolve().name}` (method `{label}`), merged in
+float32 and saved in {dtype}. It needs neither peft nor InnerPO:
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
