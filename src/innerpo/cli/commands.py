@@ -43,7 +43,10 @@ class InspectCommand(EvalCommand):
 
 @dataclass(frozen=True)
 class ExportCommand:
-    """Write a run's directions as a steering vector, for llama.cpp and repeng (gguf) or any other program."""
+    """Write a run's directions as a steering vector, for llama.cpp and repeng (gguf) or any other program.
+
+    With --to=gguf and a folder, write its LoRA adapter for llama.cpp instead: export RUN DIR --to=gguf.
+    """
 
     run: Annotated[Path, tyro.conf.Positional, arg(metavar="RUN")]
     """Folder of a run whose method reads states."""
@@ -51,6 +54,18 @@ class ExportCommand:
     """File format."""
     out: Path | None = None
     """File to write; else steering.<format> in the run's folder."""
+
+
+@dataclass(frozen=True)
+class ExportAdapterCommand:
+    """Write a run's LoRA adapter for another program: DIR/adapter.gguf for llama.cpp (llama-cli --lora)."""
+
+    run: Annotated[Path, tyro.conf.Positional, arg(metavar="RUN")]
+    """Folder of a run or of a plain LoRA adapter."""
+    dir: Annotated[Path, tyro.conf.Positional, arg(metavar="DIR")]
+    """Folder to write to."""
+    to: Literal["gguf"] = "gguf"
+    """Form of the adapter."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from innerpo.cli.commands import (
     DoctorCommand,
     EvalCommand,
     ExamplesCommand,
+    ExportAdapterCommand,
     ExportCommand,
     InspectCommand,
     TrainCommand,
@@ -106,12 +107,23 @@ def inspect(args: list[str]) -> None:
 
 
 def export(args: list[str]) -> None:
-    """Write a run's directions as a steering vector: export outputs/innerpo-none_math_seed1 --format=gguf."""
+    """Write a run's directions as a steering vector, or its adapter (--to=gguf): export RUN --format=gguf."""
+    if peek(args, "to") is not None:
+        _export_adapter(args)
+        return
     command = parse(ExportCommand, args, "innerpo export")
     config = config_of_folder(existing_folder(command.run))
     from innerpo.evaluation.export import export_run
 
     say(f"written to {export_run(command.run, config, command.format, command.out)}")
+
+
+def _export_adapter(args: list[str]) -> None:
+    command = parse(ExportAdapterCommand, args, "innerpo export")
+    config = config_of_folder(existing_folder(command.run))
+    from innerpo.sharing.gguf_lora import export_lora
+
+    say(f"written to {export_lora(command.run, config, command.dir)}")
 
 
 def data(args: list[str]) -> None:
