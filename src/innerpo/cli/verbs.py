@@ -32,6 +32,7 @@ from innerpo.cli.flags import (
 )
 from innerpo.cli.options import unknown
 from innerpo.cli.verb_bridge import bridge
+from innerpo.cli.verb_chat import chat
 from innerpo.cli.verb_combine import combine
 from innerpo.cli.verb_compare import compare
 from innerpo.cli.verb_generate import generate
@@ -185,6 +186,7 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "report": report,
     "view": view,
     "generate": generate,
+    "chat": chat,
     "bridge": bridge,
     "examples": examples,
 }
