@@ -10,7 +10,7 @@ import torch
 import innerpo
 from conftest import build_model, build_tokenizer
 from innerpo.cli import main
-from innerpo.cli.verb_chat import COMMANDS
+from innerpo.cli.chat_loop import COMMANDS
 from innerpo.data.tokens import PairTokenizer
 from innerpo.evaluation.chat import Conversation
 from innerpo.model.adapters import add_adapter
@@ -205,7 +205,7 @@ def test_a_terminal_shows_two_columns(run, monkeypatch, capsys):
 
     shown = io.StringIO()
     console = Console(file=shown, force_terminal=True, width=100, highlight=False)
-    monkeypatch.setattr("innerpo.cli.verb_chat.stdout", console)
+    monkeypatch.setattr("innerpo.cli.chat_loop.stdout", console)
     piped(monkeypatch, capsys, ["chat", str(run), "--max_new_tokens=4"], "the cat\n")
     last = shown.getvalue().split("\n")
     assert any("base" in line and "dpo" in line for line in last)

@@ -135,6 +135,9 @@ EXAMPLES = {
     "innerpo eval outputs/innerpo-none_truthful_qa_seed1 --eval.steer=2": "and the base steered along its directions",
     "innerpo export outputs/innerpo-none_truthful_qa_seed1 --format=gguf": "a control vector for llama.cpp and repeng",
     "innerpo generate outputs/dpo_truthful_qa_seed1 --prompts=5": "texts of base and policy, side by side",
+    "innerpo chat outputs/dpo_truthful_qa_seed1": "talk to base and adapter side by side",
+    "innerpo merge outputs/dpo_truthful_qa_seed1 outputs/merged": "base + adapter as one model, for plain transformers",
+    "innerpo push outputs/dpo_truthful_qa_seed1 owner/name --dry-run": "what a repository of the Hub would hold",
     "innerpo bridge export truthful_qa --to=lm-eval outputs/tasks": "the same pairs for lm-evaluation-harness",
     "innerpo inspect outputs/dpo_truthful_qa_seed1": "what the adapter did inside, block by block, with a plot",
 }

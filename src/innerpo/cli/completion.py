@@ -18,7 +18,10 @@ from innerpo.cli.commands import (
     TrainCommand,
 )
 from innerpo.cli.verb_bridge import BridgeExportCommand, BridgeImportCommand
+from innerpo.cli.verb_chat import ChatCommand
 from innerpo.cli.verb_generate import GenerateCommand
+from innerpo.cli.verb_merge import MergeCommand
+from innerpo.cli.verb_push import PushCommand
 from innerpo.config.method import method_names
 from innerpo.errors import UserError
 from innerpo.registry import METHODS
@@ -39,6 +42,9 @@ def write_completion(words: Sequence[str]) -> None:
         "inspect": InspectCommand,
         "export": ExportCommand,
         "generate": GenerateCommand,
+        "chat": ChatCommand,
+        "merge": MergeCommand,
+        "push": PushCommand,
         "bridge": _one_of({"export": BridgeExportCommand, "import": BridgeImportCommand}),
         "examples": ExamplesCommand,
     }
