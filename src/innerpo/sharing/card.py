@@ -11,6 +11,7 @@ from innerpo.config.yaml import read_run_config
 from innerpo.sharing.bases import hub_id, name_of_base
 from innerpo.sharing.clean import Cleaner
 from innerpo.sharing.results import Result, model_index
+from innerpo.training.artifacts import is_frozen
 from innerpo.training.card import model_card
 from innerpo.training.paths import RECORD
 
@@ -22,12 +23,13 @@ def hub_card(
     from huggingface_hub import ModelCardData
 
     known, label = hub_id(config.model.base_model), label_of_folder(folder, config)
-    whole = merged or not (folder / "adapter_config.json").is_file()
+    whole = merged or not ((folder / "adapter_config.json").is_file() or is_frozen(folder))
+    methods = [] if read_run_config(folder) is None else [config.method.name]  # a combined adapter has none of its own
     data = ModelCardData(
         library_name="transformers" if whole else "peft",
         base_model=known or None,
         base_model_relation=("finetune" if whole else "adapter") if known else None,
-        tags=["innerpo", "preference-optimisation", config.method.name, *["merged"] * merged],
+        tags=["innerpo", "preference-optimisation", *methods, *["merged"] * merged],
         model_name=repo.partition("/")[2],
         eval_results=model_index(results) or None,
         ignore_metadata_errors=False,

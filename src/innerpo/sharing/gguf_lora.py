@@ -1,4 +1,4 @@
-"""A run's LoRA adapter as a GGUF file, which llama.cpp puts on the base model (``llama-cli --lora``)."""
+"""A run's LoRA adapter as a GGUF file, which llama.cpp puts on the base model."""
 
 import logging
 from collections.abc import Mapping

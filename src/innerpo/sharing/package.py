@@ -29,7 +29,7 @@ ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 RECORDS = (CONFIG, RECORD, METRICS, COMBINED, "headline.json", "headline.md", "overlap.jsonl")
 MODEL = (
     *("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json"),
-    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "chat_template*", "vocab*", "merges.txt", "*.py"),
+    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "chat_template*", "vocab*", "merges.txt"),
 )
 """Files of a whole model as transformers saves them."""
 KEPT_HERE = ("genies_dir", "ethics_dir", "cache_dir", "output_dir")
@@ -69,8 +69,8 @@ def _pack(folder: Path, config: RunConfig, repo: str, merged: bool, made: Path) 
     weights = folder
     if merged:
         weights = merge_run(folder, config, made / "merged").folder
-    patterns = MODEL if whole and not artifacts.is_frozen(folder) else ADAPTER
-    files = {path.name: path for pattern in patterns for path in sorted(weights.glob(pattern))}
+    patterns = (*MODEL, *["*.py"] * config.model.trust_remote_code) if whole else ADAPTER
+    files = {p.name: p for pattern in patterns for p in sorted(weights.glob(pattern)) if p.is_file()}
     files |= {name: folder / name for name in (*RECORDS, DIRECTIONS) if (folder / name).is_file()}
     files |= {p.name: p for stem in FACTS.values() for p in sorted(folder.glob(f"{stem}.*")) if p.suffix in _FACTS}
     for name, path in files.items():
