@@ -94,7 +94,7 @@ def benchmark_arguments(words):
     return None
 
 
-ON_FOLDERS = ("eval", "inspect", "export", "generate", "combine")
+ON_FOLDERS = ("eval", "inspect", "export", "generate", "combine", "merge", "push", "chat")
 
 
 BEHIND_THE_FLAGS = {
@@ -106,6 +106,10 @@ BEHIND_THE_FLAGS = {
     "innerpo.evaluation.inspect.run": ("inspect_run",),
     "innerpo.evaluation.export": ("export_run",),
     "innerpo.evaluation.generate": ("generate_run",),
+    "innerpo.sharing.merge": ("merge_run",),
+    "innerpo.sharing.push": ("push_run",),
+    "innerpo.sharing.gguf_lora": ("export_lora",),
+    "innerpo.cli.chat_loop": ("run_chat",),
     "innerpo.training.combine": ("combine_adapters",),
     "innerpo.evaluation.facts": ("read_scores",),
     "innerpo.evaluation.bridges.agreement": ("agreement",),
@@ -148,6 +152,9 @@ class Recorder:
                 "pairs": {},
                 "path": "",
                 "texts": (),
+                "dtype": "",
+                "millions": 0.0,
+                "url": "",
                 "write": lambda *_: None,
             }
             return types.SimpleNamespace(failures=(), tables=None, folder="", faults=(), **exported)

@@ -8,7 +8,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from innerpo.api import Loaded, combine, evaluate, generate, load, load_base, report, run_config, train
+    from innerpo.api import Loaded, combine, evaluate, generate, load, load_base, merge, push, report, run_config, train
     from innerpo.config.method import MethodConfig, TransformConfig
     from innerpo.config.run import DataConfig, EvalConfig, ModelConfig, RunConfig, TrainingConfig, default_run
     from innerpo.errors import MachineError, UserError
@@ -47,6 +47,8 @@ _PUBLIC = {
     "generate": "innerpo.api",
     "load": "innerpo.api",
     "load_base": "innerpo.api",
+    "merge": "innerpo.api",
+    "push": "innerpo.api",
     "remove_adapter": "innerpo.model.adapters",
     "report": "innerpo.api",
     "reporting": "innerpo.progress",
@@ -79,6 +81,8 @@ __all__ = [
     "generate",
     "load",
     "load_base",
+    "merge",
+    "push",
     "remove_adapter",
     "report",
     "reporting",

@@ -18,11 +18,16 @@ from innerpo.evaluation.generate import GenerationRequest, generate_run
 from innerpo.evaluation.generations import Generation
 from innerpo.files import cache_root, existing_folder
 from innerpo.methods.inner_reward import InnerReward
+from innerpo.methods.records import Directions
+from innerpo.methods.transforms.transform import Transform
 from innerpo.model import loading
 from innerpo.model.adapters import check_bare
 from innerpo.model.base import Base
 from innerpo.model.sampling import Sampling
 from innerpo.run import Run
+from innerpo.sharing.fetch import folder_of
+from innerpo.sharing.merge import Dtype, Merged, merge_run
+from innerpo.sharing.push import Pushed, push_run
 from innerpo.training import artifacts
 from innerpo.training.combine import Arithmetic, combine_adapters
 from innerpo.training.directions_file import load_directions
@@ -145,6 +150,37 @@ def combine(
     return combine_adapters([Path(folder) for folder in folders], weights, Path(out), arithmetic)
 
 
+def merge(folder: str | Path, out: str | Path, *, dtype: Dtype = "auto") -> Merged:
+    """Write a run's base with its adapter added as a model of its own, which plain transformers loads.
+
+    Merged in float32 and rounded once to ``dtype`` (float32, bfloat16, float16; auto is the type in which the base is
+    stored). Raises UserError for a full fine-tune, a base in 4 bits, and a base with other weights than the run's.
+    """
+    path = existing_folder(folder)
+    return merge_run(path, config_of_folder(path), Path(out), dtype)
+
+
+def push(
+    folder: str | Path,
+    repo: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    merged: bool = False,
+    dry_run: bool = False,
+) -> Pushed:
+    """Upload a run to the repository ``owner/name`` of the Hub, in one commit.
+
+    Adapter, directions with their transform, config, record, scores, a card with tables, and ``.eval_results``, without
+    paths of this machine. What is uploaded is logged first; with ``dry_run`` that is all. ``revision`` is a branch;
+    ``merged`` uploads the merged model in place of the adapter. Raises UserError without a token, or where the Hub
+    refuses.
+    """
+    path = existing_folder(folder)
+    options: dict[str, Any] = {"private": private, "revision": revision, "merged": merged, "dry_run": dry_run}
+    return push_run(path, config_of_folder(path), repo, **options)
+
+
 @dataclass(frozen=True)
 class Loaded:
     """A run in memory: its policy, the base it was trained on, its directions and its config."""
@@ -157,17 +193,38 @@ class Loaded:
     """The fitted directions, with the layers, transform, pooling and site they belong to; None where there are none."""
     config: RunConfig
     """The run's configuration."""
+    folder: Path
+    """Folder of the run: of one from the Hub, its snapshot in the Hub's cache."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """The base model's tokenizer."""
+        return self.base.tokenizer
+
+    @property
+    def directions(self) -> Directions | None:
+        """The fitted directions, one for each layer of ``inner_reward.layers``."""
+        return None if self.inner_reward is None else self.inner_reward.directions
+
+    @property
+    def transform(self) -> Transform | None:
+        """The transform that states go through before they meet the directions."""
+        return None if self.inner_reward is None else self.inner_reward.transform
 
 
-def load(folder: str | Path, base: Base | None = None) -> Loaded:
-    """Load a run's adapter, or any peft adapter, on its base model; ``remove_adapter`` takes it off again."""
-    path = existing_folder(folder)
+def load(run: str | Path, base: Base | None = None, *, revision: str | None = None) -> Loaded:
+    """Load a run's adapter, or any peft adapter, on its base model; ``remove_adapter`` takes it off again.
+
+    ``run`` is a folder, or a repository ``owner/name`` of the Hub (``revision``: of which branch or commit). Without
+    ``base``, the base model that the run names is loaded. Raises UserError where it has other weights than the run's.
+    """
+    path = folder_of(run, revision)
     config = config_of_folder(path)
     artifacts.check_adapter(path)
     base = base or loading.load_base(config.model, cache_root(config.data.cache_dir))
     check_bare(base)
     check_base(path, base)
-    return Loaded(artifacts.load_policy(base, path), base, load_directions(path), config)
+    return Loaded(artifacts.load_policy(base, path), base, load_directions(path), config, path)
 
 
 def _config(base: Base | None, method: str | RunConfig, data: str | None, options: dict[str, Any]) -> RunConfig:

@@ -31,8 +31,8 @@ class _Silent:
 def _ignore(done: int, note: str = "") -> None: ...
 
 
-_SILENT = _Silent()
-_reporter: ContextVar[Reporter] = ContextVar("_reporter", default=_SILENT)
+SILENT = _Silent()
+_reporter: ContextVar[Reporter] = ContextVar("_reporter", default=SILENT)
 
 
 @contextmanager

@@ -43,7 +43,10 @@ class InspectCommand(EvalCommand):
 
 @dataclass(frozen=True)
 class ExportCommand:
-    """Write a run's directions as a steering vector, for llama.cpp and repeng (gguf) or any other program."""
+    """Write a run's directions as a steering vector, for llama.cpp and repeng (gguf) or any other program.
+
+    With --to=gguf and a folder, write its LoRA adapter for llama.cpp instead: export RUN DIR --to=gguf.
+    """
 
     run: Annotated[Path, tyro.conf.Positional, arg(metavar="RUN")]
     """Folder of a run whose method reads states."""
@@ -51,6 +54,18 @@ class ExportCommand:
     """File format."""
     out: Path | None = None
     """File to write; else steering.<format> in the run's folder."""
+
+
+@dataclass(frozen=True)
+class ExportAdapterCommand:
+    """Write a run's LoRA adapter for another program: DIR/adapter.gguf for llama.cpp (llama-cli --lora)."""
+
+    run: Annotated[Path, tyro.conf.Positional, arg(metavar="RUN")]
+    """Folder of a run or of a plain LoRA adapter."""
+    dir: Annotated[Path, tyro.conf.Positional, arg(metavar="DIR")]
+    """Folder to write to."""
+    to: Literal["gguf"] = "gguf"
+    """Form of the adapter."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +135,9 @@ EXAMPLES = {
     "innerpo eval outputs/innerpo-none_truthful_qa_seed1 --eval.steer=2": "and the base steered along its directions",
     "innerpo export outputs/innerpo-none_truthful_qa_seed1 --format=gguf": "a control vector for llama.cpp and repeng",
     "innerpo generate outputs/dpo_truthful_qa_seed1 --prompts=5": "texts of base and policy, side by side",
+    "innerpo chat outputs/dpo_truthful_qa_seed1": "talk to base and adapter side by side",
+    "innerpo merge outputs/dpo_truthful_qa_seed1 outputs/merged": "base + adapter as one model, for plain transformers",
+    "innerpo push outputs/dpo_truthful_qa_seed1 owner/name --dry-run": "what a repository of the Hub would hold",
     "innerpo bridge export truthful_qa --to=lm-eval outputs/tasks": "the same pairs for lm-evaluation-harness",
     "innerpo inspect outputs/dpo_truthful_qa_seed1": "what the adapter did inside, block by block, with a plot",
 }

@@ -18,7 +18,10 @@ from innerpo.cli.commands import (
     TrainCommand,
 )
 from innerpo.cli.verb_bridge import BridgeExportCommand, BridgeImportCommand
+from innerpo.cli.verb_chat import ChatCommand
 from innerpo.cli.verb_generate import GenerateCommand
+from innerpo.cli.verb_merge import MergeCommand
+from innerpo.cli.verb_push import PushCommand
 from innerpo.cli.verb_sweep import SweepCommand
 from innerpo.config.method import method_names
 from innerpo.errors import UserError
@@ -41,6 +44,9 @@ def write_completion(words: Sequence[str]) -> None:
         "sweep": SweepCommand,
         "export": ExportCommand,
         "generate": GenerateCommand,
+        "chat": ChatCommand,
+        "merge": MergeCommand,
+        "push": PushCommand,
         "bridge": _one_of({"export": BridgeExportCommand, "import": BridgeImportCommand}),
         "examples": ExamplesCommand,
     }

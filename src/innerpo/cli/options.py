@@ -60,8 +60,8 @@ class Option:
         if typing.get_origin(self.kind) is Literal:
             known = [str(value) for value in typing.get_args(self.kind)]
             if text not in known:
-                choices = f"{', '.join(known[:-1])} or {known[-1]}"
-                raise UserError(f"{self.flag} is one of {choices}, not {text!r}{_did_you_mean(text, known)}")
+                choices = f"one of {', '.join(known[:-1])} or {known[-1]}" if known[1:] else known[0]
+                raise UserError(f"{self.flag} is {choices}, not {text!r}{_did_you_mean(text, known)}")
         elif self.kind in KINDS:
             try:
                 self.kind(text)

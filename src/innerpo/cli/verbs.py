@@ -16,6 +16,7 @@ from innerpo.cli.commands import (
     DoctorCommand,
     EvalCommand,
     ExamplesCommand,
+    ExportAdapterCommand,
     ExportCommand,
     InspectCommand,
     TrainCommand,
@@ -31,9 +32,12 @@ from innerpo.cli.flags import (
 )
 from innerpo.cli.options import unknown
 from innerpo.cli.verb_bridge import bridge
+from innerpo.cli.verb_chat import chat
 from innerpo.cli.verb_combine import combine
 from innerpo.cli.verb_compare import compare
 from innerpo.cli.verb_generate import generate
+from innerpo.cli.verb_merge import merge
+from innerpo.cli.verb_push import push
 from innerpo.cli.verb_report import report
 from innerpo.cli.verb_sweep import sweep
 from innerpo.cli.verb_table import table
@@ -105,12 +109,23 @@ def inspect(args: list[str]) -> None:
 
 
 def export(args: list[str]) -> None:
-    """Write a run's directions as a steering vector: export outputs/innerpo-none_math_seed1 --format=gguf."""
+    """Write a run's directions as a steering vector, or its adapter (--to=gguf): export RUN --format=gguf."""
+    if peek(args, "to") is not None:
+        _export_adapter(args)
+        return
     command = parse(ExportCommand, args, "innerpo export")
     config = config_of_folder(existing_folder(command.run))
     from innerpo.evaluation.export import export_run
 
     say(f"written to {export_run(command.run, config, command.format, command.out)}")
+
+
+def _export_adapter(args: list[str]) -> None:
+    command = parse(ExportAdapterCommand, args, "innerpo export")
+    config = config_of_folder(existing_folder(command.run))
+    from innerpo.sharing.gguf_lora import export_lora
+
+    say(f"written to {export_lora(command.run, config, command.dir)}")
 
 
 def data(args: list[str]) -> None:
@@ -165,12 +180,15 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "inspect": inspect,
     "sweep": sweep,
     "combine": combine,
+    "merge": merge,
+    "push": push,
     "compare": compare,
     "table": table,
     "export": export,
     "report": report,
     "view": view,
     "generate": generate,
+    "chat": chat,
     "bridge": bridge,
     "examples": examples,
 }

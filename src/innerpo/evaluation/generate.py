@@ -176,7 +176,7 @@ def _row(
         prompt=pair.prompt,
         model=label,
         strength=strength,
-        text=_decoded(base.tokenizer, prompt.ids, ids),
+        text=decoded(base.tokenizer, prompt.ids, ids),
         tokens=len(written.ids),
         logp=logps[0],
         logp_base=logps[1],
@@ -186,7 +186,7 @@ def _row(
     )
 
 
-def _decoded(tokenizer: Any, prompt: Ids, ids: Ids) -> str:
+def decoded(tokenizer: Any, prompt: Ids, ids: Ids) -> str:
     """Return the text of some tokens as it stands behind its prompt: alone, some tokenizers drop a leading space."""
     before, whole = tokenizer.decode(list(prompt)), tokenizer.decode([*prompt, *ids])
     return str(whole[len(before) :] if whole.startswith(before) else tokenizer.decode(list(ids)))

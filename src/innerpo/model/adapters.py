@@ -118,13 +118,39 @@ def remove_adapter(base: Base, policy: Any) -> None:
     if hasattr(base.model, "_require_grads_hook"):  # checkpointing an adapter makes the embedding's output need one
         base.model.disable_input_require_grads()
     policy.unload()
-    for name in ("peft_config", "_hf_peft_config_loaded", "_require_grads_hooks", "_require_grads_hook"):
-        if name in vars(base.model):
-            delattr(base.model, name)
+    _forget_adapter(base.model)
     if base.use_cache is not None:
         base.model.config.use_cache = base.use_cache
     base.model.requires_grad_(False)
     base.model.eval()
+
+
+def merge_adapter(base: Base, policy: Any) -> Any:
+    """Return the base with the adapter's update added to its weights, in their own type: W + s B A. The base is spent.
+
+    Raises UserError where an update is not finite, or belongs to an embedding that shares its weights with the LM head.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    ends = (base.model.get_input_embeddings(), base.model.get_output_embeddings())
+    if getattr(base.model.config, "tie_word_embeddings", False) and any(isinstance(e, BaseTunerLayer) for e in ends):
+        raise UserError(
+            f"the adapter is on the embedding or the LM head of {base.name!r}, which share their weights; it cannot be "
+            "merged, since it would change both"
+        )
+    try:
+        merged = policy.merge_and_unload(safe_merge=True)
+    except ValueError as error:
+        raise UserError(f"the adapter cannot be merged into {base.name!r}: {' '.join(str(error).split())}") from error
+    _forget_adapter(merged)
+    return merged
+
+
+def _forget_adapter(model: Any) -> None:
+    """Delete what peft leaves on a model whose adapter is gone."""
+    for name in ("peft_config", "_hf_peft_config_loaded", "_require_grads_hooks", "_require_grads_hook"):
+        if name in vars(model):
+            delattr(model, name)
 
 
 @contextmanager

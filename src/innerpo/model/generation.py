@@ -62,7 +62,7 @@ def generate(
     """
     from transformers import LogitsProcessorList
 
-    stops = sorted({*_stops(base), *(prompt.close for prompt in prompts)})
+    stops = sorted({*stops_of(base), *(prompt.close for prompt in prompts)})
     length = max(len(prompt.ids) for prompt in prompts)
     _check_fits(base, length, sampling)
     ids = [[base.pad_id] * (length - len(p.ids)) + list(p.ids) for p in prompts]
@@ -125,7 +125,7 @@ def _inner(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def _stops(base: Base) -> set[int]:
+def stops_of(base: Base) -> set[int]:
     """The tokenizer's EOS, and the ends of a text that the model's generation config names."""
     named = getattr(getattr(base.model, "generation_config", None), "eos_token_id", None)
     several = [] if named is None else [named] if isinstance(named, int) else list(named)

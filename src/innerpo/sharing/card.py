@@ -1,0 +1,69 @@
+"""The model card of a repository: metadata that the Hub reads, what was trained, tables of scores, how to load it."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from innerpo.config.combined import read_combined
+from innerpo.config.labels import label_of_folder
+from innerpo.config.run import RunConfig
+from innerpo.config.yaml import read_run_config
+from innerpo.sharing.bases import hub_id, name_of_base
+from innerpo.sharing.clean import Cleaner
+from innerpo.sharing.results import Result, model_index
+from innerpo.training.artifacts import is_frozen
+from innerpo.training.card import model_card
+from innerpo.training.paths import RECORD
+
+
+def hub_card(
+    folder: Path, config: RunConfig, results: Sequence[Result], repo: str, merged: bool, cleaner: Cleaner
+) -> str:
+    """Return the README.md of a repository with a run."""
+    from huggingface_hub import ModelCardData
+
+    known, label = hub_id(config.model.base_model), label_of_folder(folder, config)
+    whole = merged or not ((folder / "adapter_config.json").is_file() or is_frozen(folder))
+    methods = [] if read_run_config(folder) is None else [config.method.name]  # a combined adapter has none of its own
+    data = ModelCardData(
+        library_name="transformers" if whole else "peft",
+        base_model=known or None,
+        base_model_relation=("finetune" if whole else "adapter") if known else None,
+        tags=["innerpo", "preference-optimisation", *methods, *["merged"] * merged],
+        model_name=repo.partition("/")[2],
+        eval_results=model_index(results) or None,
+        ignore_metadata_errors=False,
+    )
+    body = cleaner.text(_about(folder, config, label) + _scores(folder))
+    return f"---\n{data.to_yaml()}\n---\n\n{body}\n{_use(repo, whole)}"
+
+
+def _about(folder: Path, config: RunConfig, label: str) -> str:
+    """What was trained: the run's own card; of another adapter, what its record says."""
+    if read_run_config(folder) is not None and (folder / RECORD).is_file():
+        return model_card(config, json.loads((folder / RECORD).read_text())).split("---\n", 2)[2].lstrip()
+    combined, base = read_combined(folder), name_of_base(config.model.base_model)
+    lines = [f"# {folder.resolve().name}", "", f"An adapter of `{hub_id(config.model.base_model) or base}`: {label}."]
+    if combined is not None:
+        lines += ["", "| weight | adapter |", "| ---: | --- |"]
+        lines += [f"| {s.weight:g} | {s.label} (`{Path(s.folder).name}`) |" for s in combined.sources]
+    return "\n".join([*lines, ""])
+
+
+def _scores(folder: Path) -> str:
+    path = folder / "headline.md"
+    return f"\n## Scores\n\n{path.read_text()}" if path.is_file() else ""
+
+
+def _use(repo: str, whole: bool) -> str:
+    plain = "" if not whole else f'\nWithout InnerPO: `AutoModelForCausalLM.from_pretrained("{repo}")`.\n'
+    return f"""
+## Use
+
+```python
+import innerpo
+
+loaded = innerpo.load("{repo}")
+loaded.policy, loaded.tokenizer, loaded.directions
+```
+{plain}"""

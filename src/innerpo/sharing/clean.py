@@ -1,0 +1,96 @@
+"""What leaves this machine: records without its paths, and a last look for paths and secrets that must not leave."""
+
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from innerpo.errors import UserError
+
+_TOKENS = re.compile(rb"\bhf_[A-Za-z0-9]{30,}\b|\bsk-[A-Za-z0-9_-]{24,}\b|\bgh[pousr]_[A-Za-z0-9]{30,}\b")
+_SECRET = re.compile(r"(TOKEN|SECRET|PASSWORD|API_KEY|ACCESS_KEY)(_ID)?$")
+_SHORTEST_SECRET = 12
+"""Values of environment variables below this length are no secrets (``HF_TOKEN=1``), and would be found anywhere."""
+_UNREAD = (".safetensors", "tokenizer.json")
+"""Weights, and a vocabulary in which any word may stand: their names are the writer's own, their content is numbers."""
+
+
+@dataclass(frozen=True)
+class Cleaner:
+    """Replaces the names of places on this machine; ``names``: each to what stands in its place."""
+
+    names: Mapping[str, str]
+
+    def text(self, text: str) -> str:
+        """Return a text with every known place replaced."""
+        for place in sorted(self.names, key=len, reverse=True):
+            text = text.replace(place, self.names[place])
+        return text
+
+    def value(self, value: Any) -> Any:
+        """Return plain data with every known place replaced, and every other absolute path cut to its last part."""
+        if isinstance(value, dict):
+            return {self.text(str(k)): self.value(v) for k, v in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.value(v) for v in value]
+        if not isinstance(value, str):
+            return value
+        text = self.text(value)
+        return Path(text).name if is_place(text) else text
+
+    def frame(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Return a data frame whose texts have every known place replaced."""
+        texts = [name for name, kind in frame.schema.items() if kind == pl.String]
+        return frame.with_columns(
+            pl.col(name).replace({v: self.value(v) for v in frame[name].unique() if v is not None}) for name in texts
+        )
+
+
+def is_place(text: str) -> bool:
+    """Whether a text is an absolute path, or one beneath a home folder."""
+    return "\n" not in text and len(text) > 1 and (text.startswith("~") or Path(text).is_absolute())
+
+
+def places_in(value: Any) -> Iterator[str]:
+    """Yield every absolute path that stands in plain data."""
+    if isinstance(value, dict):
+        for inner in value.values():
+            yield from places_in(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from places_in(inner)
+    elif isinstance(value, str) and is_place(value):
+        yield value
+
+
+def check_clean(files: Mapping[str, Path], also: Iterable[Path] = ()) -> None:
+    """Raise UserError where a file to be uploaded holds a path of this machine or a secret.
+
+    Looked for are the home folder, the working folder, the folder for temporary files and the folders ``also``; tokens
+    by their form; and the values of environment variables that are named like secrets.
+    """
+    folders = {Path.home(), Path.cwd(), Path(tempfile.gettempdir()), *(path.resolve() for path in also)}
+    places = [f"{folder}{os.sep}".encode() for folder in folders if len(folder.parts) > 1]
+    secrets = [v.encode() for k, v in os.environ.items() if _SECRET.search(k) and len(v) >= _SHORTEST_SECRET]
+    for name, path in files.items():
+        if name.endswith(_UNREAD):
+            continue
+        content = _content(path)
+        if any(place in content for place in places):
+            raise UserError(f"{name} would be uploaded with a path of this machine; remove it from {path}")
+        if _TOKENS.search(content) or any(secret in content for secret in secrets):
+            raise UserError(f"{name} would be uploaded with what looks like an access token; remove it from {path}")
+
+
+def _content(path: Path) -> bytes:
+    """The bytes of a file; of a parquet file, which is compressed, those of its texts."""
+    if path.suffix != ".parquet":
+        return path.read_bytes()
+    frame = pl.read_parquet(path)
+    texts = [name for name, kind in frame.schema.items() if kind == pl.String]
+    return "\n".join(v for name in texts for v in frame[name].unique() if v is not None).encode()

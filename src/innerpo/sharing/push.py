@@ -1,0 +1,101 @@
+"""Push: a run as a repository of the Hub, in one commit."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from innerpo.config.run import RunConfig
+from innerpo.errors import UserError
+from innerpo.sharing.package import Package, packed
+from innerpo.sharing.results import RESULTS
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What was uploaded (or would be): sizes by name in the repository; the commit's address, "" for a dry run."""
+
+    repo: str
+    files: dict[str, int]
+    url: str = ""
+
+
+def push_run(
+    folder: Path,
+    config: RunConfig,
+    repo: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    merged: bool = False,
+    dry_run: bool = False,
+) -> Pushed:
+    """Upload a run to ``owner/name`` on the Hub in one commit; the repository is made where it does not exist.
+
+    What is uploaded is logged first; with ``dry_run`` that is all. ``revision`` is a branch, made where it does not
+    exist. ``merged`` uploads the merged model in place of the adapter. Raises UserError for a name that the Hub does
+    not take, without a token, and where the Hub refuses.
+    """
+    _check_name(repo)
+    with packed(folder, config, repo, merged) as package:
+        sizes = {name: path.stat().st_size for name, path in package.files.items()}
+        for name, size in sizes.items():
+            log.info(f"{size:>12,}  {name}")
+        for note in package.notes:
+            log.info(f"note: {note}")
+        log.info(f"{len(sizes)} files, {package.bytes:,} bytes, to {repo}{f' ({revision})' if revision else ''}")
+        url = "" if dry_run else _upload(package, repo, private, revision, f"Upload {folder.resolve().name}")
+    return Pushed(repo, sizes, url)
+
+
+def _upload(package: Package, repo: str, private: bool, revision: str | None, message: str) -> str:
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
+
+    if get_token() is None:
+        raise UserError("there is no token of the Hub that may write; log in by `hf auth login`, or set HF_TOKEN")
+    api = HfApi()
+    with hub_errors(f"{repo} could not be pushed"):
+        api.create_repo(repo, private=private, exist_ok=True)
+        if revision is not None:
+            api.create_branch(repo, branch=revision, exist_ok=True)
+        there = api.list_repo_files(repo, revision=revision)
+        stale = [n for n in there if n.startswith(f"{RESULTS}/") and n not in package.files]
+        operations: list[Any] = [CommitOperationAdd(name, str(path)) for name, path in package.files.items()]
+        operations += [CommitOperationDelete(name) for name in stale]  # results of an earlier push
+        with warnings.catch_warnings():  # scores are parquet files, and belong beside their model
+            warnings.filterwarnings("ignore", message="It seems that you are about to commit a data file")
+            commit = api.create_commit(repo, operations, commit_message=message, revision=revision)
+    return str(commit.commit_url)
+
+
+@contextmanager
+def hub_errors(what: str) -> Iterator[None]:
+    """Turn what the Hub or the network refuses into a UserError of one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        # Its client's errors have no ancestor of ours, and the client changes with its version (httpx, httpx2).
+        if not isinstance(error, OSError | ValueError | RuntimeError) and "httpx" not in type(error).__module__:
+            raise
+        causes = [error, *([error.__cause__] if error.__cause__ is not None else [])]
+        said = ": ".join(" ".join(str(e).split())[:300] or type(e).__name__ for e in causes)
+        raise UserError(f"{what}: {said}") from error
+
+
+def _check_name(repo: str) -> None:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        raise UserError(f"{repo!r} is no name of a repository: {' '.join(str(error).split())}") from error
+    if "/" not in repo:
+        raise UserError(f"{repo!r} is no name of a repository; write owner/name")

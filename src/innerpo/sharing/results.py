@@ -1,0 +1,105 @@
+"""A run's accuracies in the forms of the Hub: ``.eval_results/*.yaml``, and the ``model-index`` of a model card."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import yaml
+
+from innerpo.data.shifts import genies_names
+from innerpo.data.sources import parse_name
+from innerpo.data.sources.ethics import HUB_NAME as ETHICS
+from innerpo.data.sources.genies import HUB_NAME as GENIES
+from innerpo.errors import UserError
+from innerpo.evaluation.facts import FILES, read_scores
+from innerpo.evaluation.outcomes import pair_outcomes
+from innerpo.evaluation.statistics import UNKNOWN, Estimate, accuracy
+
+SCORER = "mean_logp"
+METRIC = "pairwise accuracy by log-probability per token"
+RESULTS = ".eval_results"
+
+
+@dataclass(frozen=True)
+class Result:
+    """The accuracy of a policy (at strength 1) and of its base on one evaluation set; ``hub``: its data on the Hub."""
+
+    set: str
+    dataset: str
+    split: str
+    pairs: int
+    accuracy: Estimate
+    base: Estimate
+    hub: tuple[str, str] | None = None
+
+
+def results_of(folder: Path, label: str) -> tuple[Result, ...]:
+    """Return the accuracies that a run's folder holds of its policy; none where it was not scored."""
+    if not any((folder / f"{FILES['responses']}.{kind}").is_file() for kind in ("parquet", "jsonl")):
+        return ()
+    scores = read_scores(folder)
+    outcomes = pair_outcomes(scores, SCORER)
+    found = []
+    for row in scores.sets.iter_rows(named=True):
+        on_set = outcomes.filter(pl.col("set") == row["set"])
+        own = on_set.filter(pl.col("model") == label, pl.col("strength") == 1.0)
+        base = on_set.filter(pl.col("model") == "base")
+        if len(own):
+            theirs = accuracy(base) if len(base) else UNKNOWN
+            where = on_hub(row["dataset"])
+            found.append(Result(row["set"], row["dataset"], row["split"], row["pairs"], accuracy(own), theirs, where))
+    return tuple(found)
+
+
+def on_hub(dataset: str) -> tuple[str, str] | None:
+    """Return repository and configuration of a data set on the Hub; None for one that is not there."""
+    try:
+        kind, rest = parse_name(dataset)
+    except UserError:
+        return None
+    if kind == "ethics" or (kind == "genies" and rest in genies_names()):
+        return (GENIES if kind == "genies" else ETHICS), rest
+    if kind != "hub":
+        return None
+    path, _, more = rest.partition(":")
+    return path, more.partition(":")[0] or "default"
+
+
+def eval_results(results: Sequence[Result]) -> dict[str, str]:
+    """Return the files of ``.eval_results`` as name to YAML, one for each set whose data are on the Hub."""
+    from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
+
+    files = {}
+    for r in results:
+        if r.hub is None:
+            continue
+        notes = (
+            f"{METRIC}, {r.split} split, {r.pairs} pairs of {r.accuracy.clusters} prompts; base model {r.base.mean:.4f}"
+        )
+        entry = EvalResultEntry(*r.hub, round(r.accuracy.mean, 4), notes=notes)
+        name = re.sub(r"[^\w.-]+", "-", f"{r.set}_{r.dataset}")
+        files[f"{RESULTS}/{name}.yaml"] = yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False)
+    return files
+
+
+def model_index(results: Sequence[Result]) -> list[Any]:
+    """Return the results as ``EvalResult`` records of huggingface_hub, for the metadata of a card."""
+    from huggingface_hub import EvalResult
+
+    def record(r: Result) -> Any:
+        where = r.hub or (r.dataset, None)
+        return EvalResult(
+            task_type="text-generation",
+            dataset_type=where[0],
+            dataset_name=f"{r.dataset} ({r.set})",
+            dataset_config=where[1],
+            dataset_split=r.split,
+            metric_type="accuracy",
+            metric_name=METRIC,
+            metric_value=round(r.accuracy.mean, 4),
+        )
+
+    return [record(r) for r in results]
