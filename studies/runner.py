@@ -8,20 +8,24 @@ from pathlib import Path
 import filelock
 
 import innerpo
+from innerpo.config.identity import run_id
 from innerpo.config.run import RunConfig
+from studies.stored import stored
 
 log = logging.getLogger(__name__)
 
 
-def settle(configs: Sequence[RunConfig], out: Path, threads: int = 0) -> None:
-    """Train and score every config that has no scores in ``out`` yet and that no other worker is at.
+def settle(configs: Sequence[RunConfig], out: Path, kept: Path, threads: int = 0) -> None:
+    """Train and score every config that has no scores yet, in ``out`` or in the stored study ``kept``.
 
-    Raises what a run raises: a study with a run that fails is to be looked at.
+    What another worker is at is left to it. Raises what a run raises: a study with a run that fails is to be looked at.
     """
-    base = None
+    base, known = None, set(stored(kept).runs["run_id"]) if (kept / "runs.parquet").is_file() else set[str]()
     for number, config in enumerate(configs, 1):
         config = replace(config, output_dir=out, model=replace(config.model, threads=threads))
         folder = config.run_dir
+        if run_id(config) in known:
+            continue
         folder.parent.mkdir(parents=True, exist_ok=True)
         try:
             with filelock.FileLock(f"{folder}.lock", timeout=0):

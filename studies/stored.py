@@ -17,15 +17,20 @@ def scored(folder: Path) -> list[Path]:
 
 
 def store(runs: Sequence[Path], folder: Path) -> Study:
-    """Keep the scores of runs in ``folder``; return them."""
+    """Keep the scores of runs in ``folder``, beside those that it has of other runs; return all of them."""
     study = read_study(runs)
     folder.mkdir(parents=True, exist_ok=True)
+    before = stored(folder) if (folder / "runs.parquet").is_file() else None
+    again = study.runs["run_id"].to_list()
+    older = [] if before is None else before.runs.filter(~pl.col("run_id").is_in(again))["run"].to_list()
     for name in FRAMES:
         frame: pl.DataFrame = getattr(study, name)
         if name == "runs":
             frame = frame.with_columns(folder=pl.col("run"))
+        if before is not None and older:
+            frame = pl.concat([getattr(before, name).filter(pl.col("run").is_in(older)), frame])
         write_atomically(folder / f"{name}.parquet", frame.write_parquet)
-    return study
+    return stored(folder)
 
 
 def stored(folder: Path) -> Study:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import polars as pl
 
+from innerpo.evaluation.study import read_study
 from studies.cue import run as cue
 from studies.cue import table as cue_table
 from studies.shifts import run as shifts
@@ -31,11 +32,13 @@ def test_stored_scores_name_no_machine():
 
 def test_a_study_comes_back_as_it_was_stored(tmp_path):
     made = [run_of(tmp_path, "dpo", s, (1, 1), (0, 0.5), base_test=(1, 0), base_oos=(0, 1)) for s in (1, 2)]
-    study = store(made, tmp_path / "kept")
-    again = stored(tmp_path / "kept")
+    study = read_study(made)
+    for runs in (made[:1], made[1:], made[1:]):  # one after the other, as a study grows; and once more
+        again = store(runs, tmp_path / "kept")
     for name in FRAMES[1:]:
         assert getattr(again, name).equals(getattr(study, name), null_equal=True)
     assert again.runs.drop("folder").equals(study.runs.drop("folder"))
+    assert again.runs["folder"].to_list() == again.runs["run"].to_list()
 
 
 def test_every_run_of_a_study_is_another():

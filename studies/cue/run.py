@@ -11,6 +11,9 @@ import tyro
 from innerpo.config.run import EvalConfig, RunConfig, default_run
 from studies.runner import settle
 
+RESULTS = Path(__file__).parent / "results"
+"""Scores that are kept in the repository, a folder a part."""
+
 SEEDS = (1, 2, 3, 4, 5)
 STRENGTHS = (0.125, 0.25, 0.5, 1.0)
 
@@ -115,4 +118,4 @@ if __name__ == "__main__":
         replace(c, model=replace(c.model, dtype=options.dtype))  # type: ignore[arg-type]  # the loader refuses others
         for c in PARTS[options.part]()
     ]
-    settle(configs, options.out / options.part, options.threads)
+    settle(configs, options.out / options.part, RESULTS / options.part, options.threads)

@@ -5,11 +5,10 @@ from pathlib import Path
 
 from innerpo.config.labels import group_label
 from innerpo.evaluation.study import Study, select_runs
-from studies.cue.run import METHODS, NOISES, NOISY, RHOS, STRENGTHS, config_of
+from studies.cue.run import METHODS, NOISES, NOISY, RESULTS, RHOS, STRENGTHS, config_of
 from studies.stored import scored, store, stored
 from studies.tables import PAGE, UNKNOWN, accuracies, estimate_text, frontier_gains, insert, markdown
 
-RESULTS = Path(__file__).parent / "results"
 SETS = ("test", "oos", "rnd")
 TITLES = ("method", "seeds", "cue holds (test)", "cue reversed (oos)", "no cue (rnd)")
 

@@ -11,6 +11,9 @@ import tyro
 from innerpo.config.run import EvalConfig, RunConfig, default_run
 from studies.runner import settle
 
+RESULTS = Path(__file__).parent / "results"
+"""Scores that are kept in the repository."""
+
 SOURCES = ("alpaca_low_quality", "truthful_qa")
 METHODS = ("dpo", "residual", "residual-permuted")
 SEEDS = (1, 2, 3)
@@ -49,4 +52,4 @@ def _config(method: str, source: str, seed: int, options: Options) -> RunConfig:
 
 if __name__ == "__main__":
     options = tyro.cli(Options)
-    settle(runs(options), options.out, options.threads)
+    settle(runs(options), options.out, RESULTS, options.threads)

@@ -6,11 +6,10 @@ from pathlib import Path
 from innerpo.config.labels import group_label
 from innerpo.evaluation.statistics import Estimate
 from innerpo.evaluation.study import Study, select_runs
-from studies.shifts.run import METHODS, SOURCES, STRENGTHS, Options, runs
+from studies.shifts.run import METHODS, RESULTS, SOURCES, STRENGTHS, Options, runs
 from studies.stored import scored, store, stored
 from studies.tables import PAGE, UNKNOWN, accuracies, estimate_text, frontier_gains, insert, markdown
 
-RESULTS = Path(__file__).parent / "results"
 CONTROLS = {"residual": "residual-permuted"}
 
 
@@ -23,10 +22,11 @@ def table(study: Study, source: str) -> str:
     lines = [["base", *by_strength[1.0]["base"], "", ""]]
     for name in METHODS:
         pair = {n: rows[n] for n in (name, CONTROLS.get(name, "")) if n in rows}
-        over_control = frontier_gains(own, pair, CONTROLS[name]) if len(pair) == 2 else {}
+        over_control = frontier_gains(own, pair, CONTROLS[name]) if CONTROLS.get(name) in by_strength[1.0] else {}
         for strength, figures in by_strength.items():
             more = (_of(name, found) if strength == 1.0 else "" for found in (over_dpo, over_control))
-            lines.append([f"{name} x {strength:g}", *figures[name], *more])
+            if name in figures:
+                lines.append([f"{name} x {strength:g}", *figures[name], *more])
     return markdown(["method", "test", "oos", "gain over dpo", "gain over its control"], lines)
 
 
