@@ -92,6 +92,21 @@ def test_nothing_is_scored_twice(copied, passes):
     assert passes == [*SPLITS * 2, "embedded:shorter (test)"]  # the other three are known
 
 
+def test_some_sets_at_every_strength_and_the_others_at_1(copied, passes):
+    folder, changed = copied
+    some = innerpo.run.evaluate(folder, changed(strengths=(0.5, 1.0), strength_sets=("test", "oos")))
+    assert passes == [*SPLITS[1:3], *SPLITS]
+    own = pl.col("model") == "dpo"
+    found = some.scores.responses.filter(own).select("set", "strength").unique().rows()
+    assert set(found) == {*((s, 0.5) for s in ("test", "oos")), *((s, 1.0) for s in ("train", "test", "oos", "rnd"))}
+    every = innerpo.run.evaluate(folder, changed(strengths=(0.5, 1.0)))
+    assert passes == [*SPLITS[1:3], *SPLITS, SPLITS[0], SPLITS[3]]  # only what was lacking
+    rows = [set(run.scores.responses.drop("inner").rows()) for run in (some, every)]  # inner is NaN, unlike itself
+    assert rows[0] < rows[1]
+    with pytest.raises(UserError, match=r"eval\.strength_sets: 'tset' is not scored; did you mean 'test'"):
+        innerpo.run.evaluate(folder, changed(strength_sets=("tset",)))
+
+
 def test_scoring_goes_on_where_it_was_interrupted(copied, passes, monkeypatch):
     folder, changed = copied
     plain = scoring_run.score_items
