@@ -31,6 +31,7 @@ from innerpo.training.train import train_policy
 LAYOUTS = ("one_row", "packed", "concatenated")
 MISTRAL = next(f for f in SLOW if f.name == "mistral")  # a sliding window in every block, shorter than the prompts
 BLOCK = 2
+EXPERTS_EVERYWHERE = ("qwen3_next", "glm4_moe", "deepseek_v2", "deepseek_v3")
 
 
 def base_of(family):
@@ -183,6 +184,7 @@ def test_log_probs_states_and_gradients_are_those_of_whole_passes(family, tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore:The following (rank|alpha)_pattern")
 @pytest.mark.parametrize("family", [*FAST, *SLOW], ids=lambda f: f.name)
 def test_every_family_begins_at_a_block_with_equal_numbers_or_not_at_all(family, tmp_path):
     try:
@@ -195,12 +197,12 @@ def test_every_family_begins_at_a_block_with_equal_numbers_or_not_at_all(family,
         assert family.name == "gemma3n_text"
         return
     kept = states_of(base, items, tmp_path, layout)
-    try:
-        policy = moved_policy(base)
-    except UserError as error:
-        assert "peft adapts the experts" in str(error)
-        assert not hasattr(base.model, "peft_config")
+    if family.name in EXPERTS_EVERYWHERE:
+        with pytest.raises(UserError, match="peft adapts the experts"):
+            moved_policy(base)
+        assert first_changed_block(base.model) == len(decoder_blocks(base.model))  # nothing is left on the base
         return
+    policy = moved_policy(base)
     batch = make_batch(items, layout, 0)
     found = [gradient_of_logps(policy, b) for b in (batch, kept.enter(batch, items, range(len(items))))]
     torch.testing.assert_close(found[1][0], found[0][0], atol=5e-5, rtol=1e-5)  # sums over tokens, up to 100 nats
