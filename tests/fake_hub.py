@@ -157,7 +157,8 @@ class FakeHub:
             return JSONResponse({"error": "Repository not found"}, 404, {"X-Error-Code": "RepoNotFound"})
         siblings = [{"rfilename": path} for path in files]
         name = self._repo(request)
-        return JSONResponse({"_id": "1", "id": name, "modelId": name, "sha": self._sha(files), "siblings": siblings})
+        about = {"id": name, "modelId": name, "sha": self._sha(files), "private": self.private.get(name, False)}
+        return JSONResponse({"_id": "1", "siblings": siblings, **about})
 
     async def tree(self, request):
         def row(path, content):

@@ -24,7 +24,7 @@ from innerpo.errors import UserError
 from innerpo.evaluation.facts import read_scores
 from innerpo.evaluation.statistics import UNKNOWN, Estimate
 from innerpo.sharing.bases import hub_id, name_of_base
-from innerpo.sharing.clean import Cleaner, check_clean
+from innerpo.sharing.clean import Cleaner, check_clean, places_in
 from innerpo.sharing.package import packed
 from innerpo.sharing.results import Result, eval_results, model_index, on_hub, results_of
 from sharing_helpers import toy_run
@@ -184,11 +184,30 @@ def base_of(folder):
 
 def test_results_of_an_earlier_push_go(hub, run):
     innerpo.push(run, REPO)
-    hub.repos[REPO]["main"] |= {".eval_results/old.yaml": b"- {}", "mine.txt": b"kept"}
+    of_another_run = {".eval_results/old.yaml": b"- {}", "directions.safetensors": b"", "combined.json": b"{}"}
+    hub.repos[REPO]["main"] |= of_another_run | {"mine.txt": b"kept"}
     innerpo.push(run, REPO)
     files = hub.repos[REPO]["main"]
-    assert ".eval_results/old.yaml" not in files
+    left = [n for n in of_another_run if n in files and files[n] == of_another_run[n]]
+    assert left == []
     assert files["mine.txt"] == b"kept"
+
+
+def test_private_is_not_taken_for_done_where_the_repository_is_public(hub, run):
+    innerpo.push(run, REPO)
+    before = dict(hub.repos[REPO]["main"])
+    with pytest.raises(UserError, match=f"{REPO} is there already and is public"):
+        innerpo.push(run, REPO, private=True)
+    assert hub.repos[REPO]["main"] == before
+
+
+def test_code_that_a_downloaded_config_asks_for_does_not_run(hub, run):
+    innerpo.push(run, REPO)
+    config = hub.repos[REPO]["main"]["config.yaml"]
+    hub.repos[REPO]["main"]["config.yaml"] = config.replace(b"trust_remote_code: false", b"trust_remote_code: true")
+    assert hub.repos[REPO]["main"]["config.yaml"] != config
+    with pytest.raises(UserError, match=r"runs code of .*trust_remote_code=True"):
+        innerpo.load(REPO)
 
 
 def refused(capsys, words, *says):
@@ -289,6 +308,9 @@ def test_a_cleaner_by_hand():
     cleaner = Cleaner({"/home/me": "me", "/home/me/models/toy": "owner/toy"})
     plain = {"a": ["/home/me/models/toy", "/etc/x/y.json", 3, None], "b": "see /home/me/z", "c": "a/b", "~/k": "~/k/l"}
     assert cleaner.value(plain) == {"a": ["owner/toy", "y.json", 3, None], "b": "see me/z", "c": "a/b", "~/k": "l"}
+    kinds = ["files:/data/secret/pairs.jsonl", "files:~/p.jsonl", "ethics:justice", "https://a.b/c", "/"]
+    assert cleaner.value(kinds) == ["files:pairs.jsonl", "files:p.jsonl", "ethics:justice", "https://a.b/c", "/"]
+    assert list(places_in(kinds)) == ["/data/secret/pairs.jsonl", "~/p.jsonl"]
     frame = pl.DataFrame({"dataset": ["/home/me/x.jsonl", "math"], "n": [1, 2]})
     assert Cleaner({"/home/me/x.jsonl": "x.jsonl"}).frame(frame)["dataset"].to_list() == ["x.jsonl", "math"]
 
@@ -298,6 +320,7 @@ def test_a_cleaner_by_hand():
     [
         ("a.md", "in {home}/x", "a path of this machine"),
         ("run.json", "{cwd}/x", "a path of this machine"),
+        ("headline.json", "/home/jos\\u00e9/x", "a path of this machine"),
         ("a.yaml", "token: hf_" + "A1" * 17, "an access token"),
         ("b.json", "sk-" + "a" * 30, "an access token"),
         ("c.md", "my-very-secret-value", "an access token"),
@@ -309,7 +332,7 @@ def test_what_must_not_leave_is_found(tmp_path, monkeypatch, name, text, what):
     path = tmp_path / name
     path.write_text(text.format(home="/home/somebody", cwd=Path.cwd()))
     with pytest.raises(UserError, match=what):
-        check_clean({name: path})
+        check_clean({name: path}, [Path("/home/jos\u00e9")])
     path.write_text("nothing at all")
     check_clean({name: path})
 

@@ -212,14 +212,21 @@ class Loaded:
         return None if self.inner_reward is None else self.inner_reward.transform
 
 
-def load(run: str | Path, base: Base | None = None, *, revision: str | None = None) -> Loaded:
+def load(
+    run: str | Path, base: Base | None = None, *, revision: str | None = None, trust_remote_code: bool = False
+) -> Loaded:
     """Load a run's adapter, or any peft adapter, on its base model; ``remove_adapter`` takes it off again.
 
     ``run`` is a folder, or a repository ``owner/name`` of the Hub (``revision``: of which branch or commit). Without
-    ``base``, the base model that the run names is loaded. Raises UserError where it has other weights than the run's.
+    ``base``, the base model that the run names is loaded. Raises UserError where it has other weights than the run's,
+    and where the run's config asks to run code that comes with a model, unless ``trust_remote_code`` allows it.
     """
     path = folder_of(run, revision)
     config = config_of_folder(path)
+    if config.model.trust_remote_code and not trust_remote_code and base is None:
+        raise UserError(
+            f"the config of {run} runs code of {config.model.base_model}; read it, then pass trust_remote_code=True"
+        )
     artifacts.check_adapter(path)
     base = base or loading.load_base(config.model, cache_root(config.data.cache_dir))
     check_bare(base)

@@ -36,12 +36,12 @@ def load_tensors(path: Path) -> dict[str, Tensor] | None:
 
     Raises UserError, naming the file, where it is not what ``save_tensors`` wrote.
     """
-    if not path.is_file():
-        return None
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
             recorded = (file.metadata() or {}).get("crc32")
+    except FileNotFoundError:  # never written, or just deleted to make room
+        return None
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"cache file {path} is corrupt ({error}); delete it and run again") from error
     if recorded != str(_checksum(tensors)):
@@ -78,7 +78,9 @@ class TensorMemory:
         return self._kept.get(key)
 
     def put(self, key: str, tensors: dict[str, Tensor]) -> None:
-        """Keep tensors; they must not be changed in place afterwards."""
+        """Keep tensors; they must not be changed in place afterwards. What alone exceeds the limit is not kept."""
+        if sum(t.nbytes for t in tensors.values()) > self.limit_bytes:
+            return
         self._kept[key] = tensors
         self._kept.move_to_end(key)
         while self._kept and self.n_bytes > self.limit_bytes:

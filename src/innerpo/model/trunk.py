@@ -109,7 +109,7 @@ def _run(
 def _make_room(folder: Path, size: int, limit: float) -> None:
     """Delete the files not used for longest until another of ``size`` bytes fits. Who has one open keeps its pages."""
     files = []
-    for path in folder.glob("*.safetensors"):
+    for path in (p for p in folder.glob("*.safetensors") if not p.name.startswith(".")):  # those are being written
         with contextlib.suppress(OSError):  # another process deleted it
             files.append((path.stat().st_mtime, path.stat().st_size, path))
     total = sum(n for _, n, _ in files)

@@ -1,5 +1,6 @@
 """What leaves this machine: records without its paths, and a last look for paths and secrets that must not leave."""
 
+import json
 import os
 import re
 import tempfile
@@ -16,6 +17,7 @@ _TOKENS = re.compile(rb"\bhf_[A-Za-z0-9]{30,}\b|\bsk-[A-Za-z0-9_-]{24,}\b|\bgh[p
 _SECRET = re.compile(r"(TOKEN|SECRET|PASSWORD|API_KEY|ACCESS_KEY)(_ID)?$")
 _SHORTEST_SECRET = 12
 """Values of environment variables below this length are no secrets (``HF_TOKEN=1``), and would be found anywhere."""
+_KIND = re.compile(r"[A-Za-z_]+:(?!//)")
 _UNREAD = (".safetensors", "tokenizer.json")
 """Weights, and a vocabulary in which any word may stand: their names are the writer's own, their content is numbers."""
 
@@ -41,7 +43,8 @@ class Cleaner:
         if not isinstance(value, str):
             return value
         text = self.text(value)
-        return Path(text).name if is_place(text) else text
+        kind, rest = _split(text)
+        return kind + Path(rest).name if is_place(text) else text
 
     def frame(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Return a data frame whose texts have every known place replaced."""
@@ -52,8 +55,15 @@ class Cleaner:
 
 
 def is_place(text: str) -> bool:
-    """Whether a text is an absolute path, or one beneath a home folder."""
-    return "\n" not in text and len(text) > 1 and (text.startswith("~") or Path(text).is_absolute())
+    """Whether a text is an absolute path or one beneath a home folder, also behind ``files:`` or another kind."""
+    rest = _split(text)[1]
+    return "\n" not in text and len(rest) > 1 and (rest.startswith("~") or Path(rest).is_absolute())
+
+
+def _split(text: str) -> tuple[str, str]:
+    """The kind of a data set (``files:``) and its name; of an address (``https://``) nothing is a kind."""
+    found = _KIND.match(text)
+    return (found[0], text[found.end() :]) if found else ("", text)
 
 
 def places_in(value: Any) -> Iterator[str]:
@@ -65,7 +75,7 @@ def places_in(value: Any) -> Iterator[str]:
         for inner in value:
             yield from places_in(inner)
     elif isinstance(value, str) and is_place(value):
-        yield value
+        yield _split(value)[1]
 
 
 def check_clean(files: Mapping[str, Path], also: Iterable[Path] = ()) -> None:
@@ -75,7 +85,8 @@ def check_clean(files: Mapping[str, Path], also: Iterable[Path] = ()) -> None:
     by their form; and the values of environment variables that are named like secrets.
     """
     folders = {Path.home(), Path.cwd(), Path(tempfile.gettempdir()), *(path.resolve() for path in also)}
-    places = [f"{folder}{os.sep}".encode() for folder in folders if len(folder.parts) > 1]
+    names = [f"{folder}{os.sep}" for folder in folders if len(folder.parts) > 1]
+    places = [form.encode() for name in names for form in {name, json.dumps(name)[1:-1]}]  # JSON escapes some letters
     secrets = [v.encode() for k, v in os.environ.items() if _SECRET.search(k) and len(v) >= _SHORTEST_SECRET]
     for name, path in files.items():
         if name.endswith(_UNREAD):

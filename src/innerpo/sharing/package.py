@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,7 +13,7 @@ import polars as pl
 
 from innerpo.config.combined import FILE as COMBINED
 from innerpo.config.labels import label_of_folder
-from innerpo.config.run import RunConfig
+from innerpo.config.run import RunConfig, to_dict
 from innerpo.config.yaml import as_yaml, read_yaml
 from innerpo.evaluation.facts import FILES as FACTS
 from innerpo.files import cache_root
@@ -20,7 +21,7 @@ from innerpo.sharing.bases import hub_id, is_local, name_of_base
 from innerpo.sharing.card import hub_card
 from innerpo.sharing.clean import Cleaner, check_clean, places_in
 from innerpo.sharing.merge import check_mergeable, merge_run
-from innerpo.sharing.results import eval_results, results_of
+from innerpo.sharing.results import RESULTS, eval_results, results_of
 from innerpo.training import artifacts
 from innerpo.training.directions_file import DIRECTIONS
 from innerpo.training.paths import CONFIG, METRICS, RECORD
@@ -34,6 +35,12 @@ MODEL = (
 """Files of a whole model as transformers saves them."""
 KEPT_HERE = ("genies_dir", "ethics_dir", "cache_dir", "output_dir")
 """Fields of a config that say where files lie here; others have their own."""
+
+
+def is_ours(name: str) -> bool:
+    """Whether a file of a repository has a name that a push gives, so that an earlier push may have left it."""
+    patterns = (*MODEL, *ADAPTER, *RECORDS, DIRECTIONS, *(f"{stem}.*" for stem in FACTS.values()), f"{RESULTS}/*")
+    return any(fnmatch(name, pattern) for pattern in patterns)
 
 
 @dataclass(frozen=True)
@@ -84,7 +91,8 @@ def _pack(folder: Path, config: RunConfig, repo: str, merged: bool, made: Path) 
         files[name] = made / "texts" / name
         files[name].parent.mkdir(parents=True, exist_ok=True)
         files[name].write_text(text)
-    check_clean(files, [folder.parent, cache_root(config.data.cache_dir)])
+    named = {Path(place).parent for place in places_in(to_dict(config)) if Path(place).is_absolute()}
+    check_clean(files, [folder.parent, cache_root(config.data.cache_dir), *named])
     return Package(dict(sorted(files.items())), tuple(_notes(config, results, texts)))
 
 

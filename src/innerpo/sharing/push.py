@@ -10,8 +10,7 @@ from typing import Any
 
 from innerpo.config.run import RunConfig
 from innerpo.errors import UserError
-from innerpo.sharing.package import Package, packed
-from innerpo.sharing.results import RESULTS
+from innerpo.sharing.package import Package, is_ours, packed
 
 log = logging.getLogger(__name__)
 
@@ -61,12 +60,14 @@ def _upload(package: Package, repo: str, private: bool, revision: str | None, me
     api = HfApi()
     with hub_errors(f"{repo} could not be pushed"):
         api.create_repo(repo, private=private, exist_ok=True)
+        if private and not api.repo_info(repo).private:
+            raise UserError(f"{repo} is there already and is public, so nothing was uploaded; make it private first")
         if revision is not None:
             api.create_branch(repo, branch=revision, exist_ok=True)
         there = api.list_repo_files(repo, revision=revision)
-        stale = [n for n in there if n.startswith(f"{RESULTS}/") and n not in package.files]
+        stale = [n for n in there if is_ours(n) and n not in package.files]
         operations: list[Any] = [CommitOperationAdd(name, str(path)) for name, path in package.files.items()]
-        operations += [CommitOperationDelete(name) for name in stale]  # results of an earlier push
+        operations += [CommitOperationDelete(name) for name in stale]  # of an earlier push, maybe of another run
         with warnings.catch_warnings():  # scores are parquet files, and belong beside their model
             warnings.filterwarnings("ignore", message="It seems that you are about to commit a data file")
             commit = api.create_commit(repo, operations, commit_message=message, revision=revision)
