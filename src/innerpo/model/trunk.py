@@ -66,6 +66,9 @@ class Trunk:
         found = base.memory.get(str(path)) or load_tensors(path)
         if found is None:
             states = _run(base, items, layout, self, batch_size, f"{self.name} on {what}")
+            if not bool(torch.isfinite(states).all()):
+                log.warning(f"trunk: states of {what} are not all finite; not kept, passes begin at the embedding")
+                return None
             _make_room(path.parent, size, self.limit_bytes)
             save_tensors(path, {"states": states})
             found = load_tensors(path) or {"states": states}  # memory-mapped; it takes no memory of its own
@@ -101,7 +104,8 @@ def _run(
         for indices, batch in batches(items, layout, base.pad_id, batch_size, base.device, what):
             states = entering_states(base.model, batch, trunk.block, trunk.forms).cpu()
             if not kept.numel():
-                kept = torch.empty(sum(i.n_tokens for i in items), states.shape[2], dtype=states.dtype)
+                shape = (sum(i.n_tokens for i in items), states.shape[2])
+                kept = torch.full(shape, float("nan"), dtype=states.dtype)  # what stays unwritten must show
             put_tokens(kept, [items[i] for i in indices], batch.to("cpu"), [starts[i] for i in indices], states)
     return kept
 
