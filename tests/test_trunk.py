@@ -309,16 +309,21 @@ def test_scores_at_every_strength_and_saved_adapters_are_those_of_whole_passes(
             "training.lr": 1e-2,
             "eval.sets": ("train",),
             "eval.strengths": (0.5, 1.0),
+            "eval.steer": 1.0,
+            "method.layers": "1,3",
             "output_dir": tmp_path / "out" / str(limit),
         }
-        config = innerpo.run_config("dpo", **options)
+        config = innerpo.run_config("innerpo", **options)
         return train(config) if verb == "train" else evaluate(config.run_dir, config)
 
     caplog.set_level("INFO")
     with_trunk = scored(1.0, "train")
     assert "trunk: blocks 0..1 once" in caplog.text
-    logps = with_trunk.scores.responses["logp"].to_numpy()
-    assert logps == pytest.approx(scored(0.0, "train").scores.responses["logp"].to_numpy(), abs=1e-4)
+    logps, rewards = (with_trunk.scores.responses[name].to_numpy() for name in ("logp", "inner"))
+    assert with_trunk.scores.responses["model"].n_unique() == 3  # base, policy at both strengths, steered base
+    whole = scored(0.0, "train").scores.responses
+    assert logps == pytest.approx(whole["logp"].to_numpy(), abs=1e-4)
+    assert rewards == pytest.approx(whole["inner"].to_numpy(), abs=1e-4)
     saved = json.loads((with_trunk.folder / "adapter_config.json").read_text())
     assert (saved["layers_to_transform"], saved["layers_pattern"]) == ([2, 3], "layers")
     caplog.clear()

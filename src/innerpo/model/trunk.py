@@ -17,6 +17,7 @@ from torch import Tensor
 
 from innerpo.data.batching.row_plan import Layout
 from innerpo.data.tokens import PromptItem, hash_of_items
+from innerpo.errors import UserError
 from innerpo.model.base import Base, reference_mode
 from innerpo.model.cache import content_key, load_tensors, save_tensors
 from innerpo.model.forward.passes import batches
@@ -63,7 +64,7 @@ class Trunk:
             )
             return None
         path = cache_dir / FOLDER / f"{self._key(base, items)}.safetensors"
-        found = base.memory.get(str(path)) or load_tensors(path)
+        found = base.memory.get(str(path)) or _loaded(path)
         if found is None:
             states = _run(base, items, layout, self, batch_size, f"{self.name} on {what}")
             if not bool(torch.isfinite(states).all()):
@@ -71,7 +72,7 @@ class Trunk:
                 return None
             _make_room(path.parent, size, self.limit_bytes)
             save_tensors(path, {"states": states})
-            found = load_tensors(path) or {"states": states}  # memory-mapped; it takes no memory of its own
+            found = _loaded(path) or {"states": states}  # memory-mapped; it takes no memory of its own
             log.info(f"trunk: {self.name} once on {what}, {_shown(size)}")
         else:
             log.info(f"trunk: {self.name} on {what} from the cache, {_shown(size)}")
@@ -108,6 +109,16 @@ def _run(
                 kept = torch.full(shape, float("nan"), dtype=states.dtype)  # what stays unwritten must show
             put_tokens(kept, [items[i] for i in indices], batch.to("cpu"), [starts[i] for i in indices], states)
     return kept
+
+
+def _loaded(path: Path) -> dict[str, Tensor] | None:
+    """Read a file of states; None where there is none, or where another process has just deleted it to make room."""
+    try:
+        return load_tensors(path)
+    except UserError:
+        if path.exists():
+            raise
+        return None
 
 
 def _make_room(folder: Path, size: int, limit: float) -> None:
