@@ -12,7 +12,7 @@ from innerpo.data.tokens import PromptItem
 from innerpo.methods.method import build_method
 from innerpo.model.base import Base, reference_mode
 from innerpo.model.forward.outputs import sequence_outputs
-from innerpo.training.prepare import pairs_per_step, planned_steps, seen_pairs
+from innerpo.training.prepare import adapted_blocks, pairs_per_step, planned_steps, seen_pairs
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,9 @@ def log_estimate(
     in_reference += further * mean * len(seen)
     per_step = mean * (1 + further) * pairs_per_step(config)
     in_training = 0.0 if config.method.frozen else per_step * steps * TRAINING_FACTOR
-    passes = 1 + len(set(config.eval.strengths) - {0.0})  # the base, and the policy at each strength
+    share = 1.0 - min(adapted_blocks(config, base), default=0) / base.n_blocks  # of the blocks, behind the shared trunk
+    in_training *= share
+    passes = 1 + share * len(set(config.eval.strengths) - {0.0})  # the base, and the policy at each strength
     rate = forward_rate(base, items)
     seconds = {"reference": in_reference / rate, "training": in_training / rate, "scoring": passes * to_score / rate}
     if sum(seconds.values()) > SHORTEST:
