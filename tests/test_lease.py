@@ -115,21 +115,21 @@ def test_another_machine_that_gave_its_run_back_is_not_waited_for(tmp_path):
 def test_of_two_that_find_a_holder_dead_one_takes_over(tmp_path, monkeypatch):
     """Without a lock that both see: the second had looked before the first took over."""
     elsewhere(tmp_path, age=1000.0)
-    looked = leases_module._latest
+    looked = leases_module.latest
     with lease(tmp_path, "run") as first:
         assert first.number == 2
         answers = iter([1])
-        monkeypatch.setattr(leases_module, "_latest", lambda *a: next(answers, looked(*a)))
+        monkeypatch.setattr(leases_module, "latest", lambda *a: next(answers, looked(*a)))
         elsewhere(tmp_path, age=1000.0)  # as the second one had seen it
         assert leases_module._claim(leases(tmp_path), "run", 180.0, True) is None
         first.check()
 
 
 def test_who_looked_long_ago_does_not_take_a_number_that_was_used(tmp_path, monkeypatch):
-    looked = leases_module._latest
+    looked = leases_module.latest
     elsewhere(tmp_path, number=7)
     answers = iter([0])
-    monkeypatch.setattr(leases_module, "_latest", lambda *a: next(answers, looked(*a)))
+    monkeypatch.setattr(leases_module, "latest", lambda *a: next(answers, looked(*a)))
     assert leases_module._claim(leases(tmp_path), "run", 180.0, True) is None
     assert numbers(tmp_path) == [7]
 

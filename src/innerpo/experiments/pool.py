@@ -19,7 +19,8 @@ from typing import IO
 from innerpo.errors import MachineError
 from innerpo.experiments.attempt import record_failure
 from innerpo.experiments.layout import logs
-from innerpo.experiments.lease import last_holder, machine
+from innerpo.experiments.lease import last_holder
+from innerpo.experiments.lease_files import machine
 from innerpo.experiments.plan import Plan, write_plan
 from innerpo.experiments.status import SweepStatus, Watch
 from innerpo.files import machine_errors
