@@ -36,7 +36,7 @@ class TuneRequest:
     def __post_init__(self) -> None:
         check_name(SCORERS, self.scorer, "scorer")
         if not self.space:
-            raise UserError(f"{self.config.method_label} has no option to vary; name some with their ranges")
+            raise UserError(f"{self.config.method.name} has no option to vary; name some with their ranges")
         if not self.validation > 0 or (self.validation >= 1 and not float(self.validation).is_integer()):
             raise UserError(
                 f"validation must be a share of the prompts (below 1) or their number, got {self.validation:g}"

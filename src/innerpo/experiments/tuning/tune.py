@@ -12,7 +12,7 @@ from innerpo.config.yaml import nested, overlay
 from innerpo.errors import UserError
 from innerpo.experiments.tuning.journal import check_installed
 from innerpo.experiments.tuning.outcome import Tuned, tuned, write_outcome
-from innerpo.experiments.tuning.request import TuneRequest, keep_request, tune_request
+from innerpo.experiments.tuning.request import REPORT, TuneRequest, keep_request, tune_request
 from innerpo.experiments.tuning.trials import Trial
 from innerpo.experiments.tuning.work import Budget
 from innerpo.files import cache_root, machine_errors
@@ -92,7 +92,7 @@ def search(
     check_bare(base)
     check_precision(request.config.model, base)
     keep_request(folder, request, {**parts.facts, "base": base.identity})
-    done = sum(trial.has_ended for trial in read_trials(folder))
+    before = done = sum(trial.has_ended for trial in read_trials(folder))
     with task("trials", budget.trials) as update:
         update(done)
 
@@ -105,7 +105,7 @@ def search(
                 each(trial)
 
         work(folder, request, budget, lambda c, look: try_config(c, base, parts, request, look), each=ended)
-    write_outcome(folder, request, parts, page=True)
+    write_outcome(folder, request, parts, page=done > before or not (folder / REPORT).is_file())
     return tuned(folder, request, parts)
 
 
