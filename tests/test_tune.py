@@ -4,9 +4,11 @@ import json
 import math
 import multiprocessing
 import os
+import re
 import shutil
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -53,6 +55,19 @@ def test_every_method_declares_a_space_around_its_defaults():
             for end in (low, high):  # the config takes every value of the range
                 overlay(default_run(method), _nested(name, end), "test")
         assert bool(space) != default_method(method).frozen
+
+
+def test_the_page_names_every_range():
+    text = (Path(__file__).parents[1] / "docs" / "tune.md").read_text()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| `")]
+    every = {method for method, space in SPACES.items() if space}
+    found = {}
+    for name, span, scale, who in (row for row in rows if len(row) == 4):
+        named = set(re.findall(r"`([^`]+)`", who))
+        for method in every - named if who.startswith("all but") else named:
+            low, high = (float(end) for end in span.split(" to "))
+            assert found.setdefault((method, name.strip("`")), (low, high, scale)) == (low, high, scale)
+    assert found == {(method, name): span for method, space in SPACES.items() for name, span in space.items()}
 
 
 def _nested(name, value):
