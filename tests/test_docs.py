@@ -125,6 +125,8 @@ BEHIND_THE_FLAGS = {
     "innerpo.cli.render_scores": ("inspection_table",),
     "innerpo.cli.over_runs": ("show_table", "show_curves", "show_comparison"),
     "innerpo.cli.sweep_runs": ("list_runs", "run_sweep"),
+    "innerpo.experiments.tuning.tune": ("search",),
+    "innerpo.cli.render_tune": ("trials_table", "summary_lines"),
 }
 """What the verbs import and call once the options have been read."""
 

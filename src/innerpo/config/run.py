@@ -147,6 +147,8 @@ class TrainingConfig:
     """FSDP options as transformers takes them, e.g. "full_shard auto_wrap"; else as accelerate is configured."""
     deepspeed: str | None = None
     """DeepSpeed configuration file."""
+    tuned: dict[str, float] = field(default_factory=dict, metadata=NOTHING)
+    """Budget of the search that chose these options, for tables: trials, seconds, prompts (innerpo.tune writes it)."""
 
     def __post_init__(self) -> None:
         check_finite(self, "training")
