@@ -66,7 +66,7 @@ def train(config: RunConfig, base: Base | None = None) -> Run:
     ``base`` is a base model that is loaded already; afterwards it is bit for bit what it was.
     """
     started = time.time()
-    _check_before_loading(config)
+    check_before_loading(config)
     if is_finished(config):
         log.info(f"{config.run_dir} is finished: nothing to resume, scoring it again")
         return Run(config.run_dir, config) if config.eval.skip else evaluate(config.run_dir, config, base)
@@ -117,7 +117,7 @@ def evaluate(folder: Path, config: RunConfig, base: Base | None = None) -> Run:
     return Run(target, config, tuple(sets), scores, tables, faults)
 
 
-def _check_before_loading(config: RunConfig) -> None:
+def check_before_loading(config: RunConfig) -> None:
     """Refuse what cannot work (an unknown optimiser, a folder that holds another run) before anything is computed."""
     training_arguments(config)
     process = PartialState()  # one of several under `accelerate launch`; files are the main process's business

@@ -88,11 +88,9 @@ def prepare(
 
 def training_items(config: RunConfig, base: Base, pairs: Sequence[PreferencePair]) -> list[PromptItem]:
     """Choose negatives, shuffle labels or prompts where a control wants it, and tokenise: one item a pair."""
-    data = config.data
-    chosen = choose_negatives(pairs, data.negatives, data.seed)
-    chosen = shuffle_labels(chosen, data.shuffled_labels, data.seed)
+    data, chosen = config.data, chosen_pairs(config, pairs)
     if data.shuffled_prompts:
-        chosen, pairs = shuffle_prompts(chosen, data.seed), shuffle_prompts(pairs, data.seed)
+        pairs = shuffle_prompts(pairs, data.seed)
     tokens = base.pair_tokenizer(data)
     items = tokens.training_items(chosen)
     if config.method.pool == "first_divergence":
@@ -103,6 +101,14 @@ def training_items(config: RunConfig, base: Base, pairs: Sequence[PreferencePair
         raise UserError(f"{data.dataset} has no pair left to train on")
     check_context(base.model, items, data.dataset)
     return items
+
+
+def chosen_pairs(config: RunConfig, pairs: Sequence[PreferencePair]) -> list[PreferencePair]:
+    """Choose negatives, and shuffle labels or prompts where a control wants it."""
+    data = config.data
+    chosen = choose_negatives(pairs, data.negatives, data.seed)
+    chosen = shuffle_labels(chosen, data.shuffled_labels, data.seed)
+    return shuffle_prompts(chosen, data.seed) if data.shuffled_prompts else chosen
 
 
 def prepare_items(
