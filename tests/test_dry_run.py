@@ -148,7 +148,7 @@ def words(toy_folder, tmp_path):
 
 
 def test_it_shows_what_a_run_would_do_and_writes_nothing(words, tmp_path, capsys):
-    code = main(["train", "innerpo", "--dry-run", "--data.max_prompt_tokens=30", "--data.max_train_prompts=20", *words])
+    code = main(["train", "innerpo", "--dry-run", "--data.max_prompt_tokens=10", "--data.max_train_prompts=20", *words])
     shown = " ".join(capsys.readouterr().out.split())
     assert code == 0
     assert list(tmp_path.iterdir()) == []
@@ -158,7 +158,7 @@ def test_it_shows_what_a_run_would_do_and_writes_nothing(words, tmp_path, capsys
         "scored: oos: ",
         "prompt tokens of the training pairs: median ",
         "longer than the limit",
-        "cut to 30 tokens on the left: 20 of 20, which lose ",
+        "cut to 10 tokens on the left: 20 of 20, which lose ",
         "cut to 512 tokens: none",
         "activations of a step",
         "peak: ",

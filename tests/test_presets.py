@@ -8,12 +8,13 @@ import torch
 from conftest import make_pairs
 from innerpo.cli.verbs import main
 from innerpo.config.yaml import preset_dir
+from innerpo.data.pairs import PreferencePair
 from innerpo.data.tokens import PairTokenizer
 from innerpo.files import cache_root
 from innerpo.model.forward.blocks import decoder_blocks
 from innerpo.model.layer_spec import resolve_layers
 from innerpo.model.shape import EMBEDDED_SHAPE, meta_model
-from innerpo.model.stand_in import four_characters, local_tokenizer
+from innerpo.model.stand_in import FourCharacters, local_tokenizer
 from tools import preset_table
 
 PUBLISHED = {
@@ -98,9 +99,12 @@ def test_every_presets_dry_run_works_offline(name, offline, capsys):
 
 
 def test_four_characters_a_token_stand_in_for_a_tokenizer():
-    tokens, pairs = PairTokenizer(four_characters(), 100, 100), make_pairs(6)
+    tokens, pairs = PairTokenizer(FourCharacters(), 200, 200), make_pairs(6)
     for pair, item in zip(pairs, tokens.training_items(pairs), strict=True):
-        assert len(item.prompt) == -(-len(pair.prompt) // 4)
+        assert len(item.prompt) == pytest.approx(len(pair.prompt) / 4, abs=1)
         assert len(item.responses[0]) == pytest.approx(len(pair.chosen) / 4, abs=2.5)
-    chat = [{"role": "user", "content": "x" * 400}]
-    assert len(tokens._encode(chat)) == pytest.approx(100, abs=8)
+        assert len(item.pairs) == 1
+    said = [({"role": "assistant", "content": letter * 400},) for letter in "ab"]
+    chat = PreferencePair(({"role": "user", "content": "x" * 400},), *said, "1", "toy", "train", "c")
+    (item,) = tokens.training_items([chat])
+    assert (len(item.prompt), [len(r) for r in item.responses]) == (102, [102, 102])

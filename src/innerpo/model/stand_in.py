@@ -1,5 +1,7 @@
 """The tokenizer of a base model where it is on this machine, else one that stands in for it when tokens are counted."""
 
+import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,7 @@ from innerpo.model.embedded import folder_in_cache, wheel_file
 CHARACTERS = 4
 """Characters of a token where there is no tokenizer at all, about what English text has."""
 
-_CHAT = (
-    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<eos>{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
-)
+_IDS = 2**31 - 2
 
 
 def local_tokenizer(config: ModelConfig, cache_dir: Path) -> tuple[Any, str]:
@@ -32,7 +31,7 @@ def local_tokenizer(config: ModelConfig, cache_dir: Path) -> tuple[Any, str]:
     try:
         tokenizer = _embedded(cache_dir)
     except UserError:
-        return four_characters(), f"{missing}; lengths are counted as {CHARACTERS} characters a token"
+        return FourCharacters(), f"{missing}; lengths are counted as {CHARACTERS} characters a token"
     return tokenizer, "" if config.base_model == EMBEDDED else f"{missing}; lengths are those of {EMBEDDED}'s"
 
 
@@ -47,13 +46,26 @@ def _embedded(cache_dir: Path) -> Any:
     return AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
 
 
-def four_characters() -> Any:
-    """Return a tokenizer whose tokens are pieces of four characters, all alike: good for counting, and no more."""
-    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
+class FourCharacters:
+    """A tokenizer whose tokens are pieces of four characters: good for counting, and no more."""
 
-    pieces = Tokenizer(models.WordLevel({"<piece>": 0, "<eos>": 1}, unk_token="<piece>"))
-    pieces.pre_tokenizer = pre_tokenizers.Split(Regex(rf"[\s\S]{{1,{CHARACTERS}}}"), "isolated")
-    fast = PreTrainedTokenizerFast(tokenizer_object=pieces, eos_token="<eos>", pad_token="<eos>")
-    fast.chat_template = _CHAT
-    return fast
+    bos_token_id: int | None = None
+    eos_token_id = pad_token_id = 0
+    all_special_ids = (0,)
+    chat_template = name_or_path = "four characters a token"
+
+    def __call__(self, text: str) -> dict[str, list[int]]:
+        """Return the ids of the pieces of a text; pieces that differ hardly ever share one."""
+        pieces = (text[i : i + CHARACTERS] for i in range(0, len(text), CHARACTERS))
+        return {"input_ids": [1 + zlib.crc32(piece.encode()) % _IDS for piece in pieces]}
+
+    def apply_chat_template(self, messages: Sequence[Mapping[str, str]], **_: Any) -> dict[str, list[int]]:
+        """Return the ids of messages, each with a token for its role before and an EOS behind it."""
+        ids: list[int] = []
+        for message in messages:
+            ids += [1, *self(message["content"])["input_ids"], self.eos_token_id]
+        return {"input_ids": ids}
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return a letter for each token: which text it was is not kept."""
+        return "x" * len(ids)
