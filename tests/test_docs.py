@@ -378,7 +378,8 @@ def test_nothing_that_can_be_named_is_left_out():
         "docs/evaluation.md": [*RESPONSES, *PAIRS, *registry.SCORERS, *registry.STATISTICS],
         "docs/metrics.md": [*registry.SCORERS, *registry.METRICS],
         "CONTRIBUTING.md": [name for name, value in vars(registry).items() if name.isupper() and name[0] != "_"],
-        "docs/configuration.md": [*(p.stem for p in preset_dir().glob("*.yaml")), *environment],
+        "docs/configuration.md": [*environment],
+        "docs/presets.md": [p.stem for p in preset_dir().glob("*.yaml")],
     }
     for page, names in wanted.items():
         text = prose(ROOT / page)

@@ -42,6 +42,7 @@ NOTHING = {
     *("data.layout", "data.micro_batch_tokens"),
     *("training.gradient_checkpointing", "training.resume", "training.overwrite", "training.save_steps"),
     *("training.log_steps", "training.grad_share_steps", "training.report_to", "training.fsdp", "training.tuned"),
+    "training.report_group",
     *("eval.batch_size", "eval.format", "eval.skip", "eval.strengths", "eval.strength_sets"),
     *("eval.capability", "output_dir"),
 }

@@ -19,7 +19,9 @@ class TrainCommand:
     config: Path | None = None
     """YAML file with any of these options, as sections (training: {lr: 1e-5})."""
     preset: str | None = None
-    """Named YAML of the package (demo, dev, gpu); a --config file overrides it."""
+    """Named YAML of the package (demo, dev, qwen3-0.6b, ...: docs/presets.md); a --config file overrides it."""
+    dry_run: bool = False
+    """Check everything, show lengths, steps, memory and time, and train nothing."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ FIRST: dict[type, tuple[str, ...]] = {
         *("data.dataset", "model.base_model"),
         *("method.alpha", "method.gamma", "method.layers", "method.transform"),
         *("training.lr", "training.epochs", "training.max_steps", "data.batch_size", "training.seed"),
-        *("output_dir", "training.resume", "training.overwrite", "eval.skip", "preset", "config"),
+        *("output_dir", "training.resume", "training.overwrite", "eval.skip", "preset", "config", "dry_run"),
     ),
     EvalCommand: ("run", "eval.oos_dataset", "eval.max_prompts", "eval.batch_size", "eval.steer", "data.genies_dir"),
     InspectCommand: ("run", "prompts", "eval.train_dataset", "eval.batch_size", "data.genies_dir"),
@@ -125,6 +127,7 @@ EXAMPLES = {
     "innerpo data embedded:compare": "sizes, lengths and three rows of a data set",
     "innerpo doctor innerpo": "does each term of a loss teach what it should? seconds, no training",
     "innerpo train dpo --preset=dev": "a few steps, to see that all is well",
+    "innerpo train dpo --preset=dev --dry-run": "what that would train on, how long, and in how much memory",
     "innerpo train dpo --data.dataset=truthful_qa": "DPO on GENIES (INNERPO_GENIES_DIR, or the Hub)",
     "innerpo train innerpo --method.transform=none --data.dataset=truthful_qa": "InnerPO on the same pairs",
     "innerpo train innerpo --method.direction=random": "control: a random direction instead of the preference's",

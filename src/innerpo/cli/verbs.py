@@ -57,6 +57,12 @@ def train(args: list[str]) -> None:
     command = parse(TrainCommand, rest, f"innerpo train {label}", TrainCommand(run=config), about_method(label))
     if command.run.method.name != name:
         raise UserError(f"the config is of the method {command.run.method.name!r}, the command is train {name}")
+    if command.dry_run:
+        from innerpo.cli.render_plan import as_rich
+        from innerpo.plan import plan_run
+
+        stdout.print(as_rich(plan_run(command.run)), soft_wrap=True)
+        return
     from innerpo.run import train as run_training
 
     result = run_training(command.run)

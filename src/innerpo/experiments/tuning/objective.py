@@ -49,7 +49,7 @@ def try_config(config: RunConfig, base: Base, parts: Parts, request: TuneRequest
     items = training_items(config, base, parts.fit)
     prepared = prepare_items(config, base, items)
     inner = prepared.method.inner_reward if request.scorer == "inner" else None
-    first = min(adapted_blocks(config, base), default=0)
+    first = min(adapted_blocks(config, base.n_blocks), default=0)
     scoring = prepare_scoring([parts.validation], base, config, inner, adapted=first)
     inputs = inputs_hash(hash_of_items(items), base)
     with adapted(prepared, config) as (policy, method), run_folder(config, inputs) as checkpoint:
