@@ -12,7 +12,8 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given
+from hypothesis import settings as settings_
 from hypothesis import strategies as st
 
 import innerpo
@@ -110,6 +111,7 @@ def test_faulty_ranges_are_refused(words, says):
 # -- the parts and the measure -----------------------------------------------------------------------------------------
 
 
+@settings_(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=40), st.integers(0, 12), st.integers(0, 3))
 def test_no_prompt_is_in_both_parts(prompts, n, seed):
     pair = make_pairs(1)[0]

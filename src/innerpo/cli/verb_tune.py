@@ -49,7 +49,7 @@ def tune(args: list[str]) -> None:
     command = parse(TuneCommand, rest, f"innerpo tune {label}", TuneCommand(run=config), about_method(label))
     if command.run.method.name != default.method.name:
         raise UserError(f"the config is of the method {command.run.method.name!r}, the command is tune {label}")
-    from innerpo.cli.render_tune import summary_lines, trials_table
+    from innerpo.cli.render_tune import summary, trials_table
     from innerpo.experiments.tuning.request import read_ranges, tune_request
     from innerpo.experiments.tuning.trials import Trial
     from innerpo.experiments.tuning.tune import folder_of, search
@@ -77,6 +77,5 @@ def tune(args: list[str]) -> None:
     except KeyboardInterrupt:
         raise KeyboardInterrupt("interrupted; the same command goes on where it stopped") from None
     stdout.print(trials_table(found))
-    for line in summary_lines(found):
-        stdout.print(line, markup=False, soft_wrap=True)
+    stdout.print(summary(found), markup=False, soft_wrap=True)
     stdout.file.flush()
