@@ -506,6 +506,7 @@ def test_the_best_of_15_trials_beats_the_defaults_on_the_embedded_shift(tmp_path
     """SmolLM2-135M, few pairs and steps. What is compared is the search's own measure, as it is chosen by it."""
     base = innerpo.load_base("smollm2-135m", dtype="float32")
     options = {"data.max_train_prompts": 32, "data.batch_size": 8, "eval.max_prompts": 40, "training.save_steps": 0}
+    options["prune"] = False  # of trials of 4 steps, looks would be the most work
     found = innerpo.tune(base, "dpo", data="embedded:compare", trials=15, out=tmp_path / "out", **options)
     assert len(found.trials) == 15
     assert found.best.value > found.start.value
