@@ -126,7 +126,7 @@ BEHIND_THE_FLAGS = {
     "innerpo.cli.over_runs": ("show_table", "show_curves", "show_comparison"),
     "innerpo.cli.sweep_runs": ("list_runs", "run_sweep"),
     "innerpo.experiments.tuning.tune": ("search",),
-    "innerpo.cli.render_tune": ("trials_table", "summary_lines"),
+    "innerpo.cli.render_tune": ("trials_table", "summary"),
 }
 """What the verbs import and call once the options have been read."""
 
@@ -173,6 +173,11 @@ class Recorder:
             (Path(args[1]) / "adapter_config.json").write_text('{"base_model_name_or_path": "smollm2-135m"}')
             reads_states = not Path(args[1]).name.startswith("dpo")
             (Path(args[1]) / "config.yaml").write_text(f"method: {{name: {'innerpo' if reads_states else 'dpo'}}}")
+        for word in args:
+            if word.startswith("--config=outputs/"):  # what an earlier command of the page writes
+                path = Path(word.partition("=")[2])
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text("training: {lr: 1e-4}\n")
         try:
             return cli.main(args)
         except SystemExit as stop:

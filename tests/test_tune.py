@@ -12,7 +12,8 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given
+from hypothesis import settings as settings_
 from hypothesis import strategies as st
 
 import innerpo
@@ -110,6 +111,7 @@ def test_faulty_ranges_are_refused(words, says):
 # -- the parts and the measure -----------------------------------------------------------------------------------------
 
 
+@settings_(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=40), st.integers(0, 12), st.integers(0, 3))
 def test_no_prompt_is_in_both_parts(prompts, n, seed):
     pair = make_pairs(1)[0]
@@ -504,6 +506,7 @@ def test_the_best_of_15_trials_beats_the_defaults_on_the_embedded_shift(tmp_path
     """SmolLM2-135M, few pairs and steps. What is compared is the search's own measure, as it is chosen by it."""
     base = innerpo.load_base("smollm2-135m", dtype="float32")
     options = {"data.max_train_prompts": 32, "data.batch_size": 8, "eval.max_prompts": 40, "training.save_steps": 0}
+    options["prune"] = False  # of trials of 4 steps, looks would be the most work
     found = innerpo.tune(base, "dpo", data="embedded:compare", trials=15, out=tmp_path / "out", **options)
     assert len(found.trials) == 15
     assert found.best.value > found.start.value

@@ -23,11 +23,11 @@ def trials_table(found: Tuned) -> Table:
     return table
 
 
-def summary_lines(found: Tuned) -> list[str]:
+def summary(found: Tuned) -> str:
     """Return the measure, the budget, the best against the start, and how to train with it."""
     best, start, method = found.best, found.start, found.request.config.method_label
     shares = ", ".join(f"{name} {share:.2f}" for name, share in found.importance.items())
-    return [
+    lines = [
         f"measured: {objective_text(found.request)}",
         f"budget: {budget_text(found)}",
         f"best: trial {best.number} with {best.value:.3f}; trial 0, the values to start from, {start.value:.3f}",
@@ -35,3 +35,4 @@ def summary_lines(found: Tuned) -> list[str]:
         f"page: {found.folder / REPORT}",
         f"train with it: innerpo train {method} --config={found.folder / BEST}",
     ]
+    return "\n".join(lines)
