@@ -17,8 +17,9 @@ import innerpo
 from innerpo.cli.verbs import main
 from innerpo.evaluation.study import read_study
 from innerpo.experiments import pool
+from innerpo.experiments.holder import machine
 from innerpo.experiments.layout import attempts, failures, leases
-from innerpo.experiments.lease import current_holder, machine
+from innerpo.experiments.lease import current_holder
 from innerpo.experiments.plan import in_folder, read_plan, write_plan
 from innerpo.experiments.status import Watch
 from innerpo.experiments.study import study_of
