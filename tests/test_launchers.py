@@ -223,10 +223,16 @@ def study(toy_folder, tmp_path):
         "options": {
             "data": {"cache_dir": str(tmp_path / "cache"), "max_train_prompts": 24, "batch_size": 2},
             "model": {"dtype": "float32", "threads": 1},
-            "training": {"save_steps": 2, "epochs": 6},
+            "training": {"save_steps": 20, "epochs": 25},
             "eval": {"skip": True},
         },
     }
+
+
+@pytest.fixture
+def often(monkeypatch):
+    """The files are looked at often, so that a run is met in its midst."""
+    monkeypatch.setattr(fleet, "LOOK", 0.1)
 
 
 class Watcher:
@@ -259,7 +265,7 @@ class Watcher:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_submitit_queues_a_job_again_whose_time_is_up(study, tmp_path):
+def test_submitit_queues_a_job_again_whose_time_is_up(study, tmp_path, often):
     """Submitit's local executor for real: the signal of a timeout hits a job in mid-run."""
     pytest.importorskip("submitit")
     out = tmp_path / "out"
@@ -326,7 +332,7 @@ def slurm(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_slurm_requeues_a_job_and_another_completes_its_run(slurm, study, tmp_path):
+def test_slurm_requeues_a_job_and_another_completes_its_run(slurm, study, tmp_path, often):
     out = tmp_path / "out"
     plan = prepare(study_of(study, "s").plan, out)
     seen, before, after = Watcher(plan, out), {}, {}
@@ -355,7 +361,7 @@ def test_slurm_requeues_a_job_and_another_completes_its_run(slurm, study, tmp_pa
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.filterwarnings("ignore")
-def test_a_node_of_ray_is_killed_and_the_other_completes_its_run(study, tmp_path):
+def test_a_node_of_ray_is_killed_and_the_other_completes_its_run(study, tmp_path, often):
     ray = pytest.importorskip("ray", reason="needs the extra ray")
     from ray.cluster_utils import Cluster
 

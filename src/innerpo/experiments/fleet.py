@@ -18,7 +18,7 @@ from innerpo.experiments.status import SweepStatus, Watch
 
 log = logging.getLogger(__name__)
 
-LOOK = 1.0
+LOOK = 2.0
 """Seconds between looks at the jobs and at the files of the runs."""
 PATIENCE = 30.0
 """Seconds that jobs have to end by themselves: at the end of a sweep, and after they were told to."""
