@@ -253,7 +253,7 @@ class Watcher:
                 assert self.made.setdefault(run.name, path.stat().st_ino) == path.stat().st_ino
 
     def checkpoint(self, name):
-        return next(self.out.glob(f".sweep/attempts/*/{name}/checkpoint-*"), None)
+        return next(self.out.glob(f".sweep/attempts/*/{name}/*/checkpoint-*"), None)
 
     def all_done(self):
         self.look()
