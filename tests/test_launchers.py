@@ -1,9 +1,13 @@
 """Workers beyond this process: jobs that end early, submitit's local executor, a Ray cluster that loses a node."""
 
 import os
+import shutil
 import signal
+import subprocess
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -290,7 +294,7 @@ def test_submitit_queues_a_job_again_whose_time_is_up(study, tmp_path, often):
     assert hit
     seen.all_done()
     assert len(jobs) == 1
-    said = "".join(path.read_text() for path in (out / ".sweep/logs/slurm").glob("*.err"))
+    said = "".join(path.read_text() for path in (out / ".sweep/logs/slurm").glob("*_log.out"))
     assert "Requeued job" in said
 
 
@@ -342,7 +346,8 @@ def test_slurm_requeues_a_job_and_another_completes_its_run(slurm, study, tmp_pa
         busy = seen.busy()
         for name, holder in busy.items():
             if name in before and holder.pid != before[name].pid and name not in after:
-                after[name] = job_of(holder.pid)
+                with suppress(OSError):  # it has ended meanwhile
+                    after[name] = job_of(holder.pid)
             if not before and len(busy) == 2 and seen.checkpoint(name):
                 before[name] = holder
                 jobs.append(job_of(holder.pid))
@@ -381,7 +386,8 @@ def test_a_node_of_ray_is_killed_and_the_other_completes_its_run(study, tmp_path
             busy = seen.busy()
             for name, holder in busy.items():
                 if name in killed and name not in after and holder.pid != killed[name][0]:
-                    after[name] = node_of(holder.pid)
+                    with suppress(OSError):  # it has ended meanwhile
+                        after[name] = node_of(holder.pid)
                 if not killed and len(busy) == 2 and seen.checkpoint(name):
                     killed[name] = (holder.pid, node_of(holder.pid))
                     cluster.remove_node(killed[name][1], allow_graceful=False)

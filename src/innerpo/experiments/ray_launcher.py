@@ -1,5 +1,6 @@
 """Workers as plain tasks of Ray, on a cluster that runs or on one started on this machine."""
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -82,7 +83,7 @@ def connected(options: RayOptions, folder: Path, plan_id: str) -> Iterator[RayLa
     started = not ray.is_initialized()
     if started:
         try:
-            ray.init(options.address, log_to_driver=False, logging_level="ERROR", **here)
+            ray.init(options.address, log_to_driver=False, logging_level=logging.ERROR, **here)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise MachineError(f"the Ray cluster {options.address or ''} cannot be reached: {error}") from error
     try:
