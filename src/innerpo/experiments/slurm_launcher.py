@@ -4,6 +4,7 @@ import os
 import pwd
 import signal
 import subprocess
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +28,7 @@ class SlurmWorker:
 
     def __call__(self, folder: str, plan_id: str) -> int:
         """Work on a plan, as a job."""
-        signal.signal(signal.SIGTERM, _interrupt)  # submitit lets it pass; the run would be held until the kill
+        signal.signal(signal.SIGTERM, _leave)  # submitit lets it pass; the run would be held until the kill
         if "SLURM_CPUS_PER_TASK" in os.environ:
             os.environ.setdefault("OMP_NUM_THREADS", os.environ["SLURM_CPUS_PER_TASK"])
         return work_as_job(folder, plan_id)
@@ -157,5 +158,5 @@ def _extra(words: tuple[str, ...]) -> dict[str, Any]:
     return {"requeue": True} | {name: value if equals else True for name, equals, value in pairs}
 
 
-def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
+def _leave(number: int, _frame: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)
