@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from innerpo.experiments import holder
 from innerpo.experiments import lease as leases_module
 from innerpo.experiments.layout import leases
 from innerpo.experiments.lease import Lease, LostLeaseError, current_holder, lease
@@ -115,21 +116,21 @@ def test_another_machine_that_gave_its_run_back_is_not_waited_for(tmp_path):
 def test_of_two_that_find_a_holder_dead_one_takes_over(tmp_path, monkeypatch):
     """Without a lock that both see: the second had looked before the first took over."""
     elsewhere(tmp_path, age=1000.0)
-    looked = leases_module.latest
+    looked = leases_module._latest
     with lease(tmp_path, "run") as first:
         assert first.number == 2
         answers = iter([1])
-        monkeypatch.setattr(leases_module, "latest", lambda *a: next(answers, looked(*a)))
+        monkeypatch.setattr(leases_module, "_latest", lambda *a: next(answers, looked(*a)))
         elsewhere(tmp_path, age=1000.0)  # as the second one had seen it
         assert leases_module._claim(leases(tmp_path), "run", 180.0, True) is None
         first.check()
 
 
 def test_who_looked_long_ago_does_not_take_a_number_that_was_used(tmp_path, monkeypatch):
-    looked = leases_module.latest
+    looked = leases_module._latest
     elsewhere(tmp_path, number=7)
     answers = iter([0])
-    monkeypatch.setattr(leases_module, "latest", lambda *a: next(answers, looked(*a)))
+    monkeypatch.setattr(leases_module, "_latest", lambda *a: next(answers, looked(*a)))
     assert leases_module._claim(leases(tmp_path), "run", 180.0, True) is None
     assert numbers(tmp_path) == [7]
 
@@ -171,4 +172,43 @@ def test_a_file_system_without_links_or_locks(tmp_path, monkeypatch):
     with lease(tmp_path, "run") as first:
         assert first.number == 1
         with lease(tmp_path, "run") as second:  # the process that holds it lives
+            assert second is None
+
+
+# -- containers and file servers ---------------------------------------------------------------------------------------
+
+
+def test_processes_of_another_container_are_known_by_their_signs_of_life(tmp_path):
+    """On one machine, but its process numbers mean nothing here: ours, which lives, may be one of them."""
+    near = {"machine": holder.machine(), "process_started": holder.process_started(os.getpid()), "locked": False}
+    elsewhere(tmp_path, numbers=holder.process_numbers(), **near | {"process_started": 1})
+    assert current_holder(tmp_path, "run") is None  # looked at: that process is gone
+    elsewhere(tmp_path, numbers="pid:[1]", age=10.0, **near)
+    assert current_holder(tmp_path, "run") is not None
+    with lease(tmp_path, "run") as held:
+        assert held is None  # our lock proves nothing, since that process had none
+    elsewhere(tmp_path, numbers="pid:[1]", age=200.0, **near)
+    assert current_holder(tmp_path, "run") is None
+
+
+def test_the_lock_of_this_machine_ends_with_a_container(tmp_path):
+    elsewhere(tmp_path, machine=holder.machine(), numbers="pid:[1]", locked=True)
+    assert current_holder(tmp_path, "run") is not None
+    with lease(tmp_path, "run") as held:
+        assert held.number == 2  # whoever had the lock is dead, whatever its signs of life
+
+
+def test_a_lock_that_a_file_server_keeps_for_a_dead_machine_is_no_hindrance(tmp_path, monkeypatch):
+    monkeypatch.setattr(leases_module, "_locks", lambda lock: False)
+    with lease(tmp_path, "run") as held:
+        assert held is None  # no lease file: somebody is about to write one
+    elsewhere(tmp_path, age=10.0)
+    with lease(tmp_path, "run") as held:
+        assert held is None
+    elsewhere(tmp_path, age=200.0)
+    with lease(tmp_path, "run") as held:
+        assert held.number == 2
+        assert not held.holder.locked
+        monkeypatch.undo()
+        with lease(tmp_path, "run") as second:  # the server gave the lock up, to a process of this machine
             assert second is None

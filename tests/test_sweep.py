@@ -17,8 +17,8 @@ import innerpo
 from innerpo.cli.verbs import main
 from innerpo.evaluation.study import read_study
 from innerpo.experiments import pool
+from innerpo.experiments.holder import machine
 from innerpo.experiments.layout import attempts, failures, leases
-from innerpo.experiments.lease_files import machine
 from innerpo.experiments.plan import in_folder, read_plan
 from innerpo.experiments.status import Watch
 from innerpo.experiments.study import study_of

@@ -17,7 +17,7 @@ from innerpo.config.run import RunConfig, to_dict
 from innerpo.config.yaml import as_yaml, read_yaml
 from innerpo.errors import MachineError, UserError
 from innerpo.experiments.layout import attempts, failures
-from innerpo.experiments.lease import Lease
+from innerpo.experiments.lease import Lease, LostLeaseError
 from innerpo.experiments.plan import PlannedRun
 from innerpo.files import machine_errors, write_text
 from innerpo.training.paths import CONFIG, RECORD, SWEPT
@@ -61,6 +61,9 @@ def publish(planned: PlannedRun, folder: Path, attempt: RunConfig, lease: Lease)
     _own_config(run, planned.config)
     mark(run, planned, lease.spent)
     lease.check()
+    if is_trained(place):  # by another machine, whose folder showed up late on this one
+        discard(folder, planned.name)
+        raise LostLeaseError(f"{place} was finished by another process; what this one did is dropped")
     with machine_errors(place):
         os.rename(run, place)  # noqa: PTH104 (fails where there is a run already, as it should)
         _sync(folder)

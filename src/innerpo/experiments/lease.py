@@ -6,7 +6,9 @@ finds its holder dead creates number n + 1, which only one can. A holder shows l
 clocks are compared.
 """
 
+import glob
 import os
+import re
 import socket
 import threading
 import time
@@ -18,19 +20,9 @@ from pathlib import Path
 import filelock
 
 from innerpo.errors import MachineError, UserError
+from innerpo.experiments.holder import Holder, machine, read, this_process, to_text, works
 from innerpo.experiments.layout import leases
-from innerpo.experiments.lease_files import (
-    Holder,
-    create,
-    latest,
-    machine,
-    read_holder,
-    remove,
-    text_of,
-    works,
-)
 from innerpo.files import machine_errors, write_text
-from innerpo.training.state import process_started
 
 BEAT = 15.0
 """Seconds between signs of life."""
@@ -58,7 +50,7 @@ class Lease:
     @property
     def is_lost(self) -> bool:
         """Whether another process has taken the run over."""
-        return latest(self.path.parent, self._name) != self.number
+        return _latest(self.path.parent, self._name) != self.number
 
     def check(self) -> None:
         """Raise LostLeaseError where another process has taken the run over."""
@@ -67,7 +59,7 @@ class Lease:
 
     def remove(self) -> None:
         """Remove the run's lease files: it is finished."""
-        remove(self.path.parent, self._name, self.number)
+        _remove(self.path.parent, self._name, self.number)
 
     @property
     def _name(self) -> str:
@@ -77,14 +69,14 @@ class Lease:
 @contextmanager
 def lease(folder: Path, name: str, stale: float = STALE) -> Iterator[Lease | None]:
     """Hold the lease of a run of a sweep's folder while the body works; None where another process has it."""
-    where, held = leases(folder), None
+    where = leases(folder)
     with machine_errors(where):
         where.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(where / f"{name}.lock", timeout=0, fallback_to_soft=False)
+        lock = filelock.FileLock(where / f"{name}.lock", timeout=0, fallback_to_soft=False)
+        locked = _locks(lock)
+        free = locked is not False or _hangs(where, name, stale)
+        held = _claim(where, name, stale, locked is True) if free else None
     try:
-        with machine_errors(where):
-            locked = _locks(lock)
-            held = _claim(where, name, stale, locked is not None) if locked is not False else None
         if held is None:
             yield None
             return
@@ -93,22 +85,22 @@ def lease(folder: Path, name: str, stale: float = STALE) -> Iterator[Lease | Non
     finally:
         if held is not None and held.path.is_file():  # not finished: who takes it up next need not wait
             with suppress(MachineError):
-                write_text(held.path, text_of(replace(held.holder, ended=True)))
+                write_text(held.path, to_text(replace(held.holder, ended=True)))
         lock.release(force=True)
 
 
 def current_holder(folder: Path, name: str, stale: float = STALE) -> Holder | None:
     """Return who works on a run now; None where nobody does, as far as its files show."""
-    number = latest(leases(folder), name)
+    number = _latest(leases(folder), name)
     path = leases(folder) / f"{name}.{number}.json"
-    holder = read_holder(path) if number else None
+    holder = read(path) if number else None
     return holder if holder is not None and works(holder, path, stale, has_lock=False) else None
 
 
 def last_holder(folder: Path, name: str) -> Holder | None:
     """Return who last held the lease of a run, dead or alive; None where there is none."""
-    number = latest(leases(folder), name)
-    return read_holder(leases(folder) / f"{name}.{number}.json") if number else None
+    number = _latest(leases(folder), name)
+    return read(leases(folder) / f"{name}.{number}.json") if number else None
 
 
 def _locks(lock: filelock.BaseFileLock) -> bool | None:
@@ -122,26 +114,75 @@ def _locks(lock: filelock.BaseFileLock) -> bool | None:
     return True
 
 
+def _hangs(where: Path, name: str, stale: float) -> bool:
+    """Whether a lock that is taken is that of a dead process of another machine, which a file server still keeps."""
+    number = _latest(where, name)
+    path = where / f"{name}.{number}.json"
+    holder = read(path) if number else None
+    return holder is not None and holder.machine != machine() and not works(holder, path, stale, has_lock=False)
+
+
 def _claim(where: Path, name: str, stale: float, has_lock: bool) -> Lease | None:
     """Create the lease's next number, unless its holder works."""
-    last, spent = latest(where, name), 0.0
-    path = where / f"{name}.{last}.json"
-    before = read_holder(path) if last else None
+    latest = _latest(where, name)
+    before = read(where / f"{name}.{latest}.json") if latest else None
+    spent = 0.0
     if before is not None:
+        path = where / f"{name}.{latest}.json"
         if works(before, path, stale, has_lock):
             return None
         with suppress(OSError):
             spent = before.spent + max(0.0, path.stat().st_mtime - before.started)
-    pid = os.getpid()
-    holder = Holder(socket.gethostname(), pid, machine(), process_started(pid), time.time(), spent)
-    lease = Lease(where / f"{name}.{last + 1}.json", last + 1, holder)
-    if not create(lease.path, text_of(holder)):
+    holder = this_process(spent, has_lock)
+    lease = Lease(where / f"{name}.{latest + 1}.json", latest + 1, holder)
+    if not _create(lease.path, to_text(holder)):
         return None
-    if lease.is_lost:  # the number had been used and removed meanwhile
+    if _latest(where, name) != lease.number:  # the number had been used and removed meanwhile
         lease.path.unlink(missing_ok=True)
         return None
-    remove(where, name, last)
+    _remove(where, name, latest)
     return lease
+
+
+def _latest(where: Path, name: str) -> int:
+    return max(_numbers(where, name), default=0)
+
+
+def _numbers(where: Path, name: str) -> list[int]:
+    pattern = re.compile(rf"{re.escape(name)}\.(\d+)\.json")
+    try:
+        found = [pattern.fullmatch(entry) for entry in os.listdir(where)]  # noqa: PTH208 (as quick as it can be)
+    except FileNotFoundError:
+        return []
+    return [int(match[1]) for match in found if match]
+
+
+def _remove(where: Path, name: str, last: int) -> None:
+    """Remove the lease files up to a number, and what kills in the midst of writing one left."""
+    for number in _numbers(where, name):
+        if number <= last:
+            (where / f"{name}.{number}.json").unlink(missing_ok=True)
+    for left in where.glob(f".{glob.escape(name)}.*"):
+        left.unlink(missing_ok=True)
+
+
+def _create(path: Path, text: str) -> bool:
+    """Make a file with its text, whole from the first moment; False where it exists."""
+    aside = path.parent / f".{path.name}.{socket.gethostname()}.{os.getpid()}"
+    aside.write_text(text)
+    try:
+        os.link(aside, path)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without links
+        try:
+            with path.open("x") as file:
+                file.write(text)
+        except FileExistsError:
+            return False
+    finally:
+        aside.unlink(missing_ok=True)
+    return True
 
 
 @contextmanager
