@@ -6,11 +6,13 @@ finds its holder dead creates number n + 1, which only one can. A holder shows l
 clocks are compared.
 """
 
+import errno
 import glob
 import json
 import os
 import re
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -30,6 +32,8 @@ BEAT = 15.0
 """Seconds between signs of life."""
 STALE = 180.0
 """Seconds without one after which a holder on another machine counts as dead."""
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
+"""What a file system that has no locks answers."""
 
 
 class LostLeaseError(UserError):
@@ -137,6 +141,10 @@ def _locks(lock: filelock.BaseFileLock) -> bool | None:
         return False
     except NotImplementedError:
         return None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        return None
     return True
 
 
@@ -145,6 +153,8 @@ def _claim(where: Path, name: str, stale: float, has_lock: bool) -> Lease | None
     latest = _latest(where, name)
     before = _read(where / f"{name}.{latest}.json") if latest else None
     spent = 0.0
+    if before is None and latest and _age(where / f"{name}.{latest}.json") < stale:
+        return None  # it is being written, or was removed at this moment
     if before is not None:
         path = where / f"{name}.{latest}.json"
         if _works(before, path, stale, has_lock):
@@ -176,15 +186,15 @@ def _works(holder: Holder, path: Path, stale: float, has_lock: bool) -> bool:
 
 
 def _age(path: Path) -> float:
-    """Seconds since a file's last sign of life, both times by the clock of the file system."""
-    probe = path.parent / f".{os.getpid()}.{threading.get_ident()}.now"
+    """Seconds since a file's last sign of life, both times by the clock of the file system.
+
+    0 where they cannot be told: who cannot be seen to be dead is taken to live.
+    """
     try:
-        probe.touch()
-        return probe.stat().st_mtime - path.stat().st_mtime
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".now.") as probe:
+            return os.fstat(probe.fileno()).st_mtime - path.stat().st_mtime
     except OSError:
-        return float("inf")  # it was removed meanwhile
-    finally:
-        probe.unlink(missing_ok=True)
+        return 0.0
 
 
 def _latest(where: Path, name: str) -> int:
@@ -222,16 +232,19 @@ def _read(path: Path) -> Holder | None:
 
 def _create(path: Path, text: str) -> bool:
     """Make a file with its text, whole from the first moment; False where it exists."""
-    aside = path.parent / f".{path.name}.{os.getpid()}"
-    aside.write_text(text)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # a name that no other host makes
+    aside = Path(name)
+    with os.fdopen(handle, "w") as file:
+        file.write(text)
+    aside.chmod(0o644)
     try:
         os.link(aside, path)
     except FileExistsError:
         return False
     except OSError:  # a file system without links
         try:
-            with path.open("x") as file:
-                file.write(text)
+            with path.open("x") as whole:
+                whole.write(text)
         except FileExistsError:
             return False
     finally:
