@@ -201,19 +201,20 @@ def test_a_holder_whose_age_cannot_be_told_is_taken_to_live(tmp_path, monkeypatc
 
 
 def test_two_hosts_with_one_process_number_write_files_of_their_own(tmp_path, monkeypatch):
-    """The second creates its lease while the first is about to link what it wrote."""
-    link, number = os.link, 1
+    """The second one writes when the first is about to link what it wrote: the file is that of who linked first."""
+    link, firsts = os.link, []
 
     def late(source, target):
-        nonlocal number
-        if number == 1:
-            number = 2
-            leases_module._create(tmp_path / "run.1.json", "second")
-        link(source, target)
+        firsts.append((source, target))
+        if len(firsts) == 1:
+            assert not leases_module._create(tmp_path / "run.1.json", "second")
+        elif len(firsts) == 2:
+            link(*firsts[0])
+            link(source, target)
 
     monkeypatch.setattr(os, "link", late)
-    assert not leases_module._create(tmp_path / "run.1.json", "first")
-    assert (tmp_path / "run.1.json").read_text() == "second"
+    assert leases_module._create(tmp_path / "run.1.json", "first")
+    assert (tmp_path / "run.1.json").read_text() == "first"
     assert [p.name for p in tmp_path.iterdir()] == ["run.1.json"]
 
 
