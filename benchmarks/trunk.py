@@ -111,7 +111,7 @@ def _measure(
     config, row, steps = _config(path, options, scratch), rows[path], Steps()
     prepared = prepare_items(config, base, items, cache_dir=scratch)
     layout, request = prepared.layout.layout, reads_of(prepared.method)
-    first = min(adapted_blocks(config, base))
+    first = min(adapted_blocks(config, base.n_blocks))
     trunk = plan_trunk(base, prompts, layout, first, request, config.data.trunk_cache_gb)
     shared: dict[str, Any] = {"batch_size": options.batch_size, "what": "prompts"}
     kept = compute_reference(base, prompts, layout, request, cache_dir=scratch, trunk=trunk, **shared).trunk

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import launch_command_parser
 from peft import PeftModel
 from safetensors.torch import load_file
 
@@ -13,6 +15,7 @@ from conftest import build_model
 from innerpo.cli.verbs import main
 
 ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / "configs" / "accelerate"
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +23,7 @@ def launch(toy_folder, tmp_path_factory):
     """Train in some processes of a program; return the run's folder."""
     root = tmp_path_factory.mktemp("distributed")
 
-    def run(name, processes, *flags, program="cli.py"):
+    def run(name, processes, *flags, program="cli.py", config=None):
         words = [
             *("train", "innerpo", f"--model.base_model={toy_folder}", "--model.lora_r=4", "--method.layers=1,2"),
             *("--data.dataset=embedded:longer", f"--data.batch_size={8 // processes}", "--data.max_train_prompts=48"),
@@ -28,6 +31,9 @@ def launch(toy_folder, tmp_path_factory):
             *(f"--output_dir={root / name}", *flags),
         ]
         several = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", "29617"]
+        if config is not None:
+            several = ["-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / config)]
+            several += ["--num_processes", str(processes), "--main_process_port", "29619"]
         environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
         done = subprocess.run(
             [sys.executable, *several, program, *words], cwd=ROOT, capture_output=True, text=True, env=environment
@@ -65,3 +71,26 @@ def test_two_processes_with_half_the_weights_each_train_what_one_does(launch, ad
     for name, saved in adapter_of_one.items():
         assert loaded[name.replace(".weight", ".default.weight")].shape == saved.shape
     assert main(["eval", str(folder), "--eval.max_prompts=4"]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("config", "program"), [("ddp.yaml", "cli.py"), ("fsdp2.yaml", "tests/fsdp_on_cpu.py")])
+def test_accelerate_launch_with_a_config_of_the_repository_trains_what_one_process_does(
+    config, program, launch, adapter_of_one
+):
+    folder = launch(Path(config).stem, 2, program=program, config=config)
+    assert_same(adapter_of_one, load_file(folder / "adapter_model.safetensors"))
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_accelerate_reads_the_configs_of_the_repository(path):
+    """Every key is one that accelerate's launcher has: its reader drops none and it would ignore others silently."""
+    config = load_config_from_file(str(path))
+    options = vars(launch_command_parser().parse_args(["script.py"]))
+    assert not [name for name in (*config.fsdp_config, *config.deepspeed_config) if name not in options]
+    assert config.mixed_precision == "no"  # training.arguments refuses any other
+    assert config.num_processes == 2
+    stem = path.stem.partition("_")[0]
+    kinds = {"ddp": "MULTI_GPU", "fsdp2": "FSDP", "deepspeed": "DEEPSPEED"}
+    assert str(config.distributed_type.value) == kinds[stem]
+    assert config.deepspeed_config.get("zero_stage") == (int(path.stem[-1]) if stem == "deepspeed" else None)

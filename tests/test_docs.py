@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 LINKING = [*PAGES, ROOT / "CHANGELOG.md", ROOT / "LOG.md"]
 FENCE = re.compile(r"^```([^\n`]*)\n(.*?)^```\s*$", re.M | re.S)
-OTHER_PROGRAMS = {"accelerate", "hf", "lm_eval", "pip", "torchrun", "vllm", ".venv/bin/pytest"}
+OTHER_PROGRAMS = {"accelerate", "hf", "lm_eval", "pip", "tools/slurm_here.sh", "torchrun", "vllm", ".venv/bin/pytest"}
 """Programs that the pages name and this test does not look into, beyond the paths in their arguments."""
 
 
@@ -125,6 +125,8 @@ BEHIND_THE_FLAGS = {
     "innerpo.cli.render_scores": ("inspection_table",),
     "innerpo.cli.over_runs": ("show_table", "show_curves", "show_comparison"),
     "innerpo.cli.sweep_runs": ("list_runs", "run_sweep"),
+    "innerpo.experiments.tuning.tune": ("search",),
+    "innerpo.cli.render_tune": ("trials_table", "summary"),
 }
 """What the verbs import and call once the options have been read."""
 
@@ -171,6 +173,11 @@ class Recorder:
             (Path(args[1]) / "adapter_config.json").write_text('{"base_model_name_or_path": "smollm2-135m"}')
             reads_states = not Path(args[1]).name.startswith("dpo")
             (Path(args[1]) / "config.yaml").write_text(f"method: {{name: {'innerpo' if reads_states else 'dpo'}}}")
+        for word in args:
+            if word.startswith("--config=outputs/"):  # what an earlier command of the page writes
+                path = Path(word.partition("=")[2])
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text("training: {lr: 1e-4}\n")
         try:
             return cli.main(args)
         except SystemExit as stop:
@@ -376,7 +383,8 @@ def test_nothing_that_can_be_named_is_left_out():
         "docs/evaluation.md": [*RESPONSES, *PAIRS, *registry.SCORERS, *registry.STATISTICS],
         "docs/metrics.md": [*registry.SCORERS, *registry.METRICS],
         "CONTRIBUTING.md": [name for name, value in vars(registry).items() if name.isupper() and name[0] != "_"],
-        "docs/configuration.md": [*(p.stem for p in preset_dir().glob("*.yaml")), *environment],
+        "docs/configuration.md": [*environment],
+        "docs/presets.md": [p.stem for p in preset_dir().glob("*.yaml")],
     }
     for page, names in wanted.items():
         text = prose(ROOT / page)

@@ -28,6 +28,7 @@ OTHER = {
     "method.reweight": "probe",
     "method.transform": "svd",
     "training.report_to": ["tensorboard"],
+    "training.tuned": {"trials": 20.0},
     "eval.capability": "dpo",
     "eval.sets": ["test"],
     "eval.strengths": [0.5, 1.0],
@@ -40,7 +41,8 @@ NOTHING = {
     *("data.genies_dir", "data.ethics_dir", "data.cache_dir", "data.token_cache_gb", "data.trunk_cache_gb"),
     *("data.layout", "data.micro_batch_tokens"),
     *("training.gradient_checkpointing", "training.resume", "training.overwrite", "training.save_steps"),
-    *("training.log_steps", "training.grad_share_steps", "training.report_to", "training.fsdp"),
+    *("training.log_steps", "training.grad_share_steps", "training.report_to", "training.fsdp", "training.tuned"),
+    "training.report_group",
     *("eval.batch_size", "eval.format", "eval.skip", "eval.strengths", "eval.strength_sets"),
     *("eval.capability", "output_dir"),
 }

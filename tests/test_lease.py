@@ -11,6 +11,7 @@ import filelock._unix
 import pytest
 
 from innerpo.errors import MachineError
+from innerpo.experiments import holder
 from innerpo.experiments import lease as leases_module
 from innerpo.experiments.layout import leases
 from innerpo.experiments.lease import Lease, LostLeaseError, current_holder, lease
@@ -227,3 +228,42 @@ def test_a_lease_that_is_being_written_is_held(tmp_path):
     os.utime(path, (time.time() - 1000,) * 2)  # killed in the midst of it
     with lease(tmp_path, "run") as held:
         assert held.number == 2
+
+
+# -- containers and file servers ---------------------------------------------------------------------------------------
+
+
+def test_processes_of_another_container_are_known_by_their_signs_of_life(tmp_path):
+    """On one machine, but its process numbers mean nothing here: ours, which lives, may be one of them."""
+    near = {"machine": holder.machine(), "process_started": holder.process_started(os.getpid()), "locked": False}
+    elsewhere(tmp_path, numbers=holder.process_numbers(), **near | {"process_started": 1})
+    assert current_holder(tmp_path, "run") is None  # looked at: that process is gone
+    elsewhere(tmp_path, numbers="pid:[1]", age=10.0, **near)
+    assert current_holder(tmp_path, "run") is not None
+    with lease(tmp_path, "run") as held:
+        assert held is None  # our lock proves nothing, since that process had none
+    elsewhere(tmp_path, numbers="pid:[1]", age=200.0, **near)
+    assert current_holder(tmp_path, "run") is None
+
+
+def test_the_lock_of_this_machine_ends_with_a_container(tmp_path):
+    elsewhere(tmp_path, machine=holder.machine(), numbers="pid:[1]", locked=True)
+    assert current_holder(tmp_path, "run") is not None
+    with lease(tmp_path, "run") as held:
+        assert held.number == 2  # whoever had the lock is dead, whatever its signs of life
+
+
+def test_a_lock_that_a_file_server_keeps_for_a_dead_machine_is_no_hindrance(tmp_path, monkeypatch):
+    monkeypatch.setattr(leases_module, "_locks", lambda lock: False)
+    with lease(tmp_path, "run") as held:
+        assert held is None  # no lease file: somebody is about to write one
+    elsewhere(tmp_path, age=10.0)
+    with lease(tmp_path, "run") as held:
+        assert held is None
+    elsewhere(tmp_path, age=200.0)
+    with lease(tmp_path, "run") as held:
+        assert held.number == 2
+        assert not held.holder.locked
+        monkeypatch.undo()
+        with lease(tmp_path, "run") as second:  # the server gave the lock up, to a process of this machine
+            assert second is None

@@ -19,8 +19,8 @@ from innerpo.errors import MachineError
 from innerpo.evaluation.study import read_study
 from innerpo.experiments import pool
 from innerpo.experiments.attempt import record_failure
+from innerpo.experiments.holder import machine
 from innerpo.experiments.layout import attempts, failures, leases
-from innerpo.experiments.lease import machine
 from innerpo.experiments.plan import in_folder, read_plan
 from innerpo.experiments.status import Watch
 from innerpo.experiments.study import study_of

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import accumulate
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from innerpo.model.base import Base
 from innerpo.model.forward.blocks import decoder_blocks
 from innerpo.model.forward.layout import choose_layout
 from innerpo.model.forward.outputs import StateRequest, sequence_outputs
+from innerpo.model.forward.trunk_states import put_tokens
 from innerpo.model.layer_spec import adapted_layers
 from innerpo.model.trunk_check import first_block_of_adapter, first_changed_block, first_run_block, plan_trunk
 from innerpo.run import evaluate, train
@@ -31,6 +33,7 @@ from innerpo.training.train import train_policy
 LAYOUTS = ("one_row", "packed", "concatenated")
 MISTRAL = next(f for f in SLOW if f.name == "mistral")  # a sliding window in every block, shorter than the prompts
 BLOCK = 2
+INSTRUCTION = "Answer with the number and nothing else, please. "
 EXPERTS_EVERYWHERE = ("qwen3_next", "glm4_moe", "deepseek_v2", "deepseek_v3")
 
 
@@ -40,7 +43,9 @@ def base_of(family):
 
 
 def items_of(base, n=6):
-    return PairTokenizer(base.tokenizer, 64, 64).training_items(make_pairs(n))
+    """Pairs whose prompts begin with the same instruction, which rows of one_row and packed hold once."""
+    pairs = [replace(pair, prompt=INSTRUCTION + pair.prompt) for pair in make_pairs(n)]
+    return PairTokenizer(base.tokenizer, 128, 64).training_items(pairs)
 
 
 def trunk_of(base, items, layout="concatenated", block=BLOCK, reads=None, limit_gb=1.0):
@@ -133,21 +138,26 @@ def trained(config, base, items):
 # -- where a token's state lies ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_position_takes_the_row_of_its_own_token(layout):
-    """With token ids in the table in place of states, a batch gets back its ids: of prompts that share prefixes too."""
+def with_shared_prefixes():
+    """Nine items of unequal lengths, all but the first of which begin with the same hundred tokens."""
     generator = torch.Generator().manual_seed(3)
 
     def ids(n):
         return tuple(torch.randint(10, 300, (n,), generator=generator).tolist())
 
     start = ids(100)
-    items = [
+    return [
         PromptItem(
             (*(start if i else ()), *ids(3 + i)), tuple(ids(1 + (i + k) % 5) for k in range(2 + i % 2)), (), (), ""
         )
         for i in range(9)
     ]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_position_takes_the_row_of_its_own_token(layout):
+    """With token ids in the table in place of states, a batch gets back its ids: of prompts that share prefixes too."""
+    items = with_shared_prefixes()
     order = [4, 0, 8, 1, 2, 3, 7]
     starts, table = {}, []
     for i in (8, 7, 3, 2, 1, 0, 4):  # in the table in another order, with something between
@@ -164,6 +174,19 @@ def test_every_position_takes_the_row_of_its_own_token(layout):
         assert bool((batch.owners == 0).any())  # something was shared
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_what_is_written_by_one_layout_is_read_by_every_other(layout):
+    """Also for items that share a prefix, which a row holds once: with ids as states, all tokens are there."""
+    items = with_shared_prefixes()
+    starts = [0, *accumulate(i.n_tokens for i in items)][:-1]
+    table = torch.full((sum(i.n_tokens for i in items), 1), -1.0)
+    for some in ([4, 0, 8], [1, 2, 3, 7], [5, 6]):
+        batch = make_batch([items[i] for i in some], layout, 0)
+        states = batch.input_ids[..., None].float()
+        put_tokens(table, [items[i] for i in some], batch, [starts[i] for i in some], states)
+    assert table[:, 0].tolist() == [t for i in items for ids in (i.prompt, *i.responses) for t in ids]
+
+
 # -- equal numbers -----------------------------------------------------------------------------------------------------
 
 
@@ -172,10 +195,12 @@ def test_log_probs_states_and_gradients_are_those_of_whole_passes(family, tmp_pa
     """In every layout, of states that were computed in another one; block 1's output is read without running it."""
     base, request = base_of(family), StateRequest((1, 2, 3), token_states=True)
     items = items_of(base)
-    kept = states_of(base, items, tmp_path, "concatenated")
+    kept = states_of(base, items, tmp_path, "one_row")
+    assert torch.equal(torch.isfinite(kept.states).all(1), torch.ones(len(kept.states), dtype=torch.bool))
     policy, indices = moved_policy(base), [4, 1, 0, 5]
     for layout in LAYOUTS:
         batch = make_batch([items[i] for i in indices], layout, 0)
+        assert bool((batch.owners == 0).any()) == (layout != "concatenated")
         whole = outputs_and_gradient(policy, batch, request)
         started = outputs_and_gradient(policy, kept.enter(batch, items, indices), request)
         for a, b in zip(started[:-1], whole[:-1], strict=True):
@@ -284,16 +309,21 @@ def test_scores_at_every_strength_and_saved_adapters_are_those_of_whole_passes(
             "training.lr": 1e-2,
             "eval.sets": ("train",),
             "eval.strengths": (0.5, 1.0),
+            "eval.steer": 1.0,
+            "method.layers": "1,3",
             "output_dir": tmp_path / "out" / str(limit),
         }
-        config = innerpo.run_config("dpo", **options)
+        config = innerpo.run_config("innerpo", **options)
         return train(config) if verb == "train" else evaluate(config.run_dir, config)
 
     caplog.set_level("INFO")
     with_trunk = scored(1.0, "train")
     assert "trunk: blocks 0..1 once" in caplog.text
-    logps = with_trunk.scores.responses["logp"].to_numpy()
-    assert logps == pytest.approx(scored(0.0, "train").scores.responses["logp"].to_numpy(), abs=1e-4)
+    logps, rewards = (with_trunk.scores.responses[name].to_numpy() for name in ("logp", "inner"))
+    assert with_trunk.scores.responses["model"].n_unique() == 3  # base, policy at both strengths, steered base
+    whole = scored(0.0, "train").scores.responses
+    assert logps == pytest.approx(whole["logp"].to_numpy(), abs=1e-4)
+    assert rewards == pytest.approx(whole["inner"].to_numpy(), abs=1e-4)
     saved = json.loads((with_trunk.folder / "adapter_config.json").read_text())
     assert (saved["layers_to_transform"], saved["layers_pattern"]) == ([2, 3], "layers")
     caplog.clear()
@@ -366,7 +396,7 @@ def test_states_that_depend_on_the_rest_of_the_batch_are_refused(caplog):
     """Dynamic rotary frequencies follow the longest row of the batch, so that kept states would not be its own."""
     caplog.set_level("INFO")
     rope = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 100.0}
-    family = Family("llama", {"rope_parameters": rope, "max_position_embeddings": 32})
+    family = Family("llama", {"rope_parameters": rope, "max_position_embeddings": 64})
     base = Base(family.build(), build_tokenizer(), "dynamic", "dynamic")
     assert trunk_of(base, items_of(base)) is None
     assert "log-probs differ by" in caplog.text

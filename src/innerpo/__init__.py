@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from innerpo.errors import MachineError, UserError
     from innerpo.evaluation.over_runs import compare, table
     from innerpo.experiments.sweep import sweep
+    from innerpo.experiments.tuning.tune import tune
     from innerpo.model.adapters import remove_adapter
     from innerpo.model.base import Base
     from innerpo.progress import reporting
@@ -56,6 +57,7 @@ _PUBLIC = {
     "sweep": "innerpo.experiments.sweep",
     "table": "innerpo.evaluation.over_runs",
     "train": "innerpo.api",
+    "tune": "innerpo.experiments.tuning.tune",
 }
 
 __all__ = [
@@ -90,6 +92,7 @@ __all__ = [
     "sweep",
     "table",
     "train",
+    "tune",
 ]
 
 

@@ -469,6 +469,15 @@ METRICS: dict[str, Entry] = {
     "differential_elicitation": "innerpo.evaluation.metrics.elicitation:differential_elicitation",
 }
 
+# name of a tracker for training.report_to -> function: TrackedRun -> Tracker with log(metrics, step) and
+# finish(succeeded) (training/trackers.py). The name is that of the package that the tracker needs. Others that
+# transformers knows (tensorboard) are left to it.
+TRACKERS: dict[str, Entry] = {
+    "wandb": "innerpo.training.trackers:WandbTracker",
+    "mlflow": "innerpo.training.trackers:MlflowTracker",
+    "trackio": "innerpo.training.trackers:TrackioTracker",
+}
+
 # name -> function: (one value per pair, the prompt of each) -> Estimate with its interval.
 STATISTICS: dict[str, Entry] = {
     "proportion": "innerpo.evaluation.statistics:proportion",

@@ -67,7 +67,7 @@ def train(config: RunConfig, base: Base | None = None) -> Run:
     ``base`` is a base model that is loaded already; afterwards it is bit for bit what it was.
     """
     started = time.time()
-    _check_before_loading(config)
+    check_before_loading(config)
     if is_finished(config):
         log.info(f"{config.run_dir} is finished: nothing to resume, scoring it again")
         return Run(config.run_dir, config) if config.eval.skip else evaluate(config.run_dir, config, base)
@@ -79,7 +79,7 @@ def train(config: RunConfig, base: Base | None = None) -> Run:
     items, scored = training_items(config, base, known), tokenise_sets(sets, base, config)
     log_estimate(config, base, items, scored.values())
     prepared = prepare_items(config, base, items)
-    first = min(adapted_blocks(config, base), default=0)
+    first = min(adapted_blocks(config, base.n_blocks), default=0)
     scoring = prepare_scoring(sets, base, config, prepared.method.inner_reward, scored, first)
     other = _score_other_base(sets, scoring, config, base)
     with adapted(prepared, config) as (policy, method):
@@ -123,7 +123,7 @@ def evaluate(folder: Path, config: RunConfig, base: Base | None = None) -> Run:
     return Run(target, config, tuple(sets), scores, tables, faults)
 
 
-def _check_before_loading(config: RunConfig) -> None:
+def check_before_loading(config: RunConfig) -> None:
     """Refuse what cannot work (an unknown optimiser, a folder that holds another run) before anything is computed."""
     training_arguments(config)
     process = PartialState()  # one of several under `accelerate launch`; files are the main process's business

@@ -19,6 +19,37 @@ class TrainCommand:
     config: Path | None = None
     """YAML file with any of these options, as sections (training: {lr: 1e-5})."""
     preset: str | None = None
+    """Named YAML of the package (demo, dev, qwen3-0.6b, ...: docs/presets.md); a --config file overrides it."""
+    dry_run: bool = False
+    """Check everything, show lengths, steps, memory and time, and train nothing."""
+
+
+@dataclass(frozen=True)
+class TuneCommand:
+    """Search a method's options for the best accuracy on a held-out part of the training data."""
+
+    run: Annotated[RunConfig, arg(name="")] = field(default_factory=RunConfig)
+    trials: int = 20
+    """Trials in all, those of earlier commands on the folder included; the first has the values to start from."""
+    timeout: float = 0.0
+    """Begin no trial when all together have taken so many seconds, those of earlier commands included; 0 = any time."""
+    seed: int = 0
+    """Seed of the suggestions and of the prompts that are held out; the training seed is training.seed."""
+    out: Path | None = None
+    """Folder of the search; else tune_<name of the run> in output_dir."""
+    drift_penalty: float = 0.0
+    """Accuracy that a nat per token of output drift costs."""
+    scorer: str = "mean_logp"
+    """What ranks the two responses of a pair when a trial is measured."""
+    validation: float = 0.2
+    """Prompts of the train split that are held out: below 1 a share, else a number (at most eval.max_prompts)."""
+    ranges: tuple[str, ...] = ()
+    """What to vary besides or instead of the method's own fields: method.tau=0.3:3:log data.shuffled_labels=0:0.5."""
+    prune: bool = True
+    """Give a trial up at a third or two thirds of its steps where it is below the median of the others."""
+    config: Path | None = None
+    """YAML file with the options to start from, as sections (training: {lr: 1e-5})."""
+    preset: str | None = None
     """Named YAML of the package (demo, dev, gpu); a --config file overrides it."""
 
 
@@ -108,7 +139,12 @@ FIRST: dict[type, tuple[str, ...]] = {
         *("data.dataset", "model.base_model"),
         *("method.alpha", "method.gamma", "method.layers", "method.transform"),
         *("training.lr", "training.epochs", "training.max_steps", "data.batch_size", "training.seed"),
-        *("output_dir", "training.resume", "training.overwrite", "eval.skip", "preset", "config"),
+        *("output_dir", "training.resume", "training.overwrite", "eval.skip", "preset", "config", "dry_run"),
+    ),
+    TuneCommand: (
+        *("data.dataset", "model.base_model", "data.batch_size", "data.max_train_prompts", "eval.max_prompts"),
+        *("training.epochs", "training.max_steps", "method.layers", "trials", "timeout", "seed", "out"),
+        *("drift_penalty", "scorer", "validation", "ranges", "prune", "preset", "config"),
     ),
     EvalCommand: ("run", "eval.oos_dataset", "eval.max_prompts", "eval.batch_size", "eval.steer", "data.genies_dir"),
     InspectCommand: ("run", "prompts", "eval.train_dataset", "eval.batch_size", "data.genies_dir"),
@@ -125,11 +161,13 @@ EXAMPLES = {
     "innerpo data embedded:compare": "sizes, lengths and three rows of a data set",
     "innerpo doctor innerpo": "does each term of a loss teach what it should? seconds, no training",
     "innerpo train dpo --preset=dev": "a few steps, to see that all is well",
+    "innerpo train dpo --preset=dev --dry-run": "what that would train on, how long, and in how much memory",
     "innerpo train dpo --data.dataset=truthful_qa": "DPO on GENIES (INNERPO_GENIES_DIR, or the Hub)",
     "innerpo train innerpo --method.transform=none --data.dataset=truthful_qa": "InnerPO on the same pairs",
     "innerpo train innerpo --method.direction=random": "control: a random direction instead of the preference's",
     "innerpo train innerpo --method.layers='range(.3,-1)' --method.gamma=1.0": "other layers, a stronger anchor",
     "innerpo train dpo --config=configs/dev.yaml --training.lr=1e-4": "a YAML file, and a flag that overrides it",
+    "innerpo tune dpo --data.dataset=truthful_qa": "search its options on held-out training prompts, never on a target",
     "innerpo eval outputs/dpo_truthful_qa_seed1": "score a saved run again, beside its base model",
     "innerpo eval outputs/dpo_truthful_qa_seed1 --eval.oos_dataset=arc_easy": "the same on another shift",
     "innerpo eval outputs/innerpo-none_truthful_qa_seed1 --eval.steer=2": "and the base steered along its directions",

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import replace
+from pathlib import Path
 from typing import NoReturn, TypeVar
 
 import tyro
@@ -14,7 +15,7 @@ from innerpo.cli.commands import EvalCommand
 from innerpo.cli.options import check_words, unknown
 from innerpo.config.method import method_names
 from innerpo.config.run import RunConfig, default_run
-from innerpo.config.yaml import check_training_set, config_of_folder
+from innerpo.config.yaml import check_training_set, config_of_folder, overlay, preset_path, read_yaml, without_identity
 from innerpo.errors import UserError
 from innerpo.files import existing_folder
 from innerpo.registry import METHODS
@@ -45,6 +46,16 @@ def peek(words: Sequence[str], flag: str) -> str | None:
         if word.startswith(f"--{flag}="):
             return word.split("=", 1)[1]
     return None
+
+
+def with_files(config: RunConfig, words: Sequence[str]) -> RunConfig:
+    """Return a config with what the preset and then the config file say that the words name."""
+    for flag, path_of in (("preset", preset_path), ("config", Path)):
+        value = peek(words, flag)
+        if value is not None:
+            path = path_of(value)
+            config = overlay(config, without_identity(read_yaml(path)), str(path))
+    return config
 
 
 def read_method(words: Sequence[str], prog: str, about: str | None) -> str:

@@ -8,6 +8,9 @@ from innerpo.cli.options import Option, find_option, options_of
 from innerpo.config.run import RunConfig
 from innerpo.errors import UserError
 
+OWN = ("--slurm.", "--ray.")
+"""Sections of a command's own options, which are no fields of runs."""
+
 
 def split_fields(words: Sequence[str], prog: str) -> tuple[list[str], dict[str, Any]]:
     """Take the fields of runs (``--training.lr 1e-4 2e-4``) out of the words of a command.
@@ -23,7 +26,7 @@ def split_fields(words: Sequence[str], prog: str) -> tuple[list[str], dict[str, 
     while rest:
         word = rest.pop(0)
         flag, equals, value = word.partition("=")
-        if not flag.startswith("--") or "." not in flag:
+        if not flag.startswith("--") or "." not in flag or flag.startswith(OWN):
             others.append(word)
             continue
         option, denied = find_option(named, flag, prog)

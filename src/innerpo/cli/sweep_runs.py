@@ -10,8 +10,9 @@ from innerpo.cli.console import say, stderr, stdout
 from innerpo.cli.over_runs import show_table
 from innerpo.cli.render_sweep import live_table, progress_line, runs_table
 from innerpo.errors import FailedRunsError, UserError
+from innerpo.experiments.launch_options import Launch
+from innerpo.experiments.launchers import check_launcher, launch, n_workers
 from innerpo.experiments.plan import in_folder
-from innerpo.experiments.pool import Pool, default_workers
 from innerpo.experiments.status import SweepStatus, Watch
 from innerpo.experiments.study import StudyFile
 from innerpo.experiments.sweep import prepare
@@ -27,24 +28,28 @@ def list_runs(study: StudyFile) -> None:
     stdout.print(progress_line(status, 1), markup=False, soft_wrap=True)
 
 
-def run_sweep(study: StudyFile, workers: int, retry_failed: bool, format: str) -> None:
+def run_sweep(study: StudyFile, how: Launch, retry_failed: bool, format: str) -> None:
     """Do the runs of a study and print their table. Raises FailedRunsError where some failed, after the table."""
-    if workers < 0:
-        raise UserError(f"workers must not be negative, got {workers}")
-    n_workers, folder = workers or default_workers(), study.output_dir
+    check_launcher(how)
+    folder = study.output_dir
     plan = prepare(study.plan, folder, retry_failed)
-    n_workers = min(n_workers, len(plan.runs))
-    say(f"{len(plan.runs)} runs in {folder}, {n_workers} worker{'s' if n_workers > 1 else ''}")
+    n = n_workers(how, len(plan.runs))
+    say(f"{len(plan.runs)} runs in {folder}, {_workers(how, n)}")
     watch = Watch(plan, folder)
     status = watch.look()
     if status.count("done") + status.count("failed") < len(plan.runs):
         try:
-            with _shown(n_workers) as show:
-                status = Pool(plan, folder, n_workers).run(show)
+            with _shown(n) as show:
+                status = launch(plan, folder, how, show)
         except KeyboardInterrupt:
-            line = progress_line(watch.look(), n_workers)
+            line = progress_line(watch.look(), n)
             raise KeyboardInterrupt(f"interrupted ({line}); the same command goes on where it stopped") from None
     finish(status, format)
+
+
+def _workers(how: Launch, n: int) -> str:
+    where = {"local": "", "slurm": " of Slurm", "ray": " of Ray"}[how.launcher]
+    return f"{n or 'all'} worker{'s' if n != 1 else ''}{where}"
 
 
 def finish(status: SweepStatus, format: str) -> None:

@@ -1,6 +1,6 @@
 """The verb `sweep`: every run of a study, as often as it takes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,6 +11,7 @@ from innerpo.cli.console import stdout
 from innerpo.cli.flags import parse
 from innerpo.cli.help import wanted
 from innerpo.cli.study_words import split_fields
+from innerpo.experiments.launch_options import Launch, LauncherName, RayOptions, SlurmOptions
 
 
 @dataclass(frozen=True)
@@ -34,15 +35,19 @@ class SweepCommand:
     output_dir: Path | None = None
     """Folder of the runs; else what the study says, or outputs/<name of its file>."""
     workers: int = 0
-    """Processes that share the work, each with its GPU or its share of CPU threads; 0 = one for each GPU, or one."""
+    """Processes or jobs that share the work, each with its GPU or its threads; 0 = one for each GPU, or one."""
     retry_failed: bool = False
     """Try runs again that failed earlier."""
     dry_run: bool = False
     """Only list the runs, how they stand, and the time that is left."""
-    launcher: Literal["local"] = "local"
-    """Where the workers run: processes on this machine."""
+    launcher: LauncherName = "local"
+    """Where the workers run: processes on this machine, jobs of Slurm, or tasks of Ray."""
     format: Literal["text", "markdown", "latex", "csv", "json"] = "text"
     """How the table is written."""
+    slurm: SlurmOptions = field(default_factory=SlurmOptions)
+    """What a worker asks Slurm for."""
+    ray: RayOptions = field(default_factory=RayOptions)
+    """What a worker asks Ray for."""
 
 
 def sweep(args: list[str]) -> None:
@@ -62,5 +67,6 @@ def sweep(args: list[str]) -> None:
     if command.dry_run:
         list_runs(found)
     else:
-        run_sweep(found, command.workers, command.retry_failed, command.format)
+        how = Launch(command.launcher, command.workers, command.slurm, command.ray)
+        run_sweep(found, how, command.retry_failed, command.format)
     stdout.file.flush()

@@ -5,7 +5,6 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from innerpo import __version__
@@ -29,6 +28,7 @@ from innerpo.cli.flags import (
     peek,
     read_method,
     show_choices,
+    with_files,
 )
 from innerpo.cli.options import unknown
 from innerpo.cli.verb_bridge import bridge
@@ -41,9 +41,10 @@ from innerpo.cli.verb_push import push
 from innerpo.cli.verb_report import report
 from innerpo.cli.verb_sweep import sweep
 from innerpo.cli.verb_table import table
+from innerpo.cli.verb_tune import tune
 from innerpo.cli.verb_view import view
 from innerpo.config.run import ModelConfig, default_run
-from innerpo.config.yaml import config_of_folder, overlay, preset_path, read_yaml, without_identity
+from innerpo.config.yaml import config_of_folder
 from innerpo.errors import MachineError, UserError
 from innerpo.files import existing_folder
 
@@ -52,15 +53,16 @@ def train(args: list[str]) -> None:
     """Train a method and score it: train dpo, train innerpo --method.transform=none (or: train innerpo-none)."""
     label = read_method(args, "innerpo train", train.__doc__)
     config, rest = default_run(label), args[1:]
-    name = config.method.name
-    for flag, path_of in (("preset", preset_path), ("config", Path)):
-        value = peek(rest, flag)
-        if value is not None:
-            path = path_of(value)
-            config = overlay(config, without_identity(read_yaml(path)), str(path))
+    name, config = config.method.name, with_files(config, rest)
     command = parse(TrainCommand, rest, f"innerpo train {label}", TrainCommand(run=config), about_method(label))
     if command.run.method.name != name:
         raise UserError(f"the config is of the method {command.run.method.name!r}, the command is train {name}")
+    if command.dry_run:
+        from innerpo.cli.render_plan import as_rich
+        from innerpo.plan import plan_run
+
+        stdout.print(as_rich(plan_run(command.run)), soft_wrap=True)
+        return
     from innerpo.run import train as run_training
 
     result = run_training(command.run)
@@ -179,6 +181,7 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "doctor": doctor,
     "inspect": inspect,
     "sweep": sweep,
+    "tune": tune,
     "combine": combine,
     "merge": merge,
     "push": push,

@@ -142,11 +142,15 @@ class TrainingConfig:
     grad_share_steps: int = field(default=25, metadata=NOTHING)
     """Steps between measurements of each term's share of the gradient norm; 0 = never."""
     report_to: tuple[str, ...] = field(default=(), metadata=NOTHING)
-    """Trackers besides the run's own metrics.jsonl: tensorboard, wandb, trackio."""
+    """Trackers besides the run's own metrics.jsonl: tensorboard, wandb, mlflow, trackio."""
+    report_group: str = field(default="", metadata=NOTHING)
+    """Group of the run in its trackers: the group of wandb and trackio, the experiment of mlflow."""
     fsdp: str = field(default="", metadata=NOTHING)
     """FSDP options as transformers takes them, e.g. "full_shard auto_wrap"; else as accelerate is configured."""
     deepspeed: str | None = None
     """DeepSpeed configuration file."""
+    tuned: dict[str, float] = field(default_factory=dict, metadata=NOTHING)
+    """Budget of the search that chose these options, for tables: trials, seconds, prompts (innerpo.tune writes it)."""
 
     def __post_init__(self) -> None:
         check_finite(self, "training")

@@ -91,6 +91,18 @@ def take_prompts(pairs: Sequence[PreferencePair], n: int | None, seed: int) -> l
     return [p for p in pairs if p.cluster in kept]
 
 
+def hold_out(pairs: Sequence[PreferencePair], n: int, seed: int) -> tuple[list[PreferencePair], list[PreferencePair]]:
+    """Split pairs in those of ``n`` randomly chosen prompts and the rest; return the rest first.
+
+    The order is kept. Raises UserError where no prompt would be left.
+    """
+    clusters = list(dict.fromkeys(p.cluster for p in pairs))
+    if not 0 < n < len(clusters):
+        raise UserError(f"cannot hold out {n} of {len(clusters)} prompts: both parts need at least one")
+    held = set(random.Random(f"{seed}/hold out").sample(sorted(clusters), n))
+    return [p for p in pairs if p.cluster not in held], [p for p in pairs if p.cluster in held]
+
+
 def shuffle_prompts(pairs: Sequence[PreferencePair], seed: int) -> list[PreferencePair]:
     """Put the pairs of every prompt behind another one (control: what is left can be told without the prompt).
 

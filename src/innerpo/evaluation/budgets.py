@@ -1,4 +1,4 @@
-"""What the runs of a table were given: training pairs and steps, prompts scored, strengths."""
+"""What the runs of a table were given: training pairs and steps, trials of tuning, prompts scored, strengths."""
 
 import json
 from collections.abc import Iterator
@@ -11,8 +11,8 @@ from innerpo.evaluation.study import Study
 
 
 def budget_notes(study: Study) -> tuple[str, ...]:
-    """Return lines on the budgets of training, of scoring, and on the strengths; none on what is not known."""
-    return (*_training(study), *_scoring(study), *_strengths(study))
+    """Return lines on the budgets of training, tuning and scoring, and on strengths; none on what is not known."""
+    return (*_training(study), *_tuning(study), *_scoring(study), *_strengths(study))
 
 
 def _training(study: Study) -> Iterator[str]:
@@ -28,6 +28,30 @@ def _training(study: Study) -> Iterator[str]:
             who = "" if len(by_budget) == 1 else f" ({', '.join(dict.fromkeys(methods))})"
             trained = f", {steps} steps" if isinstance(steps, int) else ""
             yield f"trained on {source}: {pairs} pairs{trained}{who}"
+
+
+def _tuning(study: Study) -> Iterator[str]:
+    """Trials behind the options of tuned methods, by source, and the methods that were not tuned beside them."""
+    for source in study.runs["source"].unique(maintain_order=True):
+        runs = study.runs.filter(pl.col("source") == source)
+        tuned: dict[tuple[Any, Any], dict[str, Any]] = {}
+        plain: dict[str, None] = {}
+        for method, folder in runs.select("method", "folder").rows():
+            budget = _record(Path(folder)).get("tuned")
+            if isinstance(budget, dict):
+                seconds = tuned.setdefault((budget.get("trials"), budget.get("prompts")), {})
+                seconds[method] = budget.get("seconds")
+            else:
+                plain[method] = None
+        for (trials, prompts), methods in tuned.items():
+            who = ", ".join(f"{method} ({_count(seconds)} s)" for method, seconds in methods.items())
+            yield f"tuned on {source}: {_count(trials)} trials on {_count(prompts)} validation prompts: {who}"
+        if tuned and plain:
+            yield f"not tuned on {source}: {', '.join(plain)}"
+
+
+def _count(value: Any) -> str:
+    return f"{value:.0f}" if isinstance(value, int | float) else "?"
 
 
 def _scoring(study: Study) -> Iterator[str]:

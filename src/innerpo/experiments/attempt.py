@@ -19,7 +19,7 @@ from innerpo.config.yaml import as_yaml, read_yaml
 from innerpo.errors import MachineError, UserError
 from innerpo.evaluation.sweep_folder import run_of
 from innerpo.experiments.layout import attempts, failures
-from innerpo.experiments.lease import Lease, lease
+from innerpo.experiments.lease import Lease, LostLeaseError, lease
 from innerpo.experiments.plan import PlannedRun
 from innerpo.files import machine_errors, write_text
 from innerpo.training.paths import CONFIG, RECORD, SWEPT
@@ -67,6 +67,9 @@ def publish(planned: PlannedRun, folder: Path, attempt: RunConfig, lease: Lease)
     _own_config(run, planned.config)
     mark(run, planned, lease.spent)
     lease.check()
+    if is_trained(place):  # by another machine, whose folder showed up late on this one
+        discard(folder, planned.name)
+        raise LostLeaseError(f"{place} was finished by another process; what this one did is dropped")
     with machine_errors(place):
         os.rename(run, place)  # noqa: PTH104 (fails where there is a run already, as it should)
         _sync(folder)
@@ -89,10 +92,10 @@ def swept(run: Path) -> dict[str, object]:
     return found if isinstance(found, dict) else {}
 
 
-def discard(folder: Path, name: str) -> None:
-    """Remove what is left of all attempts at a run that are not trained: a failure to score takes no training away."""
+def discard(folder: Path, name: str, trained: bool = True) -> None:
+    """Remove what is left of all attempts at a run, trained ones only where ``trained`` says so."""
     for left in attempts(folder).glob("*/"):
-        if not is_trained(left / name):
+        if trained or not is_trained(left / name):
             shutil.rmtree(left / name, ignore_errors=True)
 
 
@@ -134,7 +137,7 @@ def forget_failure(folder: Path, planned: PlannedRun) -> None:
         if held is None or failure is None:
             return
         if failure.kind not in ("machine", "crash"):
-            discard(folder, planned.name)
+            discard(folder, planned.name, trained=False)
         drop_failure(folder, planned)
 
 

@@ -8,25 +8,22 @@ clocks are compared.
 
 import errno
 import glob
-import json
 import os
 import re
-import socket
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
-from functools import cache
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import filelock
 
 from innerpo.errors import MachineError, UserError
+from innerpo.experiments.holder import Holder, age, machine, read, this_process, to_text, works
 from innerpo.experiments.layout import leases
 from innerpo.files import machine_errors, write_text
-from innerpo.training.state import RunState, is_alive, process_started
 
 BEAT = 15.0
 """Seconds between signs of life."""
@@ -38,22 +35,6 @@ NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
 
 class LostLeaseError(UserError):
     """Another process took the run over, since this one showed no life (suspended, say). Its work is dropped."""
-
-
-@dataclass(frozen=True)
-class Holder:
-    """The content of a lease file: which process works on the run. ``machine`` tells machines apart."""
-
-    host: str
-    pid: int
-    machine: str
-    process_started: int = -1
-    started: float = float("nan")
-    """When it began, in seconds since 1970."""
-    spent: float = 0.0
-    """Seconds that holders before it spent on the run."""
-    ended: bool = False
-    """Whether it gave the run back unfinished."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +77,8 @@ def lease(folder: Path, name: str, stale: float = STALE) -> Iterator[Lease | Non
         where.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(where / f"{name}.lock", timeout=0, fallback_to_soft=False)
         locked = _locks(lock)
-        held = _claim(where, name, stale, locked is not None) if locked is not False else None
+        free = locked is not False or _hangs(where, name, stale)
+        held = _claim(where, name, stale, locked is True) if free else None
     try:
         if held is None:
             yield None
@@ -106,7 +88,7 @@ def lease(folder: Path, name: str, stale: float = STALE) -> Iterator[Lease | Non
     finally:
         if held is not None and held.path.is_file():  # not finished: who takes it up next need not wait
             with suppress(MachineError):
-                write_text(held.path, _text(replace(held.holder, ended=True)))
+                write_text(held.path, to_text(replace(held.holder, ended=True)))
         lock.release(force=True)
 
 
@@ -114,23 +96,14 @@ def current_holder(folder: Path, name: str, stale: float = STALE) -> Holder | No
     """Return who works on a run now; None where nobody does, as far as its files show."""
     number = _latest(leases(folder), name)
     path = leases(folder) / f"{name}.{number}.json"
-    holder = _read(path) if number else None
-    return holder if holder is not None and _works(holder, path, stale, has_lock=False) else None
+    holder = read(path) if number else None
+    return holder if holder is not None and works(holder, path, stale, has_lock=False) else None
 
 
 def last_holder(folder: Path, name: str) -> Holder | None:
     """Return who last held the lease of a run, dead or alive; None where there is none."""
     number = _latest(leases(folder), name)
-    return _read(leases(folder) / f"{name}.{number}.json") if number else None
-
-
-@cache
-def machine() -> str:
-    """Return what tells this machine from others: containers of one machine share its file locks, not its name."""
-    boot = Path("/proc/sys/kernel/random/boot_id")
-    with suppress(OSError):
-        return boot.read_text().strip()
-    return socket.gethostname()
+    return read(leases(folder) / f"{name}.{number}.json") if number else None
 
 
 def _locks(lock: filelock.BaseFileLock) -> bool | None:
@@ -148,53 +121,36 @@ def _locks(lock: filelock.BaseFileLock) -> bool | None:
     return True
 
 
+def _hangs(where: Path, name: str, stale: float) -> bool:
+    """Whether a lock that is taken is that of a dead process of another machine, which a file server still keeps."""
+    number = _latest(where, name)
+    path = where / f"{name}.{number}.json"
+    holder = read(path) if number else None
+    return holder is not None and holder.machine != machine() and not works(holder, path, stale, has_lock=False)
+
+
 def _claim(where: Path, name: str, stale: float, has_lock: bool) -> Lease | None:
     """Create the lease's next number, unless its holder works."""
     latest = _latest(where, name)
-    before = _read(where / f"{name}.{latest}.json") if latest else None
+    before = read(where / f"{name}.{latest}.json") if latest else None
     spent = 0.0
-    if before is None and latest and _age(where / f"{name}.{latest}.json") < stale:
+    if before is None and latest and age(where / f"{name}.{latest}.json") < stale:
         return None  # it is being written, or was removed at this moment
     if before is not None:
         path = where / f"{name}.{latest}.json"
-        if _works(before, path, stale, has_lock):
+        if works(before, path, stale, has_lock):
             return None
         with suppress(OSError):
             spent = before.spent + max(0.0, path.stat().st_mtime - before.started)
-    pid = os.getpid()
-    holder = Holder(socket.gethostname(), pid, machine(), process_started(pid), time.time(), spent)
+    holder = this_process(spent, has_lock)
     lease = Lease(where / f"{name}.{latest + 1}.json", latest + 1, holder)
-    if not _create(lease.path, _text(holder)):
+    if not _create(lease.path, to_text(holder)):
         return None
     if _latest(where, name) != lease.number:  # the number had been used and removed meanwhile
         lease.path.unlink(missing_ok=True)
         return None
     _remove(where, name, latest)
     return lease
-
-
-def _works(holder: Holder, path: Path, stale: float, has_lock: bool) -> bool:
-    """Whether a holder still works. ``has_lock``: we have the lock of the operating system, so none does on this
-    machine.
-    """
-    if holder.ended:
-        return False
-    if holder.machine == machine():
-        seen = RunState("training", holder.pid, socket.gethostname(), holder.process_started)
-        return not has_lock and bool(is_alive(seen))
-    return _age(path) < stale
-
-
-def _age(path: Path) -> float:
-    """Seconds since a file's last sign of life, both times by the clock of the file system.
-
-    0 where they cannot be told: who cannot be seen to be dead is taken to live.
-    """
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".now.") as probe:
-            return os.fstat(probe.fileno()).st_mtime - path.stat().st_mtime
-    except OSError:
-        return 0.0
 
 
 def _latest(where: Path, name: str) -> int:
@@ -217,17 +173,6 @@ def _remove(where: Path, name: str, last: int) -> None:
             (where / f"{name}.{number}.json").unlink(missing_ok=True)
     for left in where.glob(f".{glob.escape(name)}.*"):
         left.unlink(missing_ok=True)
-
-
-def _text(holder: Holder) -> str:
-    return json.dumps(asdict(holder), indent=2) + "\n"
-
-
-def _read(path: Path) -> Holder | None:
-    try:
-        return Holder(**json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):
-        return None
 
 
 def _create(path: Path, text: str) -> bool:

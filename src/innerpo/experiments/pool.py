@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,7 +20,7 @@ from typing import IO
 from innerpo.errors import MachineError
 from innerpo.experiments.attempt import record_failure
 from innerpo.experiments.layout import logs
-from innerpo.experiments.lease import last_holder, machine
+from innerpo.experiments.lease import last_holder
 from innerpo.experiments.plan import Plan, write_plan
 from innerpo.experiments.status import SweepStatus, Watch
 from innerpo.experiments.worker_process import INTERRUPTED
@@ -57,6 +58,8 @@ class Pool:
     folder: Path
     n_workers: int
     crashes: int = CRASHES
+    wait: float | None = None
+    """Seconds for which an idle worker waits for runs that others are at; None = until they end."""
     workers: list[Worker] = field(default_factory=list)
     _died: Counter[str] = field(default_factory=Counter)
     _ended: int = 0
@@ -91,12 +94,13 @@ class Pool:
         folder = logs(self.folder)
         with machine_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            path = folder / f"{os.getpid()}-{place}.log"
+            path = folder / f"{socket.gethostname()}-{os.getpid()}-{place}.log"
             with path.open("ab") as out:
                 return Worker(place, self._process(place, plan_id, out), path)
 
     def _process(self, place: int, plan_id: str, out: IO[bytes]) -> subprocess.Popen[bytes]:
         words = [str(self.folder), plan_id, str(os.getpid())]
+        words += [] if self.wait is None else [f"--wait={self.wait}"]
         return subprocess.Popen(
             [sys.executable, "-m", "innerpo.experiments.worker_process", *words],
             stdin=subprocess.DEVNULL,
@@ -139,7 +143,7 @@ class Pool:
         """The run whose lease a process that has died still has."""
         for planned in self.plan.runs:
             holder = last_holder(self.folder, planned.name)
-            if holder is not None and holder.pid == pid and not holder.ended and holder.machine == machine():
+            if holder is not None and holder.is_near and holder.pid == pid and not holder.ended:
                 return planned.name
         return ""
 

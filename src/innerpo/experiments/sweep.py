@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from innerpo.experiments.attempt import drop_unasked_failures, forget_failure, is_trained, mark
+from innerpo.experiments.launch_options import Launch, LauncherName, RayOptions, SlurmOptions
+from innerpo.experiments.launchers import check_launcher, launch
 from innerpo.experiments.plan import Plan, PlannedRun, in_folder, ordered, write_plan
-from innerpo.experiments.pool import Pool
 from innerpo.experiments.status import SweepStatus, Watch
 from innerpo.experiments.study import LISTS, StudyFile, read_study_file, study_of
 from innerpo.experiments.study_fields import SCORING, VARIED
@@ -21,6 +22,9 @@ def sweep(
     base: Any = None,
     output_dir: str | Path | None = None,
     workers: int = 0,
+    launcher: LauncherName = "local",
+    slurm: SlurmOptions | None = None,
+    ray: RayOptions | None = None,
     retry_failed: bool = False,
     **options: Any,
 ) -> SweepStatus:
@@ -28,8 +32,9 @@ def sweep(
 
     ``study`` is a YAML file or a mapping of its form; ``methods``, ``datasets``, ``seeds`` and its other keys may be
     given as keywords, and so may fields by their dotted names, a list of values for each with each. Runs land in
-    ``output_dir``; those that are there already are kept. ``workers`` processes share the work; 0 = this process does
-    it, which a ``base`` model in memory needs. ``retry_failed``: runs that failed earlier are tried again. A run that
+    ``output_dir``; those that are there already are kept. ``workers`` share the work; 0 = this process does it, which
+    a ``base`` model in memory needs. ``launcher``: they are processes on this machine, jobs of Slurm, or tasks of Ray;
+    ``slurm`` and ``ray`` say what each needs. ``retry_failed``: runs that failed earlier are tried again. A run that
     fails is named in the result (``failed``), and the others are done. Raises UserError for a study that is faulty.
     """
     found = find_study(study, options, output_dir)
@@ -37,8 +42,10 @@ def sweep(
     if base is not None:
         plan = _on_base(plan, base)
     plan = prepare(plan, folder, retry_failed)
-    if workers:
-        return Pool(plan, folder, workers).run()
+    if workers or launcher != "local":
+        how = Launch(launcher, workers, slurm or SlurmOptions(), ray or RayOptions())
+        check_launcher(how)
+        return launch(plan, folder, how)
     return work_here(plan, folder, base)
 
 

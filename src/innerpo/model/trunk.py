@@ -17,6 +17,7 @@ from torch import Tensor
 
 from innerpo.data.batching.row_plan import Layout
 from innerpo.data.tokens import PromptItem, hash_of_items
+from innerpo.errors import UserError
 from innerpo.model.base import Base, reference_mode
 from innerpo.model.cache import content_key, load_tensors, save_tensors
 from innerpo.model.forward.passes import batches
@@ -63,12 +64,15 @@ class Trunk:
             )
             return None
         path = cache_dir / FOLDER / f"{self._key(base, items)}.safetensors"
-        found = base.memory.get(str(path)) or load_tensors(path)
+        found = base.memory.get(str(path)) or _loaded(path)
         if found is None:
             states = _run(base, items, layout, self, batch_size, f"{self.name} on {what}")
+            if not bool(torch.isfinite(states).all()):
+                log.warning(f"trunk: states of {what} are not all finite; not kept, passes begin at the embedding")
+                return None
             _make_room(path.parent, size, self.limit_bytes)
             save_tensors(path, {"states": states})
-            found = load_tensors(path) or {"states": states}  # memory-mapped; it takes no memory of its own
+            found = _loaded(path) or {"states": states}  # memory-mapped; it takes no memory of its own
             log.info(f"trunk: {self.name} once on {what}, {_shown(size)}")
         else:
             log.info(f"trunk: {self.name} on {what} from the cache, {_shown(size)}")
@@ -101,9 +105,20 @@ def _run(
         for indices, batch in batches(items, layout, base.pad_id, batch_size, base.device, what):
             states = entering_states(base.model, batch, trunk.block, trunk.forms).cpu()
             if not kept.numel():
-                kept = torch.empty(sum(i.n_tokens for i in items), states.shape[2], dtype=states.dtype)
+                shape = (sum(i.n_tokens for i in items), states.shape[2])
+                kept = torch.full(shape, float("nan"), dtype=states.dtype)  # what stays unwritten must show
             put_tokens(kept, [items[i] for i in indices], batch.to("cpu"), [starts[i] for i in indices], states)
     return kept
+
+
+def _loaded(path: Path) -> dict[str, Tensor] | None:
+    """Read a file of states; None where there is none, or where another process has just deleted it to make room."""
+    try:
+        return load_tensors(path)
+    except UserError:
+        if path.exists():
+            raise
+        return None
 
 
 def _make_room(folder: Path, size: int, limit: float) -> None:

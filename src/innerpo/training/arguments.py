@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 from innerpo.config.run import RunConfig
 from innerpo.errors import UserError
 from innerpo.training.paths import CHECKPOINTS
+from innerpo.training.trackers import check_trackers, left_to_transformers
 
 log = logging.getLogger(__name__)
 
@@ -18,6 +19,7 @@ log = logging.getLogger(__name__)
 def training_arguments(config: RunConfig) -> TrainingArguments:
     """Translate the run's config into transformers' TrainingArguments. Raises UserError for what it refuses."""
     t = config.training
+    check_trackers(config)
     known = TrainingArguments.__dataclass_fields__  # transformers renames the option in 5.23
     checkpointing = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
     try:
@@ -40,7 +42,8 @@ def training_arguments(config: RunConfig) -> TrainingArguments:
             logging_steps=t.log_steps,
             logging_first_step=True,
             logging_nan_inf_filter=False,
-            report_to=list(t.report_to) or "none",
+            report_to=left_to_transformers(config) or "none",
+            run_name=config.run_name,
             fsdp=t.fsdp or None,
             deepspeed=t.deepspeed,
             remove_unused_columns=False,

@@ -1,10 +1,12 @@
-"""About how long a run will take, told at its start: one timed forward pass, scaled by tokens."""
+"""About how long a run will take: a timed forward pass (or, without weights, a matrix product), scaled by tokens."""
 
 import logging
 import time
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
+from torch import nn
 
 from innerpo.config.run import RunConfig
 from innerpo.data.batching.batch import make_batch
@@ -12,7 +14,8 @@ from innerpo.data.tokens import PromptItem
 from innerpo.methods.method import build_method
 from innerpo.model.base import Base, reference_mode
 from innerpo.model.forward.outputs import sequence_outputs
-from innerpo.training.prepare import pairs_per_step, planned_steps, seen_pairs
+from innerpo.model.numerics.hardware import multiplies_in_float32
+from innerpo.training.prepare import adapted_blocks, pairs_per_step, planned_steps, seen_pairs
 
 log = logging.getLogger(__name__)
 
@@ -20,14 +23,22 @@ TRAINING_FACTOR = 3.8
 """Time of a LoRA training step over that of a forward pass on the same tokens (docs/performance.md: 2,450 and 650
 tokens/s, SmolLM2-135M, bfloat16 on a CPU)."""
 TIMED_ITEMS = 4
+PRODUCT_SIZE = 1024
+SHARE_OF_PRODUCTS = {"cpu": 0.7, "cuda": 0.4}
+"""Rate of a forward pass over that of large matrix products: on a CPU docs/performance.md (scoring: 68 to 91 %
+of useful operations); on a GPU an assumption, not measured."""
 SHORTEST = 10.0
 """Seconds below which no estimate is logged."""
 
 
-def log_estimate(
-    config: RunConfig, base: Base, items: Sequence[PromptItem], scored: Iterable[Sequence[PromptItem]]
-) -> None:
-    """Log about how long reference, training and scoring will take. Nothing for a model that is done in seconds."""
+def forward_tokens(
+    config: RunConfig, items: Sequence[PromptItem], scored: Iterable[Sequence[PromptItem]], n_blocks: int
+) -> dict[str, float]:
+    """Return the work of reference, training and scoring, in tokens of a forward pass that take as long.
+
+    Passes of the policy begin at its first block with an adapter (the shared trunk), of ``n_blocks``.
+    """
+    share = 1.0 - min(adapted_blocks(config, n_blocks), default=0) / n_blocks
     steps, seen = planned_steps(config, len(items)), seen_pairs(config, len(items))
     mean = sum(item.n_tokens for item in items) / len(items)
     to_score = sum(item.n_tokens for found in scored for item in found)
@@ -36,10 +47,18 @@ def log_estimate(
     in_reference = mean * (len(items) * (1 + method.fits_on_mismatched) if config.method.reads_states else len(seen))
     in_reference += further * mean * len(seen)
     per_step = mean * (1 + further) * pairs_per_step(config)
-    in_training = 0.0 if config.method.frozen else per_step * steps * TRAINING_FACTOR
-    passes = 1 + len(set(config.eval.strengths) - {0.0})  # the base, and the policy at each strength
+    factor = TRAINING_FACTOR + config.training.gradient_checkpointing  # one more forward pass
+    in_training = 0.0 if config.method.frozen else per_step * steps * factor * share
+    passes = 1 + share * len(set(config.eval.strengths) - {0.0})  # the base, and the policy at each strength
+    return {"reference": in_reference, "training": in_training, "scoring": passes * to_score}
+
+
+def log_estimate(
+    config: RunConfig, base: Base, items: Sequence[PromptItem], scored: Iterable[Sequence[PromptItem]]
+) -> None:
+    """Log about how long reference, training and scoring will take. Nothing for a model that is done in seconds."""
     rate = forward_rate(base, items)
-    seconds = {"reference": in_reference / rate, "training": in_training / rate, "scoring": passes * to_score / rate}
+    seconds = {name: tokens / rate for name, tokens in forward_tokens(config, items, scored, base.n_blocks).items()}
     if sum(seconds.values()) > SHORTEST:
         shown = ", ".join(f"{name} {duration(value)}" for name, value in seconds.items() if value)
         log.info(f"estimated time: {shown} ({rate:.0f} tokens/s in a timed forward pass; what is cached costs nothing)")
@@ -60,6 +79,32 @@ def forward_rate(base: Base, items: Sequence[PromptItem]) -> float:
             _synchronise()
         seconds.append(time.perf_counter() - started)
     return sum(item.n_tokens for item in some) / max(min(seconds), 1e-6)
+
+
+def rate_of_shape(model: nn.Module, items: Sequence[PromptItem], device: torch.device) -> float:
+    """Return about how many tokens a second a forward pass runs at, by a timed matrix product and the model's size."""
+    head: Any = model.get_output_embeddings()  # type: ignore[operator]
+    linear = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear) and m is not head)
+    answers = sum(len(r) for item in items for r in item.responses) / sum(item.n_tokens for item in items)
+    weight = next(p for p in model.parameters() if p.is_floating_point())
+    share = SHARE_OF_PRODUCTS.get(device.type, SHARE_OF_PRODUCTS["cuda"])
+    per_token = 2 * (linear + answers * int(head.weight.numel()))
+    return share * product_rate(weight.dtype, device) / per_token
+
+
+def product_rate(dtype: torch.dtype, device: torch.device) -> float:
+    """Return operations per second of a product of square matrices in a data type, the fastest of a few."""
+    if multiplies_in_float32(dtype, device):
+        dtype = torch.float32
+    size = PRODUCT_SIZE if device.type == "cpu" else 8 * PRODUCT_SIZE
+    a, seconds = torch.ones(size, size, dtype=dtype, device=device), []
+    for _ in range(4):
+        _synchronise()
+        started = time.perf_counter()
+        a @ a
+        _synchronise()
+        seconds.append(time.perf_counter() - started)
+    return 2 * size**3 / max(min(seconds), 1e-9)
 
 
 def duration(seconds: float) -> str:

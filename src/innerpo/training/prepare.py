@@ -90,11 +90,9 @@ def prepare(
 
 def training_items(config: RunConfig, base: Base, pairs: Sequence[PreferencePair]) -> list[PromptItem]:
     """Choose negatives, shuffle labels or prompts where a control wants it, and tokenise: one item a pair."""
-    data = config.data
-    chosen = choose_negatives(pairs, data.negatives, data.seed)
-    chosen = shuffle_labels(chosen, data.shuffled_labels, data.seed)
+    data, chosen = config.data, chosen_pairs(config, pairs)
     if data.shuffled_prompts:
-        chosen, pairs = shuffle_prompts(chosen, data.seed), shuffle_prompts(pairs, data.seed)
+        pairs = shuffle_prompts(pairs, data.seed)
     tokens = base.pair_tokenizer(data)
     items = tokens.training_items(chosen)
     if config.method.pool == "first_divergence":
@@ -105,6 +103,14 @@ def training_items(config: RunConfig, base: Base, pairs: Sequence[PreferencePair
         raise UserError(f"{data.dataset} has no pair left to train on")
     check_context(base.model, items, data.dataset)
     return items
+
+
+def chosen_pairs(config: RunConfig, pairs: Sequence[PreferencePair]) -> list[PreferencePair]:
+    """Choose negatives, and shuffle labels or prompts where a control wants it."""
+    data = config.data
+    chosen = choose_negatives(pairs, data.negatives, data.seed)
+    chosen = shuffle_labels(chosen, data.shuffled_labels, data.seed)
+    return shuffle_prompts(chosen, data.seed) if data.shuffled_prompts else chosen
 
 
 def prepare_items(
@@ -177,11 +183,11 @@ def _reference(
     )
 
 
-def adapted_blocks(config: RunConfig, base: Base) -> tuple[int, ...]:
+def adapted_blocks(config: RunConfig, n_blocks: int) -> tuple[int, ...]:
     """Return the blocks that training changes: those with an adapter; all in a full fine-tuning, none for a probe."""
     if config.method.frozen:
         return ()
-    return adapted_layers(config.model.adapt_layers, base.n_blocks)
+    return adapted_layers(config.model.adapt_layers, n_blocks)
 
 
 def reads_of(method: Method) -> StateRequest | None:
@@ -190,7 +196,7 @@ def reads_of(method: Method) -> StateRequest | None:
 
 
 def _trunk(config: RunConfig, base: Base, items: Sequence[PromptItem], layout: Layout, method: Method) -> Trunk | None:
-    first, reads = min(adapted_blocks(config, base), default=0), reads_of(method)
+    first, reads = min(adapted_blocks(config, base.n_blocks), default=0), reads_of(method)
     before = [layer for layer in reads.layers if layer < first] if reads is not None else []
     if reads is not None and before:
         shown = ", ".join(map(str, before))

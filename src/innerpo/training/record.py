@@ -35,7 +35,7 @@ def run_record(config: RunConfig, prepared: Prepared, data_hash: str) -> dict[st
         "layers": list(method.layers) if method.fit_request is not None else [],
         "site": "" if method.fit_request is None else method.config.site,
         "versions": versions(),
-    }
+    } | ({"tuned": config.training.tuned} if config.training.tuned else {})
 
 
 def check_base(folder: Path, base: Base) -> None:

@@ -1,7 +1,6 @@
 """Train the policy of a run: the run's trainer, progress, and what its record should hold."""
 
 import logging
-import os
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -19,6 +18,7 @@ from innerpo.training.arguments import check_processes, training_arguments
 from innerpo.training.collate import PairCollator
 from innerpo.training.paths import METRICS
 from innerpo.training.run_folder import cut_metrics
+from innerpo.training.trackers import place_tensorboard, tracked
 from innerpo.training.trainer import PairTrainer
 
 log = logging.getLogger(__name__)
@@ -66,26 +66,26 @@ def train_policy(
     """
     check_processes(config)
     _log_start(config, checkpoint)
-    if "tensorboard" in config.training.report_to:  # its default folder is among the checkpoints, which are removed
-        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(config.run_dir / "tensorboard"))
     bar = _Progress()
-    trainer = PairTrainer(
-        policy,
-        training_arguments(config),
-        method,
-        pairs,
-        compile=config.model.compile,
-        grad_share_steps=config.training.grad_share_steps,
-        metrics_path=config.run_dir / METRICS,
-        callbacks=[bar, *callbacks],
-    )
-    for prints in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(prints)
-    started = time.time()
-    try:
-        trainer.train(None if checkpoint is None else str(checkpoint))
-    finally:
-        bar.close()
+    with tracked(config) as trackers:
+        trainer = PairTrainer(
+            policy,
+            training_arguments(config),
+            method,
+            pairs,
+            compile=config.model.compile,
+            grad_share_steps=config.training.grad_share_steps,
+            metrics_path=config.run_dir / METRICS,
+            callbacks=[bar, *trackers, *callbacks],
+        )
+        for prints in (PrinterCallback, ProgressCallback):
+            trainer.remove_callback(prints)
+        place_tensorboard(trainer, config)
+        started = time.time()
+        try:
+            trainer.train(None if checkpoint is None else str(checkpoint))
+        finally:
+            bar.close()
     seconds, steps = time.time() - started, trainer.state.global_step
     log.info(
         f"trained {steps} steps on {len(pairs.items)} pairs in {seconds:.0f} s ({seconds / max(steps, 1):.2f} s a step)"

@@ -1,7 +1,7 @@
 """One forward pass: log-probabilities of completions, and pooled hidden states."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
@@ -101,6 +101,11 @@ def sequence_outputs(model: nn.Module, batch: TokenBatch, states: StateRequest |
     )
 
 
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Return a context without mixed precision; the meta device has none."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
+
+
 def rms_normalise(h: Float[Tensor, "... hidden"]) -> Float[Tensor, "... hidden"]:
     """Divide each state by its root mean square, so that all layers and tokens have the same scale."""
     h = h.float()
@@ -141,7 +146,7 @@ def _read_blocks(model: nn.Module, batch: TokenBatch, request: StateRequest) -> 
         states = output.flatten(0, 1).index_select(0, batch.completion)
         tokens = rms_normalise(states)
         rms = states.float().square().mean(-1).sqrt().mean() if _measures_size(request) else None
-        with torch.autocast(tokens.device.type, enabled=False):  # states are pooled in float32
+        with without_autocast(tokens.device):  # states are pooled in float32
             pooled = weights @ tokens
         return pooled, tokens if request.token_states else None, rms
 

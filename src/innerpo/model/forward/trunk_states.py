@@ -20,9 +20,18 @@ def put_tokens(
     starts: Sequence[int],
     states: Float[Tensor, "row time hidden"],
 ) -> None:
-    """Write the states of a batch of items into a table of tokens, whose rows from ``starts`` on are the items'."""
+    """Write the states of a batch of items into a table of tokens, whose rows from ``starts`` on are the items'.
+
+    A prefix that items of a row share stands in the row once, as the first item's; the others get a copy.
+    """
     rows = token_rows(items, batch, starts)
-    table[rows[rows >= 0]] = states[rows >= 0]
+    held = rows[rows >= 0]
+    table[held] = states[rows >= 0]
+    for k, (item, start) in enumerate(zip(items, starts, strict=True)):
+        own = held[(held >= start) & (held < start + item.n_tokens)]
+        shared = int(own.min()) - start
+        if shared:  # neighbours in the batch are neighbours in the row, so that the item before has it by now
+            table[start : start + shared] = table[starts[k - 1] : starts[k - 1] + shared]
 
 
 @dataclass(frozen=True)

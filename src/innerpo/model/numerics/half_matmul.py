@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from innerpo.model.numerics.hardware import CPU_UNITS, multiplies_in_float32
 
-_PRODUCTS = {
+HALF_PRODUCTS = {
     torch.ops.aten.mm.default,
     torch.ops.aten.addmm.default,
     torch.ops.aten.bmm.default,
@@ -29,7 +29,7 @@ class Float32Matmul(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run matrix products in float32; pass every other operation on unchanged."""
-        if func in _PRODUCTS and args[-1].device.type == "cpu" and args[-1].dtype in CPU_UNITS:
+        if func in HALF_PRODUCTS and args[-1].device.type == "cpu" and args[-1].dtype in CPU_UNITS:
             dtype = args[-1].dtype
             if all(matrix.dtype == dtype for matrix in args):  # torch raises for mixed types; keep that
                 return func(*(matrix.float() for matrix in args), **kwargs or {}).to(dtype)

@@ -1,0 +1,196 @@
+"""Trackers of training: name, config, group and metrics of a run in wandb, mlflow or trackio; tensorboard's folder.
+
+``innerpo.registry.TRACKERS`` names those that are written here. Any other that transformers knows (tensorboard, ...) is
+left to transformers. All of them work without a network: wandb by its own WANDB_MODE=offline, mlflow in a local store.
+"""
+
+import contextlib
+import importlib.util
+import io
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from transformers import TrainerCallback
+from transformers.integrations import TensorBoardCallback
+
+from innerpo.config.identity import run_id, settings
+from innerpo.config.run import RunConfig
+from innerpo.errors import UserError, near_matches
+from innerpo.registry import TRACKERS, resolve
+
+log = logging.getLogger(__name__)
+
+PROJECT = "innerpo"
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """What a tracker is told of a run. ``group`` is empty for a run on its own; ``store`` is the folder of all runs."""
+
+    name: str
+    group: str
+    folder: Path
+    store: Path
+    config: Mapping[str, str | int | float | bool | None]
+
+
+class Tracker(Protocol):
+    """A run that a tracker has opened."""
+
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        """Add the metrics of an optimiser step."""
+
+    def finish(self, succeeded: bool) -> None:
+        """Close the run."""
+
+
+def tracked_run(config: RunConfig) -> TrackedRun:
+    """Return what trackers are told of a run: every option by its dotted name, as it stands in config.yaml."""
+    plain = (str, int, float, bool, type(None))
+    options = {s.name: s.value if isinstance(s.value, plain) else str(s.value) for s in settings(config)}
+    options["run_id"] = run_id(config)
+    return TrackedRun(config.run_name, config.training.report_group, config.run_dir, config.output_dir, options)
+
+
+def check_trackers(config: RunConfig) -> None:
+    """Raise UserError for a tracker that nobody knows, or whose package is not installed."""
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK as OTHERS
+
+    for name in config.training.report_to:
+        if name not in TRACKERS and name not in OTHERS:
+            raise UserError(f"training.report_to: unknown tracker {name!r}{near_matches(name, [*TRACKERS, *OTHERS])}")
+        if name in ("tensorboard", *TRACKERS) and importlib.util.find_spec(name) is None:
+            raise UserError(f"training.report_to: {name} is not installed; pip install 'innerpo[trackers]' has it")
+
+
+def left_to_transformers(config: RunConfig) -> list[str]:
+    """Return the trackers that transformers' own callbacks serve."""
+    return [name for name in config.training.report_to if name not in TRACKERS]
+
+
+@contextmanager
+def tracked(config: RunConfig) -> Iterator[list[TrainerCallback]]:
+    """Yield the callbacks that report a run; close it in every tracker at the end, as failed where the body fails."""
+    callback = _Tracking(config)
+    succeeded = False
+    try:
+        yield [callback] if callback.names else []
+        succeeded = True
+    finally:
+        callback.finish(succeeded)
+
+
+def place_tensorboard(trainer: Any, config: RunConfig) -> None:
+    """Let tensorboard write into the run's folder: its default is among the checkpoints, which are removed."""
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, TensorBoardCallback) and not os.environ.get("TENSORBOARD_LOGGING_DIR"):
+            callback.logging_dir = str(config.run_dir / "tensorboard")
+
+
+class _Tracking(TrainerCallback):
+    def __init__(self, config: RunConfig) -> None:
+        self.run = tracked_run(config)
+        self.names = [name for name in config.training.report_to if name in TRACKERS]
+        self.open: list[Tracker] = []
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero and not self.open:
+            self.open = [resolve(TRACKERS, name, "tracker")(self.run) for name in self.names]
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        metrics = {name: float(value) for name, value in (logs or {}).items() if isinstance(value, int | float)}
+        for tracker in self.open:
+            tracker.log(metrics, state.global_step)
+
+    def finish(self, succeeded: bool) -> None:
+        """Close the run in every tracker."""
+        for tracker in self.open:
+            tracker.finish(succeeded)
+        self.open = []
+
+
+class WandbTracker:
+    """A run of Weights & Biases, its files in the run's folder (or WANDB_DIR)."""
+
+    def __init__(self, run: TrackedRun) -> None:
+        import wandb
+
+        self.run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", PROJECT),
+            name=run.name,
+            group=run.group or None,
+            config=dict(run.config),
+            dir=os.environ.get("WANDB_DIR", str(run.folder)),
+            settings=wandb.Settings(silent=True, console="off"),
+        )
+        log.info(f"wandb: {self.run.dir if self.run.offline else self.run.url}")
+
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        """Add the metrics of an optimiser step."""
+        self.run.log(metrics, step=step)
+
+    def finish(self, succeeded: bool) -> None:
+        """Close the run."""
+        self.run.finish(exit_code=0 if succeeded else 1)
+
+
+class MlflowTracker:
+    """A run of MLflow, in the experiment of its group; in MLFLOW_TRACKING_URI, else in mlruns beside the runs."""
+
+    def __init__(self, run: TrackedRun) -> None:
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # mlflow 3.17 has it on request only
+        from mlflow.entities import Param
+        from mlflow.tracking import MlflowClient
+
+        where = os.environ.get("MLFLOW_TRACKING_URI") or (run.store.absolute() / "mlruns").as_uri()
+        self.client, experiment = MlflowClient(tracking_uri=where), run.group or PROJECT
+        found = self.client.get_experiment_by_name(experiment)
+        number = self.client.create_experiment(experiment) if found is None else found.experiment_id
+        self.id = self.client.create_run(
+            number, run_name=run.name, tags={"group": run.group} if run.group else {}
+        ).info.run_id
+        params = [Param(name, str(value)[:500]) for name, value in run.config.items()]
+        for start in range(0, len(params), 100):  # the most that one request takes
+            self.client.log_batch(self.id, params=params[start : start + 100])
+        log.info(f"mlflow: {where}, experiment {experiment}")
+
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        """Add the metrics of an optimiser step."""
+        from mlflow.entities import Metric
+        from mlflow.utils.time import get_current_time_millis
+
+        now = get_current_time_millis()
+        # In a store of files a metric is a file: `loss` and `loss/output` could not both be one.
+        found = [Metric(name.replace("/", "."), value, now, step) for name, value in metrics.items()]
+        self.client.log_batch(self.id, metrics=found)
+
+    def finish(self, succeeded: bool) -> None:
+        """Close the run."""
+        self.client.set_terminated(self.id, "FINISHED" if succeeded else "FAILED")
+
+
+class TrackioTracker:
+    """A run of Trackio, in its own folder (TRACKIO_DIR)."""
+
+    def __init__(self, run: TrackedRun) -> None:
+        import trackio
+
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints
+            self.run = trackio.init(
+                project=PROJECT, name=run.name, group=run.group or None, config=dict(run.config), embed=False
+            )
+        log.info(f"trackio: project {PROJECT}, run {self.run.name}")
+
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        """Add the metrics of an optimiser step."""
+        self.run.log(metrics, step=step)
+
+    def finish(self, succeeded: bool) -> None:
+        """Close the run; Trackio knows no failed ones."""
+        with contextlib.redirect_stdout(io.StringIO()):
+            self.run.finish()
