@@ -52,7 +52,7 @@ class Forked:
 
 
 class ForkedPool(Pool):
-    """A pool whose workers are forked. No number of deaths is too many."""
+    """A pool whose workers are forked. No number of deaths is too many: three kills that hit one run would end it."""
 
     def _process(self, place, plan_id, out):
         parent, descriptor = os.getpid(), os.dup(out.fileno())

@@ -7,17 +7,21 @@ import random
 import signal
 import time
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 
-from innerpo.errors import MachineError, UserError
-from innerpo.experiments.attempt import failure_of, forget_failure, swept
-from innerpo.experiments.layout import attempts, leases
+from innerpo.cli.sweep_runs import finish
+from innerpo.errors import FailedRunsError, MachineError, UserError
+from innerpo.evaluation.sweep_folder import failed_runs
+from innerpo.experiments.attempt import failure_of, forget_failure, record_failure, swept
+from innerpo.experiments.layout import attempts, failures, leases
 from innerpo.experiments.lease import lease
 from innerpo.experiments.status import Watch, expected_seconds
+from innerpo.experiments.sweep import prepare
 from innerpo.experiments.worker import Bases, run_one, work
-from sweep_helpers import any_base, plan_in, pretend, unscored
+from sweep_helpers import any_base, plan_in, planned, pretend, unscored
 
 FORK = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
@@ -108,15 +112,143 @@ def test_a_failure_is_kept_and_tried_again_on_request_only(out, bases, error, ki
         pretend(config, between=at_second)
 
     assert run_one(run, out, bases, train=fail).kind == "failed"
-    failure = failure_of(out, run.name)
+    failure = failure_of(out, run)
     assert (failure.kind, failure.error) == (kind, says)
     assert ("at_second" in failure.trace) == (kind != "user")
     work(plan_in(out, run), out, any_base(), train=refused)  # it is not tried again
-    forget_failure(out, run.name)
-    assert failure_of(out, run.name) is None
+    forget_failure(out, run)
+    assert failure_of(out, run) is None
     assert bool(list(attempts(out).glob("*/*"))) == (kind == "machine")  # else from the start
     work(plan_in(out, run), out, any_base(), train=pretend)
     assert steps(out / run.name) == [0, 1, 2]
+
+
+def fails(error):
+    def train(config, base):
+        raise error
+
+    return train
+
+
+def test_a_failure_is_that_of_what_was_asked_for(out):
+    """A set's name is mistyped, and mended: the run is tried, and the old error is gone."""
+    (wrong,) = plan_in(out, *unscored(1, **{"eval.sets": ["tset"]})).runs
+    (right,) = plan_in(out, *unscored(1, **{"eval.sets": ["test"]})).runs
+    assert wrong.name == right.name
+    assert wrong.request != right.request
+    assert replace(wrong, config=replace(wrong.config, output_dir=out / "moved")).request == wrong.request
+    work(plan_in(out, wrong), out, any_base(), train=fails(UserError("there is no set 'tset'")))
+    assert [r.state for r in Watch(plan_in(out, right), out).look().runs] == ["waiting"]
+    plan = prepare(plan_in(out, right), out)
+    assert not list(failures(out).iterdir())
+    work(plan, out, any_base(), train=pretend)
+    assert steps(out / right.name) == [0, 1, 2]
+
+
+def test_two_targets_of_one_run_fail_on_their_own(out):
+    both = plan_in(out, *unscored(1, **{"eval.sets": ["test"]}), *unscored(1, **{"eval.sets": ["oos"]}))
+    first, second = both.runs
+    assert first.name == second.name
+
+    def train(config, base):
+        if config.eval.sets == ("test",):
+            raise RuntimeError("no")
+        pretend(config)
+
+    work(plan_in(out, first), out, any_base(), train=train)
+    assert (failure_of(out, first).trained, failure_of(out, second)) == (False, None)
+    prepare(both, out)  # asks for both: the failure stays
+    work(both, out, any_base(), train=train)
+    assert failure_of(out, first) is not None
+    assert steps(out / second.name) == [0, 1, 2]
+
+
+def test_a_failed_second_scoring_is_told_until_it_is_done(out, monkeypatch):
+    (run,) = plan_in(out, *unscored(1)).runs
+    work(plan_in(out, run), out, any_base(), train=pretend)
+    (scored,) = plan_in(out, planned(**{"eval.sets": ["oos"]})).runs
+    assert scored.name == run.name
+    monkeypatch.setattr("innerpo.run.evaluate", lambda *_: fails(RuntimeError("no"))(None, None))
+    work(plan_in(out, scored), out, any_base(), train=refused)
+    assert failed_runs(out) == [f"{out / run.name} failed: RuntimeError: no"]
+    monkeypatch.setattr("innerpo.run.evaluate", lambda *_: None)
+    work(prepare(plan_in(out, scored), out, retry_failed=True), out, any_base(), train=refused)
+    assert failed_runs(out) == []
+
+
+def test_a_failure_that_another_process_recorded_meanwhile_is_not_tried_again(out, bases, monkeypatch):
+    """It is written between this one's first look and its lease."""
+    (run,) = plan_in(out, *unscored(1)).runs
+    asked = []
+
+    @contextmanager
+    def late(folder, name, stale):
+        asked.append(name)
+        with lease(folder, name, stale) as held:
+            if len(asked) == 1:
+                record_failure(out, run, ValueError("of another"))
+            yield held
+
+    monkeypatch.setattr("innerpo.experiments.worker.lease", late)
+    heard = []
+    work(plan_in(out, run), out, any_base(), train=refused, each=lambda _, outcome: heard.append(outcome))
+    assert [(o.kind, o.failure.error) for o in heard] == [("failed", "ValueError: of another")]
+
+
+def test_a_run_in_work_loses_nothing_to_another_sweep_that_tries_failed_runs_again(out, bases):
+    (run,) = plan_in(out, *unscored(1)).runs
+    record_failure(out, run, ValueError("no"))
+    with lease(out, run.name) as held:
+        begun = attempts(out) / str(held.number) / run.name
+        begun.mkdir(parents=True)
+        prepare(plan_in(out, run), out, retry_failed=True)
+        assert begun.is_dir()
+        assert failure_of(out, run) is not None
+    prepare(plan_in(out, run), out, retry_failed=True)
+    assert not begun.exists()
+    assert failure_of(out, run) is None
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named as torch's."""
+
+
+@pytest.mark.parametrize("error", [OutOfMemoryError("CUDA"), RuntimeError("scorer"), UserError("scorer")])
+def test_a_training_whose_scoring_failed_is_kept(out, bases, error):
+    (run,) = plan_in(out, *unscored(1)).runs
+
+    def train(config, base):
+        pretend(config)
+        raise error
+
+    assert run_one(run, out, bases, train=train).failure.kind == {"CUDA": "machine"}.get(
+        str(error), "user" if isinstance(error, UserError) else "error"
+    )
+    forget_failure(out, run)
+    begun = []
+    work(plan_in(out, run), out, any_base(), train=lambda config, base: begun.extend(config.run_dir.iterdir()))
+    assert "run.json" in {p.name for p in begun}
+    assert steps(out / run.name) == [0, 1, 2]
+
+
+def test_a_run_that_failed_on_files_that_cannot_be_read_has_failed(out, monkeypatch):
+    (run,) = plan_in(out, *unscored(1)).runs
+    unreadable = fails(UserError("cannot read responses.parquet as scores"))
+    for module in ("worker", "status"):
+        monkeypatch.setattr(f"innerpo.experiments.{module}.is_done", unreadable)
+    (before,) = Watch(plan_in(out, run), out).look().runs
+    assert (before.state, before.note) == ("waiting", "cannot read responses.parquet as scores")
+    work(plan_in(out, run), out, any_base(), train=refused)
+    status = Watch(plan_in(out, run), out).look()
+    assert [(r.state, r.note) for r in status.runs] == [("failed", "cannot read responses.parquet as scores")]
+    with pytest.raises(FailedRunsError, match="1 of 1 runs failed"):
+        finish(status, "text")
+
+
+def test_a_sweep_that_ends_with_open_runs_has_not_succeeded(out):
+    status = Watch(plan_in(out, *unscored(2)), out).look()
+    with pytest.raises(FailedRunsError, match="2 of 2 runs are not done: dpo_"):
+        finish(status, "text")
 
 
 def test_one_fails_and_the_others_are_done(out):
@@ -139,7 +271,7 @@ def test_what_another_program_began_is_left_alone(out, bases):
     (run,) = plan_in(out, *unscored(1)).runs
     (out / run.name).mkdir(parents=True)
     assert run_one(run, out, bases, train=pretend).kind == "failed"
-    assert "holds a run that another program began" in failure_of(out, run.name).error
+    assert "holds a run that another program began" in failure_of(out, run).error
     assert not list((out / run.name).iterdir())
 
 
@@ -153,7 +285,7 @@ def test_who_was_taken_over_drops_its_work(out, bases):
         (leases(out) / f"{run.name}.{number + 1}.json").write_text("{}")
 
     assert run_one(run, out, bases, train=train).kind == "taken"
-    assert failure_of(out, run.name) is None
+    assert failure_of(out, run) is None
     assert not (out / run.name).exists()
 
 

@@ -1,13 +1,16 @@
 """One process at a time works on a run: on this machine, on others, after deaths of either."""
 
+import errno
 import json
 import multiprocessing
 import os
 import signal
 import time
 
+import filelock._unix
 import pytest
 
+from innerpo.errors import MachineError
 from innerpo.experiments import holder
 from innerpo.experiments import lease as leases_module
 from innerpo.experiments.layout import leases
@@ -163,16 +166,68 @@ def test_what_a_kill_in_mid_write_left_does_not_matter(tmp_path):
     assert [p.name for p in leases(tmp_path).iterdir()] == ["run.lock"]
 
 
-def test_a_file_system_without_links_or_locks(tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_links_or_locks(tmp_path, monkeypatch, number):
     def refuse(*arguments, **options):
-        raise OSError(38, "not implemented")
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "link", refuse)
-    monkeypatch.setattr(leases_module, "_locks", lambda lock: None)
+    monkeypatch.setattr(filelock._unix, "lock_fd_nonblocking", refuse)
     with lease(tmp_path, "run") as first:
         assert first.number == 1
         with lease(tmp_path, "run") as second:  # the process that holds it lives
             assert second is None
+
+
+def test_a_disk_that_fails_is_not_one_without_locks(tmp_path, monkeypatch):
+    def refuse(*arguments, **options):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(filelock._unix, "lock_fd_nonblocking", refuse)
+    with pytest.raises(MachineError, match="Input/output error"), lease(tmp_path, "run"):
+        pass
+
+
+def test_a_holder_whose_age_cannot_be_told_is_taken_to_live(tmp_path, monkeypatch):
+    """As where another host removes the probe of the same name, or the folder is full."""
+    path = elsewhere(tmp_path, age=10.0)
+
+    def refuse(*arguments, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("tempfile.NamedTemporaryFile", refuse)
+    monkeypatch.setattr("pathlib.Path.touch", refuse)
+    assert current_holder(tmp_path, "run").host == "far"
+    assert leases_module._claim(path.parent, "run", 180.0, True) is None
+
+
+def test_two_hosts_with_one_process_number_write_files_of_their_own(tmp_path, monkeypatch):
+    """The second one writes when the first is about to link what it wrote: the file is that of who linked first."""
+    link, firsts = os.link, []
+
+    def late(source, target):
+        firsts.append((source, target))
+        if len(firsts) == 1:
+            assert not leases_module._create(tmp_path / "run.1.json", "second")
+        elif len(firsts) == 2:
+            link(*firsts[0])
+            link(source, target)
+
+    monkeypatch.setattr(os, "link", late)
+    assert leases_module._create(tmp_path / "run.1.json", "first")
+    assert (tmp_path / "run.1.json").read_text() == "first"
+    assert [p.name for p in tmp_path.iterdir()] == ["run.1.json"]
+
+
+def test_a_lease_that_is_being_written_is_held(tmp_path):
+    """Without hard links its file is there before its text."""
+    path = elsewhere(tmp_path)
+    path.write_text("")
+    with lease(tmp_path, "run") as held:
+        assert held is None
+    os.utime(path, (time.time() - 1000,) * 2)  # killed in the midst of it
+    with lease(tmp_path, "run") as held:
+        assert held.number == 2
 
 
 # -- containers and file servers ---------------------------------------------------------------------------------------

@@ -201,12 +201,102 @@ def test_fields_on_the_command_line():
         (["--training.lr"], "--training.lr needs a value"),
         (["--data.negatives", "two"], "--data.negatives is one of one or all"),
         (["--method.extra", "inner"], "--method.extra takes pairs"),
+        (["--method.extra", "inner", "x"], "--method.extra takes a number, not 'x'"),
         (["--data.shuffled_prompts=7"], "is a switch"),
     ],
 )
 def test_faulty_fields_on_the_command_line(words, says):
     with pytest.raises(UserError, match=says):
         split_fields(words, "innerpo sweep")
+
+
+def test_none_on_the_command_line_is_no_text():
+    words = ["--model.revision", "None", "main", "--data.cache_dir", "None", "--data.max_train_prompts=3"]
+    assert split_fields(words, "innerpo sweep")[1] == {
+        "model.revision": [None, "main"],
+        "data.cache_dir": None,
+        "data.max_train_prompts": 3,
+    }
+    found = find_study(TWO, {"model.revision": None, "data.cache_dir": None}).plan.runs
+    assert {(r.config.model.revision, r.config.data.cache_dir) for r in found} == {(None, None)}
+
+
+FULL = {
+    "methods": ["dpo", {"method": "ipo", "row": "ipo slow", "training.lr": 1e-5, "paired": [{"training.epochs": [2]}]}],
+    "datasets": ["math -> cooking"],
+    "seeds": [1, 2],
+    "models": ["a"],
+    "strengths": [0.5, 1],
+    "suite": "headline",
+    "options": {"training": {"warmup": 0.2}},
+    "product": {"training.epochs": [1, 3], "data.batch_size": [4, 8]},
+    "groups": [{}, {"options": {"training.lr": 1e-3}, "methods": [{"method": "dpo", "row": "fast"}]}],
+}
+
+
+@pytest.mark.parametrize(
+    ("words", "value", "n_runs"),
+    [
+        ("--eval.strengths 1", lambda c: c.eval.strengths == (1.0,), 20),
+        ("--training.seed 7", lambda c: c.training.seed == 7, 10),
+        ("--training.seed 7 8 9", lambda c: c.training.seed in (7, 8, 9), 30),
+        ("--model.base_model foo", lambda c: c.model.base_model == "foo", 20),
+        ("--model.base_model foo bar", lambda c: c.model.base_model in ("foo", "bar"), 40),
+        ("--data.dataset code", lambda c: c.data.dataset == "code", 20),
+        ("--training.epochs=5", lambda c: c.training.epochs == 5.0, 12),
+        ("--training.lr 7e-5", lambda c: c.training.lr == 7e-5, 12),
+        ("--training.lr 7e-5 8e-5", lambda c: c.training.lr in (7e-5, 8e-5), 24),
+        ("--training.warmup 0.3", lambda c: c.training.warmup == 0.3, 20),
+        ("--data.batch_size 2", lambda c: c.data.batch_size == 2, 10),
+    ],
+)
+def test_a_flag_comes_before_whatever_a_file_says(words, value, n_runs):
+    """Lists, short keys, products, pairs, and the own values of a method and of a group."""
+    _, fields = split_fields(words.split(), "innerpo sweep")
+    plan = find_study(FULL, fields).plan
+    assert all(value(r.config) for r in plan.runs), [r.row for r in plan.runs if not value(r.config)]
+    assert len(plan.runs) == n_runs
+    assert not all(value(r.config) for r in study_of(FULL, "s").plan.runs)
+
+
+def test_flags_come_before_the_headline_study():
+    words = "--eval.strengths 1.0 --training.seed 7 --model.base_model foo --eval.sets test"
+    _, fields = split_fields(words.split(), "innerpo sweep")
+    found = [r.config for r in find_study(STUDIES / "headline.yaml", fields).plan.runs]
+    assert {(c.eval.strengths, c.eval.sets, c.training.seed, c.model.base_model) for c in found} == {
+        ((1.0,), ("test",), 7, "foo")
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"seeds": [1], "training.seed": 2}, "options: training.seed and seeds say the same"),
+        ({"strengths": [1.0], "eval.strengths": [0.5]}, "options: eval.strengths and strengths say the same"),
+        ({"eval.oos_dataset": "code"}, "eval.oos_dataset of dpo is named by the lists of the study already"),
+    ],
+)
+def test_two_that_say_the_same_are_refused(given, says):
+    with pytest.raises(UserError, match=says):
+        find_study(FULL, given)
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        (TWO | {"seeds": [1], "options": {"training.seed": 2}}, "s: training.seed and seeds say the same"),
+        (TWO | {"methods": [{"method": "dpo", "data.dataset": "code"}]}, "data.dataset of dpo is named by the lists"),
+        (TWO | {"seeds": [1], "paired": [{"training.seed": [2]}]}, "training.seed of dpo is named by the lists"),
+    ],
+)
+def test_a_file_that_says_a_thing_twice_is_refused(values, says):
+    with pytest.raises(UserError, match=says):
+        study_of(values, "s")
+
+
+def test_groups_may_be_given_beside_a_study():
+    found = find_study(None, {"datasets": ["math"], "groups": [{"methods": ["dpo"]}, {"methods": ["ipo"]}]}).plan
+    assert [(r.row, r.group) for r in found.runs] == [("dpo", 0), ("ipo", 1)]
 
 
 # -- the studies of the repository -------------------------------------------------------------------------------------

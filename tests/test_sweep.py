@@ -15,8 +15,10 @@ import pytest
 
 import innerpo
 from innerpo.cli.verbs import main
+from innerpo.errors import MachineError
 from innerpo.evaluation.study import read_study
 from innerpo.experiments import pool
+from innerpo.experiments.attempt import record_failure
 from innerpo.experiments.holder import machine
 from innerpo.experiments.layout import attempts, failures, leases
 from innerpo.experiments.plan import in_folder, read_plan
@@ -217,7 +219,7 @@ def test_a_run_whose_worker_dies_again_and_again_has_failed(study, tmp_path, mon
     code = (
         "import os, pathlib, sys\nfrom innerpo.experiments.lease import lease\n"
         f"folder, name = pathlib.Path({str(tmp_path / 'out')!r}), {first!r}\n"
-        f"if (folder / '.sweep/failed' / f'{{name}}.json').exists(): sys.exit(0)\n"
+        f"if list((folder / '.sweep/failed').glob(f'{{name}}.*.json')): sys.exit(0)\n"
         "with lease(folder, name):\n    os.kill(os.getpid(), 9)\n"
     )
 
@@ -227,7 +229,46 @@ def test_a_run_whose_worker_dies_again_and_again_has_failed(study, tmp_path, mon
     monkeypatch.setattr(pool.Pool, "_process", process)
     status = pool.Pool(plan, tmp_path / "out", 1).run()
     assert [r.planned.name for r in status.failed] == [first]
-    assert "its process died 3 times (signal 9)" in status.failed[0].note
+    assert (
+        "its process died 3 times (signal 9, as the system kills what takes too much memory)" in status.failed[0].note
+    )
+
+
+def deaths(monkeypatch, pool_, codes):
+    """Workers that end at once with such exit codes, one after another; then with 0."""
+    left = iter(codes)
+
+    def process(self, place, plan_id, out):
+        code = next(left, 0)
+        end = f"import os, sys; os.kill(os.getpid(), {-code}) if {code} < 0 else sys.exit({code})"
+        return subprocess.Popen([sys.executable, "-S", "-c", end], stdout=out, stderr=out)
+
+    monkeypatch.setattr(pool.Pool, "_process", process)
+    return pool_.run()
+
+
+def test_workers_that_are_asked_to_end_are_replaced_however_often(study, tmp_path, monkeypatch):
+    plan = prepare(study_of(study, "s").plan, tmp_path)
+    status = deaths(monkeypatch, pool.Pool(plan, tmp_path, 1), [130, -15, 130, 130, -15, 130])
+    assert status.count("waiting") == len(plan.runs)
+    with pytest.raises(MachineError, match=r"workers die before they begin a run \(exit code 1\)"):
+        deaths(monkeypatch, pool.Pool(plan, tmp_path, 1), [1, 130, 1, 1])
+
+
+def test_deaths_between_runs_count_until_a_run_has_ended(study, tmp_path):
+    plan = prepare(study_of(study, "s").plan, tmp_path)
+    dead = subprocess.Popen([sys.executable, "-S", "-c", "raise SystemExit(1)"])
+    dead.wait()
+    pool_, worker = pool.Pool(plan, tmp_path, 1), pool.Worker(0, dead, tmp_path / "log")
+    watch = Watch(plan, tmp_path)
+    for run in plan.runs[:3]:
+        pool_._note_crash(worker, watch)
+        pool_._note_crash(worker, watch)
+        record_failure(tmp_path, run, ValueError("it ended"))
+    for _ in range(2):
+        pool_._note_crash(worker, watch)
+    with pytest.raises(MachineError, match="workers die"):
+        pool_._note_crash(worker, watch)
 
 
 # -- processes ---------------------------------------------------------------------------------------------------------

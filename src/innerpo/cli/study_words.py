@@ -1,6 +1,7 @@
 """The words of a command that stand for a study: fields of runs take several values here, each a run of its own."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, get_args, get_origin
 
 from innerpo.cli.options import Option, find_option, options_of
@@ -48,10 +49,7 @@ def _value(option: Option, values: Sequence[str], denied: bool) -> Any:
         raise UserError(f"{option.flag} needs a value, or several to be tried one by one")
     if get_origin(option.hint) is dict:
         return _pairs(option, values)
-    for text in values:
-        option.check(text)
-    kind = option.kind if option.kind in (int, float) else str
-    typed = [kind(text) for text in values]
+    typed = [_typed(option, text) for text in values]
     if option.takes_many:
         return tuple(typed)
     return typed[0] if len(typed) == 1 else typed
@@ -61,5 +59,13 @@ def _pairs(option: Option, values: Sequence[str]) -> dict[str, Any]:
     """The value of a mapping: name value name value ..."""
     if len(values) % 2:
         raise UserError(f"{option.flag} takes pairs of a name and a value, not {' '.join(values)!r}")
-    kind = get_args(option.hint)[1]
-    return {name: kind(text) for name, text in zip(values[::2], values[1::2], strict=True)}
+    one = replace(option, hint=get_args(option.hint)[1])
+    return {name: _typed(one, text) for name, text in zip(values[::2], values[1::2], strict=True)}
+
+
+def _typed(option: Option, text: str) -> Any:
+    """One value as its type has it; None where the field may be None and the word says so."""
+    if text == "None" and type(None) in get_args(option.hint):
+        return None
+    option.check(text)
+    return option.kind(text) if option.kind in (int, float) else text

@@ -66,6 +66,9 @@ def finish(status: SweepStatus, format: str) -> None:
         raise FailedRunsError(
             f"{len(failed)} of {len(status.runs)} runs failed: {named} (the option retry_failed tries them again)"
         )
+    if done < len(status.runs):
+        left = "; ".join(f"{r.planned.name}: {r.note or r.state}" for r in status.runs if r.state != "done")
+        raise FailedRunsError(f"{len(status.runs) - done} of {len(status.runs)} runs are not done: {left}")
     say(f"{done} runs done; their folder is {status.folder}")
 
 

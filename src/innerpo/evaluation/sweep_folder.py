@@ -1,6 +1,7 @@
 """A folder of runs: which runs lie in it, which of a sweep's failed, and the rows of tables that a sweep names."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,18 @@ def runs_in(folder: Path) -> list[Path]:
 
 
 def failed_runs(folder: Path) -> list[str]:
-    """Return a line for each run of a sweep that failed and is still not there."""
+    """Return a line for each failed run of a sweep: it is still not there, or scores that were asked for are not."""
     found = []
     for path in sorted((folder / SWEEP / "failed").glob("[!.]*.json")):
-        if not (folder / path.stem / "run.json").is_file():
-            found.append(f"{folder / path.stem} failed: {_read(path).get('error', f'{path} cannot be read')}")
+        run, failure = folder / run_of(path), _read(path)
+        if failure.get("trained", False) or not (run / "run.json").is_file():
+            found.append(f"{run} failed: {failure.get('error', f'{path} cannot be read')}")
     return found
+
+
+def run_of(failure: Path) -> str:
+    """Return the name of the run that the file of a failure is about."""
+    return re.sub(r"\.[0-9a-f]{8}$", "", failure.stem)
 
 
 def row_of(run: Path) -> str:

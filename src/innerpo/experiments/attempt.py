@@ -9,6 +9,7 @@ import shutil
 import socket
 import time
 import traceback
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,8 +17,9 @@ from pathlib import Path
 from innerpo.config.run import RunConfig, to_dict
 from innerpo.config.yaml import as_yaml, read_yaml
 from innerpo.errors import MachineError, UserError
+from innerpo.evaluation.sweep_folder import run_of
 from innerpo.experiments.layout import attempts, failures
-from innerpo.experiments.lease import Lease, LostLeaseError
+from innerpo.experiments.lease import Lease, LostLeaseError, lease
 from innerpo.experiments.plan import PlannedRun
 from innerpo.files import machine_errors, write_text
 from innerpo.training.paths import CONFIG, RECORD, SWEPT
@@ -25,13 +27,17 @@ from innerpo.training.paths import CONFIG, RECORD, SWEPT
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a run failed. ``kind``: user (what was asked for), machine (disk, memory), crash, error (anything else)."""
+    """Why a run failed. ``kind``: user (what was asked for), machine (disk, memory), crash, error (anything else).
+
+    ``trained``: the run was in its place when it failed, so that its scoring did.
+    """
 
     error: str
     kind: str = "error"
     trace: str = ""
     host: str = ""
     at: float = float("nan")
+    trained: bool = False
 
 
 def begin(folder: Path, config: RunConfig, number: int) -> RunConfig:
@@ -86,30 +92,31 @@ def swept(run: Path) -> dict[str, object]:
     return found if isinstance(found, dict) else {}
 
 
-def discard(folder: Path, name: str) -> None:
-    """Remove what is left of all attempts at a run."""
+def discard(folder: Path, name: str, trained: bool = True) -> None:
+    """Remove what is left of all attempts at a run, trained ones only where ``trained`` says so."""
     for left in attempts(folder).glob("*/"):
-        shutil.rmtree(left / name, ignore_errors=True)
+        if trained or not is_trained(left / name):
+            shutil.rmtree(left / name, ignore_errors=True)
 
 
-def record_failure(folder: Path, name: str, error: BaseException | str) -> Failure:
+def record_failure(folder: Path, planned: PlannedRun, error: BaseException | str) -> Failure:
     """Keep why a run failed; return it."""
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, str):
         kind, trace = "crash", ""
     else:
-        kind = "machine" if isinstance(error, MachineError | MemoryError) else "error"
+        kind = "machine" if isinstance(error, MachineError | MemoryError) or _is_out_of_memory(error) else "error"
         kind = "user" if isinstance(error, UserError) and kind == "error" else kind
         text = f"{type(error).__name__}: {text}" if kind == "error" else text
         trace = "" if kind == "user" else "".join(traceback.format_exception(error))
-    failure = Failure(text[:1000], kind, trace, socket.gethostname(), time.time())
-    write_text(failures(folder) / f"{name}.json", json.dumps(asdict(failure), indent=2) + "\n")
+    failure = Failure(text[:1000], kind, trace, socket.gethostname(), time.time(), is_trained(folder / planned.name))
+    write_text(_failure_path(folder, planned), json.dumps(asdict(failure), indent=2) + "\n")
     return failure
 
 
-def failure_of(folder: Path, name: str) -> Failure | None:
-    """Return why a run failed; None where it did not."""
-    path = failures(folder) / f"{name}.json"
+def failure_of(folder: Path, planned: PlannedRun) -> Failure | None:
+    """Return why a run failed at what is asked of it now; None where it did not."""
+    path = _failure_path(folder, planned)
     try:
         return Failure(**json.loads(path.read_text()))
     except FileNotFoundError:
@@ -118,12 +125,43 @@ def failure_of(folder: Path, name: str) -> Failure | None:
         return Failure(f"{path} cannot be read: {error}")
 
 
-def forget_failure(folder: Path, name: str) -> None:
-    """Let a failed run be tried again: from its checkpoint where the machine failed, else from the start."""
-    failure = failure_of(folder, name)
-    if failure is not None and failure.kind not in ("machine", "crash"):
-        discard(folder, name)
-    (failures(folder) / f"{name}.json").unlink(missing_ok=True)
+def forget_failure(folder: Path, planned: PlannedRun) -> None:
+    """Let a failed run be tried again: from its checkpoint where the machine failed, else from the start.
+
+    What is trained is kept. A run that another process tries again at this moment is left alone.
+    """
+    if failure_of(folder, planned) is None:
+        return
+    with lease(folder, planned.name) as held:
+        failure = failure_of(folder, planned)
+        if held is None or failure is None:
+            return
+        if failure.kind not in ("machine", "crash"):
+            discard(folder, planned.name, trained=False)
+        drop_failure(folder, planned)
+
+
+def drop_failure(folder: Path, planned: PlannedRun) -> None:
+    """Remove the record of a failure: the run has been done since."""
+    _failure_path(folder, planned).unlink(missing_ok=True)
+
+
+def drop_unasked_failures(folder: Path, runs: Iterable[PlannedRun]) -> None:
+    """Remove what runs failed at when more or other things were asked of them: an option was mended, say."""
+    paths = {_failure_path(folder, planned) for planned in runs}
+    names = {run_of(path) for path in paths}
+    for path in failures(folder).glob("[!.]*.json"):
+        if path not in paths and run_of(path) in names:
+            path.unlink(missing_ok=True)
+
+
+def _failure_path(folder: Path, planned: PlannedRun) -> Path:
+    return failures(folder) / f"{planned.name}.{planned.request}.json"
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether it is torch's error, by its name: who plans and lists runs does not load torch."""
+    return any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
 
 
 def _own_config(run: Path, config: RunConfig) -> None:

@@ -21,7 +21,7 @@ def attempts(folder: Path) -> Path:
 
 
 def failures(folder: Path) -> Path:
-    """What became of runs that failed, ``<name>.json``."""
+    """Why runs failed, ``<name>.<hash of what was asked for>.json``."""
     return folder / SWEEP / "failed"
 
 

@@ -6,10 +6,11 @@ finds its holder dead creates number n + 1, which only one can. A holder shows l
 clocks are compared.
 """
 
+import errno
 import glob
 import os
 import re
-import socket
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from pathlib import Path
 import filelock
 
 from innerpo.errors import MachineError, UserError
-from innerpo.experiments.holder import Holder, machine, read, this_process, to_text, works
+from innerpo.experiments.holder import Holder, age, machine, read, this_process, to_text, works
 from innerpo.experiments.layout import leases
 from innerpo.files import machine_errors, write_text
 
@@ -28,6 +29,8 @@ BEAT = 15.0
 """Seconds between signs of life."""
 STALE = 180.0
 """Seconds without one after which a holder on another machine counts as dead."""
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
+"""What a file system that has no locks answers."""
 
 
 class LostLeaseError(UserError):
@@ -111,6 +114,10 @@ def _locks(lock: filelock.BaseFileLock) -> bool | None:
         return False
     except NotImplementedError:
         return None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        return None
     return True
 
 
@@ -127,6 +134,8 @@ def _claim(where: Path, name: str, stale: float, has_lock: bool) -> Lease | None
     latest = _latest(where, name)
     before = read(where / f"{name}.{latest}.json") if latest else None
     spent = 0.0
+    if before is None and latest and age(where / f"{name}.{latest}.json") < stale:
+        return None  # it is being written, or was removed at this moment
     if before is not None:
         path = where / f"{name}.{latest}.json"
         if works(before, path, stale, has_lock):
@@ -168,16 +177,19 @@ def _remove(where: Path, name: str, last: int) -> None:
 
 def _create(path: Path, text: str) -> bool:
     """Make a file with its text, whole from the first moment; False where it exists."""
-    aside = path.parent / f".{path.name}.{socket.gethostname()}.{os.getpid()}"
-    aside.write_text(text)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # a name that no other host makes
+    aside = Path(name)
+    with os.fdopen(handle, "w") as file:
+        file.write(text)
+    aside.chmod(0o644)
     try:
         os.link(aside, path)
     except FileExistsError:
         return False
     except OSError:  # a file system without links
         try:
-            with path.open("x") as file:
-                file.write(text)
+            with path.open("x") as whole:
+                whole.write(text)
         except FileExistsError:
             return False
     finally:

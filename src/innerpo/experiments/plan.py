@@ -40,6 +40,12 @@ class PlannedRun:
         return f"{run_id(self.config)}/{scores_id(self.config)}/{strengths}/{self.config.eval.strength_sets}"
 
     @cached_property
+    def request(self) -> str:
+        """Return 8 hex digits that stand for all that is asked for: a failure belongs to it, not to the run."""
+        text = json.dumps(_plain(self.config), sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+    @cached_property
     def shared(self) -> tuple[Any, ...]:
         """What runs that stand beside one another share: the base model, then the data set and its reference."""
         model, data = self.config.model, self.config.data

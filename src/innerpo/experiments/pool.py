@@ -23,6 +23,7 @@ from innerpo.experiments.layout import logs
 from innerpo.experiments.lease import last_holder
 from innerpo.experiments.plan import Plan, write_plan
 from innerpo.experiments.status import SweepStatus, Watch
+from innerpo.experiments.worker_process import INTERRUPTED
 from innerpo.files import machine_errors
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,9 @@ PATIENCE = 60.0
 """Seconds that an interrupted worker has to put its run down."""
 CRASHES = 3
 """A run whose worker dies this often has failed; so has a sweep whose workers die as often without a run."""
+
+ASKED = (INTERRUPTED, -signal.SIGTERM, -signal.SIGINT)
+"""Exit codes of a worker that was asked to end."""
 
 
 @dataclass
@@ -58,6 +62,7 @@ class Pool:
     """Seconds for which an idle worker waits for runs that others are at; None = until they end."""
     workers: list[Worker] = field(default_factory=list)
     _died: Counter[str] = field(default_factory=Counter)
+    _ended: int = 0
 
     def run(self, show: Callable[[SweepStatus], None] | None = None) -> SweepStatus:
         """Work until every run is done or has failed; return how they stand. ``show`` hears of it all the while.
@@ -73,7 +78,7 @@ class Pool:
                 for worker in [w for w in self.workers if w.process.poll() is not None]:
                     self.workers.remove(worker)
                     if worker.process.returncode != 0:
-                        self._note_crash(worker)
+                        self._note_crash(worker, watch)
                         self.workers.append(self._start(worker.place, plan_id))
                 if show is not None and time.monotonic() - shown >= SHOW:
                     show(watch.look())
@@ -105,22 +110,34 @@ class Pool:
             start_new_session=True,  # Ctrl-C reaches this process alone, which then ends the workers in order
         )
 
-    def _note_crash(self, worker: Worker) -> None:
-        """Count what a worker was at when it died, and give that up where it happens again and again."""
+    def _note_crash(self, worker: Worker, watch: Watch) -> None:
+        """Count what a worker was at when it died, and give that up where it happens again and again.
+
+        A worker that somebody asked to end (SIGTERM) does not count. One that was killed does (SIGKILL): so ends a
+        process that takes more memory than there is. Deaths between runs count until another run has ended.
+        """
         pid, code = worker.process.pid, worker.process.returncode
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         name = self._held_by(pid)
         log.warning(
             f"worker {worker.place + 1} died ({how}) {f'at {name}' if name else 'between runs'}; see {worker.log}"
         )
-        if not name and code < 0:  # killed between two runs, or another worker has taken its run up already
+        if code in ASKED or (not name and code < 0):  # the latter: killed between two runs, or its run is taken up
             return
+        status = watch.look()
+        if (ended := status.count("done") + status.count("failed")) != self._ended:
+            self._ended = ended
+            del self._died[""]
         self._died[name] += 1
         if self._died[name] < self.crashes:
             return
         if not name:
             raise MachineError(f"workers die before they begin a run ({how}); the reason stands in {worker.log}")
-        record_failure(self.folder, name, f"its process died {self.crashes} times ({how}); see {worker.log}")
+        how += ", as the system kills what takes too much memory" if code == -signal.SIGKILL else ""
+        for run in status.runs:
+            if run.planned.name == name and run.state not in ("done", "failed"):
+                error = f"its process died {self.crashes} times ({how}); see {worker.log}"
+                record_failure(self.folder, run.planned, error)
 
     def _held_by(self, pid: int) -> str:
         """The run whose lease a process that has died still has."""

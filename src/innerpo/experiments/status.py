@@ -78,19 +78,19 @@ class Watch:
 
 def status_of_run(planned: PlannedRun, folder: Path) -> RunStatus:
     """Return how one run stands."""
-    place = folder / planned.name
+    place, fault = folder / planned.name, ""
     try:
         if is_done(place, planned.config):
             return RunStatus(planned, "done", _seconds(place))
-    except UserError as error:  # files of another version, say: who does the run will say so too
-        return RunStatus(planned, "waiting", note=str(error))
+    except UserError as error:  # files of another version, say: who does the run will fail on them
+        fault = str(error)
     holder = current_holder(folder, planned.name)
     if holder is not None:
         return RunStatus(planned, "running", note=_doing(folder, planned.name), host=f"{holder.host} {holder.pid}")
-    failure = failure_of(folder, planned.name)
+    failure = failure_of(folder, planned)
     if failure is not None:
         return RunStatus(planned, "failed", note=failure.error, host=failure.host)
-    return RunStatus(planned, "waiting")
+    return RunStatus(planned, "waiting", note=fault)
 
 
 def expected_seconds(planned: PlannedRun, known: Iterable[RunStatus]) -> float:

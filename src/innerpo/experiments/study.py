@@ -13,17 +13,12 @@ from typing import Any
 
 from innerpo.config.run import RunConfig, default_run
 from innerpo.config.yaml import nested, overlay, read_yaml
-from innerpo.errors import FIELDS, UserError, near_matches
+from innerpo.errors import UserError, near_matches
 from innerpo.experiments.plan import Plan, PlannedRun, ordered
+from innerpo.experiments.study_fields import LISTED, ROW, SCORING, VARIED, flat, keyed, without
 
-LISTS = ("methods", "datasets", "seeds", "models")
-SCORING = {"suite": "eval.suite", "sets": "eval.sets", "strengths": "eval.strengths"} | {
-    "strength_sets": "eval.strength_sets"
-}
-VARIED = ("product", "paired")
+LISTS = tuple(LISTED)
 KEYS = (*LISTS, *SCORING, *VARIED, "options", "groups", "output_dir", "about")
-ROW = ("method", "row", *VARIED)
-"""Keys of an entry of ``methods`` that is a mapping; all others are fields by their dotted names."""
 
 
 @dataclass(frozen=True)
@@ -53,15 +48,18 @@ def study_of(
     changes = dict(changes or {})
     _check_keys(values, KEYS, where)
     _check_keys(changes, KEYS, "options")
+    changes = keyed(changes, "options")
     common = {key: value for key, value in values.items() if key not in ("groups", "output_dir", "about")}
-    groups = _list(values.get("groups", [{}]), f"{where}.groups")
+    given = changes.pop("groups", None) or values.get("groups")
+    groups = _list(given or [{}], f"{where}.groups")
     runs: list[PlannedRun] = []
     for number, group in enumerate(groups):
-        at = f"{where}.groups[{number + 1}]" if "groups" in values else where
+        at = f"{where}.groups[{number + 1}]" if given else where
         if not isinstance(group, Mapping):
             raise UserError(f"{at} must be a mapping with methods, datasets, seeds, ..., got {group!r}")
         _check_keys(group, [key for key in KEYS if key not in ("groups", "output_dir")], at)
-        runs += _runs(_merged(_merged(common, group), changes), number, at)
+        said = _merged(keyed(common, where), keyed(group, at))
+        runs += _runs(_merged(without(said, changes, at), changes), number, at)
     _check_rows(runs, where)
     folder = changes.get("output_dir") or values.get("output_dir") or default
     return StudyFile(ordered(runs), Path(folder))
@@ -72,7 +70,7 @@ def _merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, An
     found = {**first, **second}
     for key in ("options", "product"):
         if key in first and key in second:
-            found[key] = {**_flat(first[key], key), **_flat(second[key], key)}
+            found[key] = {**flat(first[key], key), **flat(second[key], key)}
     return found
 
 
@@ -82,16 +80,20 @@ def _runs(values: Mapping[str, Any], group: int, where: str) -> list[PlannedRun]
     for key, given in (("methods", methods), ("datasets", datasets)):
         if not given:
             raise UserError(f"{where} names no {key}; a study needs methods and datasets")
-    fixed = _flat(values.get("options", {}), f"{where}.options")
+    fixed = flat(values.get("options", {}), f"{where}.options")
     fixed |= {field: values[key] for key, field in SCORING.items() if key in values}
     grid = _combinations(values, where)
     found = []
-    for model, dataset, seed, method in itertools.product(models or [None], datasets, seeds or [1], methods):
+    for model, dataset, seed, method in itertools.product(models or [None], datasets, seeds or [None], methods):
         name, row, own, more = _method(method, where)
+        listed = _data(dataset, where) | ({} if seed is None else {"training.seed": seed})
+        listed |= {} if model is None else {"model.base_model": model}
         for varied in ({**a, **b} for a in grid for b in more):
-            options = fixed | own | varied | _data(dataset, where) | {"training.seed": seed}
-            if model is not None:
-                options |= {"model.base_model": model}
+            options = fixed | own | varied
+            twice = [field for field in (*listed, "method.name") if field in options]
+            if twice:
+                raise UserError(f"{where}: {twice[0]} of {name} is named by the lists of the study already; drop one")
+            options |= listed
             config = overlay(default_run(name), nested(options), where)
             shown = _row(row, varied) if row else _row(name, own | varied)
             found.append(PlannedRun(config, shown, group))
@@ -113,11 +115,11 @@ def _check_rows(runs: Sequence[PlannedRun], where: str) -> None:
 
 def _combinations(values: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
     """Every combination of the values that are varied, as fields by their dotted names."""
-    product = _flat(values.get("product", {}), f"{where}.product")
+    product = flat(values.get("product", {}), f"{where}.product")
     axes = [[{name: value} for value in _list(given, f"{where}.product.{name}")] for name, given in product.items()]
     for number, paired in enumerate(_list(values.get("paired", []), f"{where}.paired")):
         at = f"{where}.paired[{number + 1}]"
-        together = {name: _list(given, f"{at}.{name}") for name, given in _flat(paired, at).items()}
+        together = {name: _list(given, f"{at}.{name}") for name, given in flat(paired, at).items()}
         lengths = {name: len(given) for name, given in together.items()}
         if len(set(lengths.values())) > 1:
             counts = ", ".join(f"{name} has {n}" for name, n in lengths.items())
@@ -132,7 +134,7 @@ def _method(entry: Any, where: str) -> tuple[str, str, dict[str, Any], list[dict
         return entry, "", {}, [{}]
     if not isinstance(entry, Mapping) or not isinstance(entry.get("method"), str):
         raise UserError(f"{where}.methods: give a method's name, or a mapping with the key method, not {entry!r}")
-    own = _flat({k: v for k, v in entry.items() if k not in ROW}, f"{where}.methods ({entry['method']})")
+    own = flat({k: v for k, v in entry.items() if k not in ROW}, f"{where}.methods ({entry['method']})")
     return entry["method"], str(entry.get("row", "")), own, _combinations(entry, f"{where}.methods")
 
 
@@ -152,22 +154,6 @@ def _row(label: str, varied: Mapping[str, Any]) -> str:
 
 def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _flat(values: Any, where: str, prefix: str = "") -> dict[str, Any]:
-    """Return sections of fields, or dotted names, as dotted names. Raises UserError for one that is no field."""
-    if not isinstance(values, Mapping):
-        raise UserError(f"{where} must be a mapping of fields, got {values!r}")
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        if name in FIELDS and name != "output_dir":
-            found[name] = value
-        elif isinstance(value, Mapping) and any(field.startswith(f"{name}.") for field in FIELDS):
-            found |= _flat(value, where, f"{name}.")
-        else:
-            raise UserError(f"{where}: {name!r} is no field of a run{near_matches(name, FIELDS)}")
-    return found
 
 
 def _list(values: Any, where: str) -> Sequence[Any]:

@@ -5,12 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from innerpo.experiments.attempt import forget_failure, is_trained, mark
+from innerpo.experiments.attempt import drop_unasked_failures, forget_failure, is_trained, mark
 from innerpo.experiments.launch_options import Launch, LauncherName, RayOptions, SlurmOptions
 from innerpo.experiments.launchers import check_launcher, launch
 from innerpo.experiments.plan import Plan, PlannedRun, in_folder, ordered, write_plan
 from innerpo.experiments.status import SweepStatus, Watch
-from innerpo.experiments.study import LISTS, SCORING, VARIED, StudyFile, read_study_file, study_of
+from innerpo.experiments.study import LISTS, StudyFile, read_study_file, study_of
+from innerpo.experiments.study_fields import SCORING, VARIED
 from innerpo.files import machine_errors
 from innerpo.progress import task
 
@@ -75,7 +76,8 @@ def prepare(plan: Plan, folder: Path, retry_failed: bool = False) -> Plan:
         if planned.row and is_trained(place):
             mark(place, planned)
         if retry_failed:
-            forget_failure(folder, planned.name)
+            forget_failure(folder, planned)
+    drop_unasked_failures(folder, plan.runs)
     write_plan(plan, folder)
     return plan
 

@@ -18,6 +18,7 @@ from innerpo.errors import UserError
 from innerpo.experiments.attempt import (
     Failure,
     begin,
+    drop_failure,
     failure_of,
     is_trained,
     publish,
@@ -90,8 +91,12 @@ def run_one(
             return Outcome("taken", place)
         try:
             kept = is_done(place, planned.config)
+            failure = None if kept else failure_of(folder, planned)
+            if failure is not None:  # of another process, since this one looked
+                return Outcome("failed", place, failure)
             if not kept:
                 _do(planned, folder, bases.of(planned.config), held, train)
+            drop_failure(folder, planned)
             held.remove()
             return Outcome("kept" if kept else "done", place)
         except Exception as error:
@@ -99,7 +104,7 @@ def run_one(
             if isinstance(error, LostLeaseError) or held.is_lost:
                 log.warning(f"{planned.name} was taken over by another process")
                 return Outcome("taken", place)
-            failure = record_failure(folder, planned.name, error)
+            failure = record_failure(folder, planned, error)
             log.error(f"{planned.name} failed: {failure.error}", exc_info=not isinstance(error, UserError))
             return Outcome("failed", place, failure)
 
@@ -143,7 +148,7 @@ def work(
         shared = {p.shared for p in todo if busy[p.id]}
         ended: list[PlannedRun] = []
         for planned in preferred([p for p in todo if not busy[p.id]], last, shared):
-            if failure_of(folder, planned.name) is not None:
+            if failure_of(folder, planned) is not None:
                 ended.append(planned)
                 continue
             outcome = run_one(planned, folder, bases, train=train, stale=stale)
