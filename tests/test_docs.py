@@ -27,6 +27,7 @@ from innerpo.config.yaml import overlay, preset_dir, read_yaml
 from innerpo.data.shifts import suites
 from innerpo.data.sources import embedded, ethics, files
 from innerpo.evaluation.facts import PAIRS, RESPONSES
+from innerpo.experiments.launch_options import RayOptions, SlurmOptions
 from innerpo.experiments.study import read_study_file
 from tools import docs_index
 
@@ -342,6 +343,7 @@ def test_links_and_paths_lead_somewhere(page):
 @pytest.mark.parametrize("page", LINKING, ids=name_of)
 def test_options_exist(page):
     sections = {f.name: f.default_factory for f in dataclasses.fields(RunConfig) if f.name != "output_dir"}
+    sections |= {"slurm": SlurmOptions, "ray": RayOptions}
     for section, option in re.findall(r"--(\w+)\.([\w-]+)", page.read_text(encoding="utf-8")):
         known = {f.name for f in dataclasses.fields(sections[section])}
         assert option.replace("-", "_") in known, f"--{section}.{option}"

@@ -100,7 +100,7 @@ class Pool:
 
     def _process(self, place: int, plan_id: str, out: IO[bytes]) -> subprocess.Popen[bytes]:
         words = [str(self.folder), plan_id, str(os.getpid())]
-        words += [] if self.wait is None else [f"--wait={self.wait}"]
+        words += [] if self.wait is None else [str(self.wait)]
         return subprocess.Popen(
             [sys.executable, "-m", "innerpo.experiments.worker_process", *words],
             stdin=subprocess.DEVNULL,

@@ -54,7 +54,7 @@ class Queue:
         if time.monotonic() - self._asked >= ASK:
             self._asked = time.monotonic()
             user = pwd.getpwuid(os.getuid()).pw_name
-            command = ["squeue", "--noheader", "--format=%A", f"--user={user}"]
+            command = ["squeue", "-h", "-o", "%A", "-u", user]
             answer = subprocess.run(command, capture_output=True, text=True, check=False)
             if answer.returncode == 0:
                 self._ids = frozenset(answer.stdout.split())

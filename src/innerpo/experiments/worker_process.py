@@ -23,7 +23,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("folder", type=Path, help="folder of the sweep")
     parser.add_argument("plan", help="id of a plan that is kept with it")
     parser.add_argument("parent", type=int, nargs="?", default=0, help="number of the process that this one ends with")
-    parser.add_argument("--wait", type=float, help="seconds to wait for runs that others are at; else until they end")
+    parser.add_argument(
+        "wait", type=float, nargs="?", help="seconds to wait for runs that others are at; else no limit"
+    )
     options = parser.parse_args(argv)
     return serve(options.folder, options.plan, options.parent, wait=True if options.wait is None else options.wait)
 
