@@ -1,30 +1,33 @@
 """Run a list of configs on one base model, as often as it takes: finished runs are kept, two workers share the list."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import filelock
 
 import innerpo
-from innerpo.config.identity import run_id
+from innerpo.config.labels import group_label
 from innerpo.config.run import RunConfig
 from studies.stored import stored
 
 log = logging.getLogger(__name__)
 
 
-def settle(configs: Sequence[RunConfig], out: Path, kept: Path, threads: int = 0) -> None:
+def settle(configs: Sequence[RunConfig], out: Path, kept: Path, names: Mapping[str, str], threads: int = 0) -> None:
     """Train and score every config that has no scores yet, in ``out`` or in the stored study ``kept``.
 
-    What another worker is at is left to it. Raises what a run raises: a study with a run that fails is to be looked at.
+    ``names`` are those by which the stored study calls its rows. What another worker is at is left to it. Raises
+    what a run raises: a study with a run that fails is to be looked at.
     """
-    base, known = None, set(stored(kept).runs["run_id"]) if (kept / "runs.parquet").is_file() else set[str]()
+    base, known = None, set[tuple[str, str, int]]()
+    if (kept / "runs.parquet").is_file():
+        known = set(stored(kept).runs.select("method", "source", "seed").rows())
     for number, config in enumerate(configs, 1):
         config = replace(config, output_dir=out, model=replace(config.model, threads=threads))
         folder = config.run_dir
-        if run_id(config) in known:
+        if (names[group_label(config)], config.data.dataset, config.training.seed) in known:
             continue
         folder.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -1,6 +1,6 @@
 """Scores of a study, kept in the repository: the frames of a Study as compressed parquet, without a machine's paths."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -16,17 +16,21 @@ def scored(folder: Path) -> list[Path]:
     return [path.parent for path in sorted(folder.glob("*/headline.json"))]
 
 
-def store(runs: Sequence[Path], folder: Path) -> Study:
-    """Keep the scores of runs in ``folder``, beside those that it has of other runs; return all of them."""
+def store(runs: Sequence[Path], folder: Path, names: Mapping[str, str]) -> Study:
+    """Keep the scores of runs in ``folder``, beside those that it has of other runs; return all of them.
+
+    ``names``: row of a table (labels.group_label) -> name that is kept in its place. A row's id changes with the fields
+    that a config has; what a study calls it does not.
+    """
     study = read_study(runs)
     folder.mkdir(parents=True, exist_ok=True)
     before = stored(folder) if (folder / "runs.parquet").is_file() else None
-    again = study.runs["run_id"].to_list()
-    older = [] if before is None else before.runs.filter(~pl.col("run_id").is_in(again))["run"].to_list()
+    again = study.runs["run"].to_list()
+    older = [] if before is None else before.runs.filter(~pl.col("run").is_in(again))["run"].to_list()
     for name in FRAMES:
         frame: pl.DataFrame = getattr(study, name)
         if name == "runs":
-            frame = frame.with_columns(folder=pl.col("run"))
+            frame = frame.with_columns(folder=pl.col("run"), method=pl.col("method").replace(dict(names)))
         if before is not None and older:
             frame = pl.concat([getattr(before, name).filter(pl.col("run").is_in(older)), frame])
         write_atomically(folder / f"{name}.parquet", frame.write_parquet)

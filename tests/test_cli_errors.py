@@ -493,7 +493,7 @@ def test_all_of_help_describes_every_option(capsys, monkeypatch):
         main(["train", "dpo", "--help-all"])
     shown = capsys.readouterr().out
     options = options_of(TrainCommand)
-    assert {o.name for o in options} == FIELDS | {"config", "preset"}
+    assert {o.name for o in options} == FIELDS | {"config", "preset", "dry_run"}
     for option in options:
         assert option.flag in shown
         assert option.help, option.name

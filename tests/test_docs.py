@@ -127,6 +127,8 @@ BEHIND_THE_FLAGS = {
     "innerpo.cli.over_runs": ("show_table", "show_curves", "show_comparison"),
     "innerpo.cli.sweep_runs": ("list_runs", "run_sweep"),
     "innerpo.experiments.tuning.tune": ("search",),
+    "innerpo.plan": ("plan_run",),
+    "innerpo.cli.render_plan": ("as_rich",),
     "innerpo.cli.render_tune": ("trials_table", "summary"),
 }
 """What the verbs import and call once the options have been read."""
@@ -279,7 +281,11 @@ def test_evaluated_folders_are_those_of_documented_runs(recorder):
             scored[str(Path(args[1]))] = where
         if args[0] == "combine":
             made.update(a.removeprefix("--out=") for a in args if a.startswith("--out="))
-        if args[0] == "train" and not any(a.startswith("--help") for a in args) and recorder.parse(args) == 0:
+        if (
+            args[0] == "train"
+            and not any(a.startswith(("--help", "--dry-run")) for a in args)
+            and recorder.parse(args) == 0
+        ):
             made.add(str(recorder.calls[0][1][0].run_dir))
     assert not {folder: where for folder, where in scored.items() if folder not in made}
 

@@ -34,10 +34,11 @@ def test_a_study_comes_back_as_it_was_stored(tmp_path):
     made = [run_of(tmp_path, "dpo", s, (1, 1), (0, 0.5), base_test=(1, 0), base_oos=(0, 1)) for s in (1, 2)]
     study = read_study(made)
     for runs in (made[:1], made[1:], made[1:]):  # one after the other, as a study grows; and once more
-        again = store(runs, tmp_path / "kept")
+        again = store(runs, tmp_path / "kept", {"dpo": "plain"})
     for name in FRAMES[1:]:
         assert getattr(again, name).equals(getattr(study, name), null_equal=True)
-    assert again.runs.drop("folder").equals(study.runs.drop("folder"))
+    assert again.runs.drop("folder", "method").equals(study.runs.drop("folder", "method"))
+    assert again.runs["method"].to_list() == ["plain"] * 2
     assert again.runs["folder"].to_list() == again.runs["run"].to_list()
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import tyro
 
+from innerpo.config.labels import group_label
 from innerpo.config.run import EvalConfig, RunConfig, default_run
 from studies.runner import settle
 
@@ -109,6 +110,14 @@ def noisy() -> list[RunConfig]:
     ]
 
 
+def names(dtype: str = "auto") -> dict[str, str]:
+    """Return row of a study (labels.group_label) -> name in METHODS or NOISY."""
+    return {
+        group_label(replace(c, model=replace(c.model, dtype=dtype))): name  # type: ignore[arg-type]
+        for name, c in ((n, config_of(*m, "embedded:cue", 1)) for n, m in (METHODS | NOISY).items())
+    }
+
+
 PARTS = {"bench": bench, "balanced": balanced, "noise": noisy}
 
 
@@ -118,4 +127,4 @@ if __name__ == "__main__":
         replace(c, model=replace(c.model, dtype=options.dtype))  # type: ignore[arg-type]  # the loader refuses others
         for c in PARTS[options.part]()
     ]
-    settle(configs, options.out / options.part, RESULTS / options.part, options.threads)
+    settle(configs, options.out / options.part, RESULTS / options.part, names(options.dtype), options.threads)

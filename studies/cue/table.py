@@ -3,9 +3,8 @@
 import sys
 from pathlib import Path
 
-from innerpo.config.labels import group_label
 from innerpo.evaluation.study import Study, select_runs
-from studies.cue.run import METHODS, NOISES, NOISY, RESULTS, RHOS, STRENGTHS, config_of
+from studies.cue.run import METHODS, NOISES, NOISY, RESULTS, RHOS, STRENGTHS, names
 from studies.stored import scored, store, stored
 from studies.tables import PAGE, UNKNOWN, accuracies, estimate_text, frontier_gains, insert, markdown
 
@@ -26,7 +25,7 @@ CONTROLS = {
 
 def bench_table(study: Study) -> str:
     """Accuracies at full strength, and what each method gains out of distribution at equal accuracy in distribution."""
-    rows = {name: group_label(config_of(*method, "embedded:cue", 1)) for name, method in METHODS.items()}
+    rows = {name: name for name in METHODS}
     seeds = {row: study.runs.filter(study.runs["method"] == row)["seed"].n_unique() for row in rows.values()}
     figures, over_dpo = accuracies(study, rows, SETS), frontier_gains(study, rows, "dpo")
     lines = []
@@ -44,14 +43,14 @@ def bench_table(study: Study) -> str:
 
 def balanced_table(study: Study) -> str:
     """DPO where the cue says nothing in training."""
-    rows = {"dpo, rho .5": group_label(config_of("dpo", {}, "embedded:cue", 1))}
+    rows = {"dpo, rho .5": "dpo"}
     lines = [[name, *cells] for name, cells in accuracies(study, rows, SETS).items()]
     return markdown(["method", *TITLES[2:]], lines)
 
 
 def noise_table(study: Study, name: str) -> str:
     """Mean accuracy over seeds on one set at full strength, by share of wrong labels and by how often the cue holds."""
-    rows = {n: group_label(config_of(*m, "embedded:cue", 1, (1.0,))) for n, m in NOISY.items()}
+    rows = {name: name for name in NOISY}
     cells = [(noise, rho) for noise in NOISES for rho in RHOS]
     by_cell = []
     for noise, rho in cells:
@@ -86,6 +85,6 @@ def read() -> dict[str, Study]:
 if __name__ == "__main__":
     for part in ("bench", "balanced", "noise") if len(sys.argv) > 1 else ():
         if runs := scored(Path(sys.argv[1]) / part):
-            store(runs, RESULTS / part)
+            store(runs, RESULTS / part, names())
     for name, text in tables(read()).items():
         insert(PAGE, name, text)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import tyro
 
+from innerpo.config.labels import group_label
 from innerpo.config.run import EvalConfig, RunConfig, default_run
 from studies.runner import settle
 
@@ -50,6 +51,11 @@ def _config(method: str, source: str, seed: int, options: Options) -> RunConfig:
     )
 
 
+def names(options: Options) -> dict[str, str]:
+    """Return row of a study (labels.group_label) -> method."""
+    return {group_label(config): config.method.name for config in runs(options)}
+
+
 if __name__ == "__main__":
     options = tyro.cli(Options)
-    settle(runs(options), options.out, RESULTS, options.threads)
+    settle(runs(options), options.out, RESULTS, names(options), options.threads)

@@ -3,10 +3,9 @@
 import sys
 from pathlib import Path
 
-from innerpo.config.labels import group_label
 from innerpo.evaluation.statistics import Estimate
 from innerpo.evaluation.study import Study, select_runs
-from studies.shifts.run import METHODS, RESULTS, SOURCES, STRENGTHS, Options, runs
+from studies.shifts.run import METHODS, RESULTS, SOURCES, STRENGTHS, Options, names
 from studies.stored import scored, store, stored
 from studies.tables import PAGE, UNKNOWN, accuracies, estimate_text, frontier_gains, insert, markdown
 
@@ -15,7 +14,7 @@ CONTROLS = {"residual": "residual-permuted"}
 
 def table(study: Study, source: str) -> str:
     """Accuracies by strength on one shift, and frontier gains over DPO and over the control."""
-    rows = {config.method.name: group_label(config) for config in runs(Options())}
+    rows = {name: name for name in METHODS}
     own = select_runs(study, study.runs.filter(study.runs["source"] == source)["run"].to_list())
     by_strength = {s: accuracies(own, rows, ("test", "oos"), s) for s in STRENGTHS}
     over_dpo = frontier_gains(own, rows, "dpo")
@@ -49,5 +48,5 @@ def _of(name: str, found: dict[tuple[str, str], Estimate]) -> str:
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        store(scored(Path(sys.argv[1])), RESULTS)
+        store(scored(Path(sys.argv[1])), RESULTS, names(Options()))
     insert(PAGE, "shifts", tables(stored(RESULTS)))
