@@ -13,11 +13,12 @@ import pytest
 
 from innerpo.cli.verbs import main
 from innerpo.errors import MachineError, UserError
-from innerpo.experiments import fleet, launchers
+from innerpo.experiments import fleet, launchers, worker_process
 from innerpo.experiments.fleet import Fleet
 from innerpo.experiments.launch_options import Launch, RayOptions, SlurmOptions
 from innerpo.experiments.launchers import launch, n_workers
 from innerpo.experiments.lease import current_holder
+from innerpo.experiments.pool import Pool
 from innerpo.experiments.slurm_launcher import Queue, SlurmLauncher, SlurmWorker, _extra
 from innerpo.experiments.status import Watch
 from innerpo.experiments.study import study_of
@@ -127,6 +128,23 @@ def test_an_idle_worker_waits_for_as_long_as_it_is_told(tmp_path, monkeypatch):
         work(plan, tmp_path, any_base(), train=pretend, wait=0.3)
         assert 0.3 <= time.monotonic() - began < 3.0
     assert [run.state for run in Watch(plan, tmp_path).look().runs] == ["waiting", "done"]
+
+
+def test_a_job_tells_its_worker_how_long_to_wait(tmp_path, monkeypatch):
+    plan, started, served = plan_in(tmp_path, *unscored(1)), [], []
+
+    class Kept(subprocess.Popen):
+        def __init__(self, words, **options):
+            started.append(words)
+            super().__init__(["true"])
+
+    monkeypatch.setattr("innerpo.experiments.pool.subprocess.Popen", Kept)
+    monkeypatch.setattr(worker_process, "serve", lambda *given, **options: served.append((*given, options)) or 0)
+    for wait in (None, 360.0):
+        Pool(plan, tmp_path, 1, wait=wait)._process(0, plan.id, sys.stdout.buffer).wait()
+        assert worker_process.main(started[-1][3:]) == 0
+    assert [options for *_, options in served] == [{"wait": True}, {"wait": 360.0}]
+    assert served[0][:3] == (tmp_path, plan.id, os.getpid())
 
 
 # -- options -----------------------------------------------------------------------------------------------------------
