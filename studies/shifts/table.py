@@ -1,6 +1,7 @@
 """Tables of the two shifts: ``python -m studies.shifts.table [RUNS]`` stores scores, writes docs/results.md."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from innerpo.evaluation.statistics import Estimate
@@ -16,6 +17,8 @@ def table(study: Study, source: str) -> str:
     """Accuracies by strength on one shift, and frontier gains over DPO and over the control."""
     rows = {name: name for name in METHODS}
     own = select_runs(study, study.runs.filter(study.runs["source"] == source)["run"].to_list())
+    every = own.responses["strength"].is_in([0.0, *STRENGTHS])  # the first two runs have one more
+    own = replace(own, responses=own.responses.filter(every))
     by_strength = {s: accuracies(own, rows, ("test", "oos"), s) for s in STRENGTHS}
     over_dpo = frontier_gains(own, rows, "dpo")
     lines = [["base", *by_strength[1.0]["base"], "", ""]]
