@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.live import Live
 
@@ -10,12 +11,12 @@ from innerpo.cli.console import say, stderr, stdout
 from innerpo.cli.over_runs import show_table
 from innerpo.cli.render_sweep import live_table, progress_line, runs_table
 from innerpo.errors import FailedRunsError, UserError
+from innerpo.evaluation.sweep_folder import runs_in
 from innerpo.experiments.launch_options import Launch
 from innerpo.experiments.launchers import check_launcher, launch, n_workers
-from innerpo.experiments.plan import in_folder
-from innerpo.experiments.status import SweepStatus, Watch
+from innerpo.experiments.status import SweepStatus
 from innerpo.experiments.study import StudyFile
-from innerpo.experiments.sweep import prepare
+from innerpo.experiments.sweep import Started, start, status_of
 
 LINES = 20.0
 """Seconds between lines on progress where there is no terminal to draw on and nothing has ended."""
@@ -23,7 +24,7 @@ LINES = 20.0
 
 def list_runs(study: StudyFile) -> None:
     """Print the runs of a study, how they stand, and the time that is left. Nothing is written."""
-    status = Watch(in_folder(study.plan, study.output_dir), study.output_dir).look()
+    status = status_of(study)
     stdout.print(runs_table(status))
     stdout.print(progress_line(status, 1), markup=False, soft_wrap=True)
 
@@ -31,20 +32,23 @@ def list_runs(study: StudyFile) -> None:
 def run_sweep(study: StudyFile, how: Launch, retry_failed: bool, format: str) -> None:
     """Do the runs of a study and print their table. Raises FailedRunsError where some failed, after the table."""
     check_launcher(how)
-    folder = study.output_dir
-    plan = prepare(study.plan, folder, retry_failed)
-    n = n_workers(how, len(plan.runs))
-    say(f"{len(plan.runs)} runs in {folder}, {_workers(how, n)}")
-    watch = Watch(plan, folder)
-    status = watch.look()
-    if status.count("done") + status.count("failed") < len(plan.runs):
+    started = start(study, retry_failed)
+    n = n_workers(how, len(started.open.runs))
+    say(f"{len(started.plan.runs)} runs in {started.folder}, {_archived(started)}{_workers(how, n)}")
+    status = started.look()
+    if status.count("done") + status.count("failed") < len(status.runs):
         try:
             with _shown(n) as show:
-                status = launch(plan, folder, how, show)
+                status = launch(started.open, started.folder, how, lambda s: show(started.joined(s)))
         except KeyboardInterrupt:
-            line = progress_line(watch.look(), n)
+            line = progress_line(started.look(), n)
             raise KeyboardInterrupt(f"interrupted ({line}); the same command goes on where it stopped") from None
-    finish(status, format)
+    finish(started.joined(status), format, started.archive.folder)
+
+
+def _archived(started: Started) -> str:
+    number = len(started.archived)
+    return f"{number} of them archived in {started.archive.folder}, " if number else ""
 
 
 def _workers(how: Launch, n: int) -> str:
@@ -52,12 +56,12 @@ def _workers(how: Launch, n: int) -> str:
     return f"{n or 'all'} worker{'s' if n != 1 else ''}{where}"
 
 
-def finish(status: SweepStatus, format: str) -> None:
-    """Print the table of a sweep that has ended. Raises FailedRunsError where runs failed."""
+def finish(status: SweepStatus, format: str, archive: Path | None = None) -> None:
+    """Print the table of a sweep that has ended, archived runs included. Raises FailedRunsError where runs failed."""
     failed, done = status.failed, status.count("done")
     if done and any(not run.planned.config.eval.skip for run in status.runs):
         try:
-            show_table([str(status.folder)], "accuracy", "mean_logp", format, strengths=False)
+            show_table(_with_runs(status.folder, archive), "accuracy", "mean_logp", format, strengths=False)
         except UserError:
             if not failed:  # else it names the failed runs, as the line below does
                 raise
@@ -70,6 +74,12 @@ def finish(status: SweepStatus, format: str) -> None:
         left = "; ".join(f"{r.planned.name}: {r.note or r.state}" for r in status.runs if r.state != "done")
         raise FailedRunsError(f"{len(status.runs) - done} of {len(status.runs)} runs are not done: {left}")
     say(f"{done} runs done; their folder is {status.folder}")
+
+
+def _with_runs(folder: Path, archive: Path | None) -> list[str]:
+    """The folders of a sweep that hold runs; its own where none does, so that the error names it."""
+    found = [str(f) for f in (folder, archive) if f is not None and f.is_dir() and runs_in(f)]
+    return found or [str(folder)]
 
 
 @contextmanager

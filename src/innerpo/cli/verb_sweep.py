@@ -34,6 +34,8 @@ class SweepCommand:
     """Base models."""
     output_dir: Path | None = None
     """Folder of the runs; else what the study says, or outputs/<name of its file>."""
+    archive: Path | None = None
+    """Folder that gets scores, configs and logs of finished runs, without weights; what it holds is not run again."""
     workers: int = 0
     """Processes or jobs that share the work, each with its GPU or its threads; 0 = one for each GPU, or one."""
     retry_failed: bool = False
@@ -63,7 +65,7 @@ def sweep(args: list[str]) -> None:
         raise UserError(f"innerpo sweep takes one study, not {len(command.study)}")
     given: dict[str, Any] = {key: list(getattr(command, key)) for key in ("methods", "datasets", "seeds", "models")}
     options = {key: value for key, value in given.items() if value} | fields
-    found = find_study(command.study[0] if command.study else None, options, command.output_dir)
+    found = find_study(command.study[0] if command.study else None, options, command.output_dir, command.archive)
     if command.dry_run:
         list_runs(found)
     else:

@@ -53,7 +53,7 @@ class Fleet:
     _finished: int = -1
     _faults: int = 0
 
-    def run(self, show: Callable[[SweepStatus], None] | None = None) -> SweepStatus:
+    def run(self, show: Callable[[SweepStatus], object] | None = None) -> SweepStatus:
         """Work until every run is done or has failed; return how they stand. ``show`` hears of it all the while.
 
         KeyboardInterrupt ends the jobs and passes. Raises MachineError where jobs end again and again before they

@@ -26,7 +26,7 @@ def check_launcher(how: Launch) -> None:
         import_ray()
 
 
-def launch(plan: Plan, folder: Path, how: Launch, show: Callable[[SweepStatus], None] | None = None) -> SweepStatus:
+def launch(plan: Plan, folder: Path, how: Launch, show: Callable[[SweepStatus], object] | None = None) -> SweepStatus:
     """Work on a plan until every run is done or has failed; return how they stand.
 
     KeyboardInterrupt ends the workers, each of which leaves its run so that it can be taken up, and passes.

@@ -64,7 +64,7 @@ class Pool:
     _died: Counter[str] = field(default_factory=Counter)
     _ended: int = 0
 
-    def run(self, show: Callable[[SweepStatus], None] | None = None) -> SweepStatus:
+    def run(self, show: Callable[[SweepStatus], object] | None = None) -> SweepStatus:
         """Work until every run is done or has failed; return how they stand. ``show`` hears of it all the while.
 
         KeyboardInterrupt ends the workers, each of which leaves its run so that it can be taken up, and passes.

@@ -81,7 +81,7 @@ def status_of_run(planned: PlannedRun, folder: Path) -> RunStatus:
     place, fault = folder / planned.name, ""
     try:
         if is_done(place, planned.config):
-            return RunStatus(planned, "done", _seconds(place))
+            return RunStatus(planned, "done", seconds_of(place))
     except UserError as error:  # files of another version, say: who does the run will fail on them
         fault = str(error)
     holder = current_holder(folder, planned.name)
@@ -113,7 +113,8 @@ def expected_seconds(planned: PlannedRun, known: Iterable[RunStatus]) -> float:
     return math.nan
 
 
-def _seconds(place: Path) -> float:
+def seconds_of(place: Path) -> float:
+    """Return how long the run in a folder took a sweep; NaN where it does not say."""
     found = swept(place).get("seconds")
     return float(found) if isinstance(found, int | float) else math.nan
 

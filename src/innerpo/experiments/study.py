@@ -2,7 +2,7 @@
 
 Keys: ``methods``, ``datasets``, ``seeds``, ``models``, ``suite``, ``sets``, ``strengths``, ``strength_sets``,
 ``options`` (fields of every run), ``product`` (values of fields, each with each), ``paired`` (value by value),
-``groups`` (parts with keys of their own, one done after another), ``output_dir`` and ``about``.
+``groups`` (parts with keys of their own, one done after another), ``output_dir``, ``archive`` and ``about``.
 """
 
 import itertools
@@ -18,15 +18,17 @@ from innerpo.experiments.plan import Plan, PlannedRun, ordered
 from innerpo.experiments.study_fields import LISTED, ROW, SCORING, VARIED, flat, keyed, without
 
 LISTS = tuple(LISTED)
-KEYS = (*LISTS, *SCORING, *VARIED, "options", "groups", "output_dir", "about")
+FOLDERS = ("output_dir", "archive")
+KEYS = (*LISTS, *SCORING, *VARIED, "options", "groups", *FOLDERS, "about")
 
 
 @dataclass(frozen=True)
 class StudyFile:
-    """What a study file stands for: its runs in order, and the folder in which they land."""
+    """What a study file stands for: its runs in order, the folder in which they land, and that of their archive."""
 
     plan: Plan
     output_dir: Path
+    archive: Path | None = None
 
 
 def read_study_file(path: Path, changes: Mapping[str, Any] | None = None) -> StudyFile:
@@ -49,7 +51,7 @@ def study_of(
     _check_keys(values, KEYS, where)
     _check_keys(changes, KEYS, "options")
     changes = keyed(changes, "options")
-    common = {key: value for key, value in values.items() if key not in ("groups", "output_dir", "about")}
+    common = {key: value for key, value in values.items() if key not in ("groups", *FOLDERS, "about")}
     given = changes.pop("groups", None) or values.get("groups")
     groups = _list(given or [{}], f"{where}.groups")
     runs: list[PlannedRun] = []
@@ -57,12 +59,13 @@ def study_of(
         at = f"{where}.groups[{number + 1}]" if given else where
         if not isinstance(group, Mapping):
             raise UserError(f"{at} must be a mapping with methods, datasets, seeds, ..., got {group!r}")
-        _check_keys(group, [key for key in KEYS if key not in ("groups", "output_dir")], at)
+        _check_keys(group, [key for key in KEYS if key not in ("groups", *FOLDERS)], at)
         said = _merged(keyed(common, where), keyed(group, at))
         runs += _runs(_merged(without(said, changes, at), changes), number, at)
     _check_rows(runs, where)
     folder = changes.get("output_dir") or values.get("output_dir") or default
-    return StudyFile(ordered(runs), Path(folder))
+    archive = changes.get("archive") or values.get("archive")
+    return StudyFile(ordered(runs), Path(folder), Path(archive) if archive else None)
 
 
 def _merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:

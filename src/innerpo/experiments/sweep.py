@@ -1,15 +1,16 @@
 """A sweep: the runs of a study in one folder, done by this process or by workers of its own, as often as it takes."""
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from innerpo.experiments.archive import Archive
 from innerpo.experiments.attempt import drop_unasked_failures, forget_failure, is_trained, mark
 from innerpo.experiments.launch_options import Launch, LauncherName, RayOptions, SlurmOptions
 from innerpo.experiments.launchers import check_launcher, launch
 from innerpo.experiments.plan import Plan, PlannedRun, in_folder, ordered, write_plan
-from innerpo.experiments.status import SweepStatus, Watch
+from innerpo.experiments.status import RunStatus, SweepStatus, Watch
 from innerpo.experiments.study import LISTS, StudyFile, read_study_file, study_of
 from innerpo.experiments.study_fields import SCORING, VARIED
 from innerpo.files import machine_errors
@@ -21,6 +22,7 @@ def sweep(
     *,
     base: Any = None,
     output_dir: str | Path | None = None,
+    archive: str | Path | None = None,
     workers: int = 0,
     launcher: LauncherName = "local",
     slurm: SlurmOptions | None = None,
@@ -32,25 +34,71 @@ def sweep(
 
     ``study`` is a YAML file or a mapping of its form; ``methods``, ``datasets``, ``seeds`` and its other keys may be
     given as keywords, and so may fields by their dotted names, a list of values for each with each. Runs land in
-    ``output_dir``; those that are there already are kept. ``workers`` share the work; 0 = this process does it, which
-    a ``base`` model in memory needs. ``launcher``: they are processes on this machine, jobs of Slurm, or tasks of Ray;
-    ``slurm`` and ``ray`` say what each needs. ``retry_failed``: runs that failed earlier are tried again. A run that
-    fails is named in the result (``failed``), and the others are done. Raises UserError for a study that is faulty.
+    ``output_dir``; those that are there already are kept, and so are those in the ``archive``, which gets what tables
+    and reports need of each run (archive.py). ``workers`` share the work; 0 = this process does it, which a ``base``
+    model in memory needs. ``launcher``: they are processes on this machine, jobs of Slurm, or tasks of Ray; ``slurm``
+    and ``ray`` say what each needs. ``retry_failed``: runs that failed earlier are tried again. A run that fails is
+    named in the result (``failed``), and the others are done. Raises UserError for a study that is faulty.
     """
-    found = find_study(study, options, output_dir)
-    plan, folder = found.plan, found.output_dir
+    found = find_study(study, options, output_dir, archive)
     if base is not None:
-        plan = _on_base(plan, base)
-    plan = prepare(plan, folder, retry_failed)
+        found = replace(found, plan=_on_base(found.plan, base))
+    started = start(found, retry_failed)
+    how = Launch(launcher, workers, slurm or SlurmOptions(), ray or RayOptions())
+    if started.is_over:
+        return started.look()
     if workers or launcher != "local":
-        how = Launch(launcher, workers, slurm or SlurmOptions(), ray or RayOptions())
         check_launcher(how)
-        return launch(plan, folder, how)
-    return work_here(plan, folder, base)
+        return started.joined(launch(started.open, started.folder, how, started.joined))
+    return started.joined(work_here(started.open, started.folder, base, started.joined))
+
+
+@dataclass(frozen=True)
+class Started:
+    """A sweep that is ready for workers: the plan of a study, and the part of it that is not archived."""
+
+    plan: Plan
+    open: Plan
+    folder: Path
+    archive: Archive
+    archived: tuple[RunStatus, ...]
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the archive holds all runs."""
+        return not self.open.runs
+
+    def look(self) -> SweepStatus:
+        """Return how all runs stand now, and archive those that were done since."""
+        return self.joined(Watch(self.open, self.folder).look())
+
+    def joined(self, status: SweepStatus) -> SweepStatus:
+        """Return how all runs stand, given those of the open part; archive those that were done since."""
+        self.archive.keep(status.runs, self.folder)
+        return _in_order(self.plan, self.folder, (*self.archived, *status.runs))
+
+
+def start(study: StudyFile, retry_failed: bool = False) -> Started:
+    """Make the folder of a study ready for those of its runs that are not archived."""
+    folder, archive = study.output_dir, Archive(study.archive)
+    archived, left = archive.split(study.plan)
+    archive.name_rows(archived)
+    plan = prepare(Plan(left), folder, retry_failed) if left else Plan(())
+    return Started(study.plan, plan, folder, archive, archived)
+
+
+def status_of(study: StudyFile) -> SweepStatus:
+    """Return how the runs of a study stand. Nothing is written."""
+    archived, left = Archive(study.archive).split(study.plan)
+    status = Watch(in_folder(Plan(left), study.output_dir), study.output_dir).look()
+    return _in_order(study.plan, study.output_dir, (*archived, *status.runs))
 
 
 def find_study(
-    study: str | Path | Mapping[str, Any] | None, options: Mapping[str, Any], output_dir: str | Path | None = None
+    study: str | Path | Mapping[str, Any] | None,
+    options: Mapping[str, Any],
+    output_dir: str | Path | None = None,
+    archive: str | Path | None = None,
 ) -> StudyFile:
     """Return a study with what was given beside it. Raises UserError for what is no study."""
     keys = (*LISTS, *SCORING, *VARIED, "options", "groups")
@@ -59,8 +107,7 @@ def find_study(
         if name not in keys:
             kind = "product" if isinstance(value, list) else "options"
             changes[kind] = {**changes.get(kind, {}), name: list(value) if isinstance(value, tuple) else value}
-    if output_dir is not None:
-        changes["output_dir"] = str(output_dir)
+    changes |= {k: str(v) for k, v in (("output_dir", output_dir), ("archive", archive)) if v is not None}
     if isinstance(study, str | Path):
         return read_study_file(Path(study), changes)
     return study_of(study or {}, "study", changes)
@@ -82,20 +129,29 @@ def prepare(plan: Plan, folder: Path, retry_failed: bool = False) -> Plan:
     return plan
 
 
-def work_here(plan: Plan, folder: Path, base: Any = None) -> SweepStatus:
-    """Do the runs of a plan in this process; return how they stand."""
+def work_here(
+    plan: Plan, folder: Path, base: Any = None, show: Callable[[SweepStatus], object] | None = None
+) -> SweepStatus:
+    """Do the runs of a plan in this process; return how they stand. ``show`` hears of it when a run has ended."""
     from innerpo.experiments.worker import Outcome, work
 
-    done = 0
+    done, watch = 0, Watch(plan, folder)
     with task("runs", len(plan.runs)) as update:
 
         def each(planned: PlannedRun, outcome: Outcome) -> None:
             nonlocal done
             done += 1
             update(done, f"{planned.name} {outcome.kind}")
+            if show is not None:
+                show(watch.look())
 
         work(plan, folder, base, each=each)
-    return Watch(plan, folder).look()
+    return watch.look()
+
+
+def _in_order(plan: Plan, folder: Path, runs: Iterable[RunStatus]) -> SweepStatus:
+    by_id = {run.planned.id: run for run in runs}
+    return SweepStatus(folder, tuple(by_id[planned.id] for planned in plan.runs))
 
 
 def _on_base(plan: Plan, base: Any) -> Plan:
