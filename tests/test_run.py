@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -100,7 +101,7 @@ def test_the_estimate_counts_tokens_of_reference_training_and_scoring(base, item
     caplog.set_level("INFO")
     monkeypatch.setattr(estimate, "forward_rate", lambda *a: 2.0)
     mean = sum(i.n_tokens for i in items) / 24
-    estimate.log_estimate(config_of("dpo", tmp_path), base, items, [items[:3]])
+    estimate.log_estimate(config_of("dpo", tmp_path), base, items, [(("test",), items[:3])])
     scored = sum(i.n_tokens for i in items[:3])
     shown = (mean * 8 / 2, mean * 8 * estimate.TRAINING_FACTOR / 2, float(scored))
     assert (
@@ -111,6 +112,22 @@ def test_the_estimate_counts_tokens_of_reference_training_and_scoring(base, item
         )
         in caplog.text
     )
+
+
+def test_scoring_is_counted_at_the_strengths_of_each_set(items, tmp_path):
+    """By hand: a pass of the base, and one of the policy at each strength; sets that are not named have strength 1."""
+    n = sum(item.n_tokens for item in items[:3])
+    scored = [(("test", "rnd"), items[:3]), (("train",), items[:3])]
+    config = config_of("dpo", tmp_path)
+
+    def passes(strengths, sets=()):
+        options = replace(config, eval=replace(config.eval, strengths=strengths, strength_sets=sets))
+        return estimate.forward_tokens(options, items, scored, 2)["scoring"] / n
+
+    assert passes((1.0,)) == 4
+    assert passes((0.0, 0.5, 1.0)) == 6
+    assert passes((0.0, 0.5, 1.0), ("test",)) == 5
+    assert passes((0.5,), ("test",)) == 3
 
 
 def test_a_run_of_seconds_logs_no_estimate(base, items, tmp_path, caplog):

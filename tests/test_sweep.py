@@ -175,12 +175,39 @@ def test_an_interrupt_says_how_to_go_on(study, file_of, tmp_path, capsys, monkey
     assert last.endswith("the same command goes on where it stopped")
 
 
-def test_a_dry_run_writes_nothing(study, file_of, tmp_path, capsys):
-    assert main(["sweep", str(file_of(study)), f"--output_dir={tmp_path / 'out'}", "--dry-run", "--seeds", "1"]) == 0
-    shown = capsys.readouterr().out
-    assert "ours" in shown
-    assert "0 of 4 runs done" in shown
+def test_a_dry_run_shows_needs_and_faults_and_writes_nothing(study, file_of, tmp_path, capsys):
+    study["datasets"] = ["embedded:compare", "embedded:nothing"]
+    assert main(["sweep", str(file_of(study)), f"--output_dir={tmp_path / 'out'}", "--dry-run", "--seeds", "1"]) == 2
+    shown = capsys.readouterr()
+    assert "ours" in shown.out
+    assert "0 of 4 runs done, about " in shown.out
+    assert len(re.findall(r"about \d+ s", shown.out)) == 3  # each run's, and all of them
+    assert len(re.findall(r"\d GB", shown.out)) >= 3
+    assert "memory of the largest run: " in shown.out
+    assert shown.out.count("cannot begin") == 2
+    assert "2 of 4 runs cannot begin; the first: dpo_embedded-nothing_seed1" in shown.err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_forecast_is_of_the_open_runs_and_takes_the_time_of_like_ones(study, tmp_path):
+    from innerpo.experiments.forecast import forecasts, most_memory, total_seconds
+    from innerpo.experiments.status import RunStatus
+
+    first, second, third = study_of(study | {"methods": ["dpo"], "datasets": SHIFTS[:1]}, "s").plan.runs
+    waiting = [RunStatus(run, "waiting") for run in (first, second, third)]
+    found = forecasts(waiting)
+    assert {run.id for run in (first, second, third)} == set(found)
+    assert len({(f.peak, f.seconds) for f in found.values()}) == 1  # planned once
+    assert total_seconds(found.values()) == pytest.approx(3 * found[first.id].seconds)
+    found = forecasts([RunStatus(first, "done", seconds=7.0), *waiting[1:]])
+    assert {run.id: f.seconds for run, f in zip((second, third), found.values(), strict=True)} == {
+        second.id: 7.0,
+        third.id: 7.0,
+    }
+    most, free = most_memory(found)
+    assert 0 < most.peak < 4e9
+    assert free > 0
+    assert most_memory({}) is None
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from innerpo.data.lengths import Lengths, lengths
 from innerpo.data.pairs import PreferencePair
 from innerpo.data.tokens import PromptItem
 from innerpo.data.training_pairs import training_pairs
-from innerpo.evaluation.prepared import tokenise_sets
+from innerpo.evaluation.prepared import tokenise_sets, with_names
 from innerpo.evaluation.sets import load_sets
 from innerpo.files import cache_root
 from innerpo.methods.method import Method, build_method
@@ -76,7 +76,7 @@ def plan_run(config: RunConfig) -> Plan:
     everything = [item for found in scored.values() for item in found]
     memory = memory_of(config, shape, method, items, everything, device)
     rate = rate_of_shape(shape.model, items, device)
-    work = forward_tokens(config, items, scored.values(), shape.n_blocks)
+    work = forward_tokens(config, items, with_names(sets, scored), shape.n_blocks)
     return Plan(
         config=config,
         folder=config.run_dir,

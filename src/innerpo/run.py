@@ -20,7 +20,7 @@ from innerpo.data.training_pairs import training_pairs
 from innerpo.evaluation.applied import check_tokenizer
 from innerpo.evaluation.facts import Scores, combine
 from innerpo.evaluation.headline_files import scores_folder, write_scores
-from innerpo.evaluation.prepared import PreparedScoring, tokenise_sets
+from innerpo.evaluation.prepared import PreparedScoring, tokenise_sets, with_names
 from innerpo.evaluation.scoring_run import parts_of, prepare_scoring, score_other_base, score_run
 from innerpo.evaluation.sets import EvaluationSet, load_sets, texts_of
 from innerpo.evaluation.tables import Headline
@@ -77,7 +77,7 @@ def train(config: RunConfig, base: Base | None = None) -> Run:
     check_bare(base)
     check_precision(config.model, base)
     items, scored = training_items(config, base, known), tokenise_sets(sets, base, config)
-    log_estimate(config, base, items, scored.values())
+    log_estimate(config, base, items, with_names(sets, scored))
     prepared = prepare_items(config, base, items)
     first = min(adapted_blocks(config, base.n_blocks), default=0)
     scoring = prepare_scoring(sets, base, config, prepared.method.inner_reward, scored, first)

@@ -85,3 +85,8 @@ def listening() -> Iterator[None]:
     finally:
         library.removeHandler(handler)
         library.setLevel(level)
+
+
+def gigabytes(size: int) -> str:
+    """``1.23 GB``, ``45 MB``."""
+    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"

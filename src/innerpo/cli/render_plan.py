@@ -6,6 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from innerpo.cli.console import gigabytes
 from innerpo.data.lengths import Lengths
 from innerpo.errors import mark_fields
 from innerpo.plan import Plan
@@ -94,8 +95,3 @@ def _time(plan: Plan) -> Iterator[str]:
     parts = ", ".join(f"{name} {duration(seconds)}" for name, seconds in plan.seconds.items() if seconds)
     device = plan.memory.device
     yield f"time on this machine's {device}: about {parts} (from a timed matrix product; what is cached costs nothing)"
-
-
-def gigabytes(size: int) -> str:
-    """``1.23 GB``, ``45 MB``."""
-    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"

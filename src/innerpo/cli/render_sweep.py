@@ -1,15 +1,21 @@
 """How a sweep stands, for a terminal: a table while it works, a line, and the list of its runs."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from innerpo.experiments.status import RunStatus, State, SweepStatus, expected_seconds
+from innerpo.cli.console import gigabytes
+from innerpo.experiments.launch_options import Launch
+from innerpo.experiments.status import RunStatus, State, SweepStatus
 from innerpo.view.status import minutes
+
+if TYPE_CHECKING:  # it loads torch
+    from innerpo.experiments.forecast import Forecast
 
 STYLES: dict[State, str] = {"done": "green", "running": "cyan", "failed": "red", "waiting": "dim"}
 
@@ -36,28 +42,55 @@ def live_table(status: SweepStatus, n_workers: int, height: int) -> RenderableTy
     return Group(_table(shown), Text(progress_line(status, n_workers)))
 
 
-def runs_table(status: SweepStatus) -> Table:
-    """Return all runs in their order, with the time that each took or is expected to take."""
-    return _table(status.runs, [_expected(run, status) for run in status.runs])
+def runs_table(status: SweepStatus, forecasts: Mapping[str, "Forecast"]) -> Table:
+    """Return all runs in their order, with the time that each took, or what it will need as far as it was planned."""
+    needs = [_needs(run, forecasts.get(run.planned.id)) for run in status.runs]
+    return _table(status.runs, needs)
 
 
-def _table(runs: Sequence[RunStatus], times: Sequence[str] = ()) -> Table:
+def forecast_lines(status: SweepStatus, found: Mapping[str, "Forecast"], how: Launch) -> Iterator[str]:
+    """How many runs are done, the time that is left, and the memory of the largest run beside what is free."""
+    from innerpo.experiments.forecast import most_memory, total_seconds
+    from innerpo.experiments.launchers import n_workers
+
+    n = max(1, n_workers(how, len(status.runs)))
+    done = [f"{status.count('done')} of {len(status.runs)} runs done"]
+    done += [f"{status.count(s)} {s}" for s in ("running", "failed") if status.count(s)]
+    seconds = total_seconds(found.values())
+    if not math.isnan(seconds):
+        workers = f"{n} worker{'s' if n != 1 else ''}"
+        done.append(f"about {minutes(seconds / n)} left with {workers} on a device like this one")
+    yield ", ".join(done)
+    most = most_memory(found)
+    if most is not None:
+        largest, free = most
+        where = "of the process" if largest.device == "cpu" else f"on {largest.device}"
+        beside = f"; {gigabytes(free)} are free now" if free else ""
+        yield f"memory of the largest run: {gigabytes(int(largest.peak))} {where}{beside}"
+        together = largest.peak * (n if largest.device == "cpu" and how.launcher == "local" else 1)
+        if free and together > free:
+            yield f"warning: {n} of the largest runs at once may need {gigabytes(int(together))}"
+
+
+def _table(runs: Sequence[RunStatus], needs: Sequence[tuple[str, str]] = ()) -> Table:
     table = Table()
-    for name in ("run", "row", "state", "time"):
+    for name in ("run", "row", "state", "time", *(["memory"] if needs else [])):
         table.add_column(name, overflow="fold" if name == "run" else "ellipsis")
     for i, run in enumerate(runs):
         state = run.state if not run.note else f"{run.state}: {run.note}"
-        took = times[i] if times else _time(run.seconds)
+        shown = needs[i] if needs else (_time(run.seconds),)
         style = STYLES[run.state]
-        table.add_row(escape(run.planned.name), escape(run.planned.row), f"[{style}]{escape(state)}[/]", took)
+        table.add_row(escape(run.planned.name), escape(run.planned.row), f"[{style}]{escape(state)}[/]", *shown)
     return table
 
 
-def _expected(run: RunStatus, status: SweepStatus) -> str:
-    if run.state == "done":
-        return _time(run.seconds)
-    seconds = expected_seconds(run.planned, status.runs)
-    return "" if math.isnan(seconds) else f"about {minutes(seconds)}"
+def _needs(run: RunStatus, forecast: "Forecast | None") -> tuple[str, str]:
+    """Time and memory of a run."""
+    if forecast is None:
+        return _time(run.seconds), ""
+    if forecast.fault:
+        return "", "cannot begin"
+    return f"about {minutes(forecast.seconds)}", gigabytes(int(forecast.peak))
 
 
 def _time(seconds: float) -> str:

@@ -1,32 +1,50 @@
 """What the verb sweep does: show how the runs stand while they are done, then the table; or only list them."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.live import Live
 
 from innerpo.cli.console import say, stderr, stdout
 from innerpo.cli.over_runs import show_table
-from innerpo.cli.render_sweep import live_table, progress_line, runs_table
+from innerpo.cli.render_sweep import forecast_lines, live_table, progress_line, runs_table
 from innerpo.errors import FailedRunsError, UserError
 from innerpo.evaluation.sweep_folder import runs_in
 from innerpo.experiments.launch_options import Launch
 from innerpo.experiments.launchers import check_launcher, launch, n_workers
-from innerpo.experiments.status import SweepStatus
+from innerpo.experiments.status import RunStatus, SweepStatus
 from innerpo.experiments.study import StudyFile
 from innerpo.experiments.sweep import Started, start, status_of
+
+if TYPE_CHECKING:  # it loads torch
+    from innerpo.experiments.forecast import Forecast
 
 LINES = 20.0
 """Seconds between lines on progress where there is no terminal to draw on and nothing has ended."""
 
 
-def list_runs(study: StudyFile) -> None:
-    """Print the runs of a study, how they stand, and the time that is left. Nothing is written."""
+def list_runs(study: StudyFile, how: Launch) -> None:
+    """Print the runs of a study, how they stand, and the time and memory that those need which wait.
+
+    Nothing is written. Raises UserError, after all are shown, where a run could not begin.
+    """
+    from innerpo.experiments.forecast import forecasts
+
     status = status_of(study)
-    stdout.print(runs_table(status))
-    stdout.print(progress_line(status, 1), markup=False, soft_wrap=True)
+    found = forecasts(status.runs)
+    stdout.print(runs_table(status, found))
+    for line in forecast_lines(status, found, how):
+        stdout.print(line, markup=False, soft_wrap=True)
+    faults = [f"{run.planned.name}: {found[run.planned.id].fault}" for run in status.runs if _fault(run, found)]
+    if faults:
+        raise UserError(f"{len(faults)} of {len(status.runs)} runs cannot begin; the first: {faults[0]}")
+
+
+def _fault(run: RunStatus, found: Mapping[str, "Forecast"]) -> bool:
+    return run.planned.id in found and bool(found[run.planned.id].fault)
 
 
 def run_sweep(study: StudyFile, how: Launch, retry_failed: bool, format: str) -> None:

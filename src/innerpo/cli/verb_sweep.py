@@ -41,7 +41,7 @@ class SweepCommand:
     retry_failed: bool = False
     """Try runs again that failed earlier."""
     dry_run: bool = False
-    """Only list the runs, how they stand, and the time that is left."""
+    """Only list the runs, how they stand, and the time and memory that each needs; nothing is written."""
     launcher: LauncherName = "local"
     """Where the workers run: processes on this machine, jobs of Slurm, or tasks of Ray."""
     format: Literal["text", "markdown", "latex", "csv", "json"] = "text"
@@ -66,9 +66,9 @@ def sweep(args: list[str]) -> None:
     given: dict[str, Any] = {key: list(getattr(command, key)) for key in ("methods", "datasets", "seeds", "models")}
     options = {key: value for key, value in given.items() if value} | fields
     found = find_study(command.study[0] if command.study else None, options, command.output_dir, command.archive)
+    how = Launch(command.launcher, command.workers, command.slurm, command.ray)
     if command.dry_run:
-        list_runs(found)
+        list_runs(found, how)
     else:
-        how = Launch(command.launcher, command.workers, command.slurm, command.ray)
         run_sweep(found, how, command.retry_failed, command.format)
     stdout.file.flush()

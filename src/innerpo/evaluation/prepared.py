@@ -69,6 +69,13 @@ def keys_of(sets: Sequence[EvaluationSet]) -> list[Key]:
     return list(dict.fromkeys((s.dataset, s.split) for s in sets if s.pairs))
 
 
+def with_names(
+    sets: Sequence[EvaluationSet], items: Mapping[Key, Sequence[PromptItem]]
+) -> list[tuple[tuple[str, ...], Sequence[PromptItem]]]:
+    """Return the prompts of every split with the names of the sets that take from it."""
+    return [(tuple(s.name for s in sets if (s.dataset, s.split) == key), found) for key, found in items.items()]
+
+
 def _items_of(key: Key, sets: Sequence[EvaluationSet], base: Base, config: RunConfig) -> Sequence[PromptItem]:
     """Tokenise the pairs that any set takes from a split."""
     (dataset, _), data = key, config.data

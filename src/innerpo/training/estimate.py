@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from innerpo.config.run import RunConfig
+from innerpo.config.run import EvalConfig, RunConfig
 from innerpo.data.batching.batch import make_batch
 from innerpo.data.tokens import PromptItem
 from innerpo.methods.method import build_method
@@ -18,6 +18,9 @@ from innerpo.model.numerics.hardware import multiplies_in_float32
 from innerpo.training.prepare import adapted_blocks, pairs_per_step, planned_steps, seen_pairs
 
 log = logging.getLogger(__name__)
+
+ToScore = Iterable[tuple[Sequence[str], Sequence[PromptItem]]]
+"""Prompts to be scored, each with the names of the sets that they are in."""
 
 TRAINING_FACTOR = 3.8
 """Time of a LoRA training step over that of a forward pass on the same tokens (docs/performance.md: 2,450 and 650
@@ -31,9 +34,7 @@ SHORTEST = 10.0
 """Seconds below which no estimate is logged."""
 
 
-def forward_tokens(
-    config: RunConfig, items: Sequence[PromptItem], scored: Iterable[Sequence[PromptItem]], n_blocks: int
-) -> dict[str, float]:
+def forward_tokens(config: RunConfig, items: Sequence[PromptItem], scored: ToScore, n_blocks: int) -> dict[str, float]:
     """Return the work of reference, training and scoring, in tokens of a forward pass that take as long.
 
     Passes of the policy begin at its first block with an adapter (the shared trunk), of ``n_blocks``.
@@ -41,7 +42,6 @@ def forward_tokens(
     share = 1.0 - min(adapted_blocks(config, n_blocks), default=0) / n_blocks
     steps, seen = planned_steps(config, len(items)), seen_pairs(config, len(items))
     mean = sum(item.n_tokens for item in items) / len(items)
-    to_score = sum(item.n_tokens for found in scored for item in found)
     method = build_method(config.method, ())
     further = len(method.companions)  # companions have about as many tokens as the pairs
     in_reference = mean * (len(items) * (1 + method.fits_on_mismatched) if config.method.reads_states else len(seen))
@@ -49,13 +49,20 @@ def forward_tokens(
     per_step = mean * (1 + further) * pairs_per_step(config)
     factor = TRAINING_FACTOR + config.training.gradient_checkpointing  # one more forward pass
     in_training = 0.0 if config.method.frozen else per_step * steps * factor * share
-    passes = 1 + share * len(set(config.eval.strengths) - {0.0})  # the base, and the policy at each strength
-    return {"reference": in_reference, "training": in_training, "scoring": passes * to_score}
+    in_scoring = 0.0
+    for names, found in scored:
+        passes = 1 + share * n_strengths(config.eval, names)  # the base, and the policy at each strength
+        in_scoring += passes * sum(item.n_tokens for item in found)
+    return {"reference": in_reference, "training": in_training, "scoring": in_scoring}
 
 
-def log_estimate(
-    config: RunConfig, base: Base, items: Sequence[PromptItem], scored: Iterable[Sequence[PromptItem]]
-) -> None:
+def n_strengths(options: EvalConfig, names: Iterable[str]) -> int:
+    """Return at how many strengths the policy is scored on prompts that are in these sets."""
+    wanted = set(options.strengths) - {0.0}
+    return len(wanted if not options.strength_sets or set(names) & set(options.strength_sets) else wanted & {1.0})
+
+
+def log_estimate(config: RunConfig, base: Base, items: Sequence[PromptItem], scored: ToScore) -> None:
     """Log about how long reference, training and scoring will take. Nothing for a model that is done in seconds."""
     rate = forward_rate(base, items)
     seconds = {name: tokens / rate for name, tokens in forward_tokens(config, items, scored, base.n_blocks).items()}
