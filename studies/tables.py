@@ -1,12 +1,15 @@
 """Tables of a study's methods beside a baseline and each one's own control, as markdown."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
+
+import polars as pl
 
 from innerpo.evaluation.curves import gains
 from innerpo.evaluation.results import ResultTable, result_table
 from innerpo.evaluation.statistics import UNKNOWN, Estimate
-from innerpo.evaluation.study import Study
+from innerpo.evaluation.study import Study, select_runs
 from innerpo.files import write_text
 
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
@@ -20,7 +23,7 @@ def accuracies(
 
     ``rows``: name in the table -> row of the study (labels.group_label).
     """
-    table = result_table(study, strengths=True)
+    table = _every_strength(study)
     names = {"base": "base", **{name: _at(table, row, strength) for name, row in rows.items()}}
     return {
         name: [estimate_text(table.rows[row][c].estimate) if c in table.rows[row] else "" for c in sets]
@@ -29,12 +32,47 @@ def accuracies(
     }
 
 
+@lru_cache(maxsize=4)
+def _every_strength(study: Study) -> ResultTable:
+    return result_table(study, strengths=True)
+
+
 def frontier_gains(study: Study, rows: Mapping[str, str], baseline: str) -> dict[tuple[str, str], Estimate]:
     """Return the frontier gain of every row over a baseline (a name among ``rows``), by name and target."""
     back = {row: name for name, row in rows.items()}
     return {
         (back[gain.method], gain.target): gain.frontier for gain in gains(study, rows[baseline]) if gain.method in back
     }
+
+
+def shift_table(study: Study, source: str, methods: Sequence[str], controls: Mapping[str, str], baseline: str) -> str:
+    """A method's accuracies by strength on one shift, and its frontier gains over a baseline and over its own control.
+
+    ``controls``: method -> the control that must lose to it. Methods without scores are left out.
+    """
+    own = select_runs(study, study.runs.filter(study.runs["source"] == source)["run"].to_list())
+    known = [name for name in methods if name in own.runs["method"].unique()]
+    strengths = sorted(own.responses.filter(pl.col("set") == "oos", pl.col("strength") > 0)["strength"].unique())
+    by_strength = {s: accuracies(own, {name: name for name in known}, ("test", "oos"), s) for s in strengths}
+    over_baseline = _gains_over(own, known, baseline)
+    lines = [["base", "", *by_strength[1.0]["base"], "", ""]]
+    for name in known:
+        seeds = str(own.runs.filter(own.runs["method"] == name)["seed"].n_unique())
+        over_control = _gains_over(own, [name], controls.get(name, ""))
+        for strength, figures in by_strength.items():
+            if name in figures:
+                more = [estimate_text(g.get(name, UNKNOWN), True) for g in (over_baseline, over_control)]
+                more = more if strength == 1.0 else ["", ""]
+                lines.append([f"{name} x {strength:g}", seeds, *figures[name], *more])
+    return markdown(["method", "seeds", "test", "oos", f"gain over {baseline}", "gain over its control"], lines)
+
+
+def _gains_over(study: Study, methods: Sequence[str], baseline: str) -> dict[str, Estimate]:
+    """Frontier gains of methods on the one shift of a study; none where the baseline was not scored."""
+    if baseline not in study.runs["method"].unique():
+        return {}
+    rows = {name: name for name in (*methods, baseline)}
+    return {name: found for (name, _), found in frontier_gains(study, rows, baseline).items()}
 
 
 def estimate_text(found: Estimate, signed: bool = False) -> str:

@@ -1,5 +1,8 @@
 """Studies: their stored tables are those of their stored scores; what is stored names no machine."""
 
+import itertools
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -7,6 +10,7 @@ import polars as pl
 from innerpo.evaluation.study import read_study
 from studies.cue import run as cue
 from studies.cue import table as cue_table
+from studies.headline import table as headline
 from studies.shifts import run as shifts
 from studies.shifts import table as shifts_table
 from studies.stored import FRAMES, scored, store, stored
@@ -16,11 +20,36 @@ from study_helpers import run_of
 
 def test_the_tables_in_the_docs_are_those_of_the_stored_scores():
     texts = cue_table.tables(cue_table.read()) | {"shifts": shifts_table.tables(stored(shifts_table.RESULTS))}
-    page = PAGE.read_text()
-    assert len(texts) == page.count("<!-- begin ") == page.count("<!-- end ")
-    for name, text in texts.items():
-        shown = page.partition(f"<!-- begin {name} -->\n")[2].partition(f"<!-- end {name} -->")[0]
-        assert shown.strip() == text.strip(), name
+    texts |= headline.tables()
+    pages = {path: path.read_text() for path in (PAGE, headline.README)}
+    assert len(texts) == pages[PAGE].count("<!-- begin ") == pages[PAGE].count("<!-- end ")
+    for path, page in pages.items():
+        for name, text in texts.items():
+            if path == PAGE or f"<!-- begin {name} -->" in page:
+                shown = page.partition(f"<!-- begin {name} -->\n")[2].partition(f"<!-- end {name} -->")[0]
+                assert shown.strip() == text.strip(), name
+
+
+def test_the_headline_tables_wait_for_whole_shifts(tmp_path, monkeypatch):
+    """Two shifts are whole here, of a third a seed of one method is missing."""
+    sources, rows = ["math_easy", "arc_easy", "math"], ["dpo", "residual", "residual-permuted"]
+    monkeypatch.setattr(headline, "planned", lambda: {source: {row: [1, 2] for row in rows} for source in sources})
+    made = []
+    for source, row, seed in itertools.product(sources, rows, (1, 2)):
+        if (source, row, seed) != ("math", "residual", 2):
+            right = (1, 0) if row == "residual" else (0, 1)
+            made.append(run_of(tmp_path, row, seed, (1, 1), right, (1, 0), (1, 0), source=source))
+            (made[-1] / "sweep.json").write_text(json.dumps({"row": row}))
+    study = read_study(made)
+    assert headline.whole(study) == ["math_easy", "arc_easy"]
+    text = headline.summary(study)
+    assert "Means over 2 shifts (math_easy, arc_easy), 2 seeds each." in text
+    found = {line.split(" | ")[0][2:]: line.split(" | ")[1:] for line in text.splitlines() if line.startswith("| ")}
+    assert list(found) == ["method", "---", "base", *rows]
+    assert [found["residual"][1][:5], found["dpo"][1][:5]] == ["0.500", "0.500"]
+    assert headline.shift_tables(study).count(" -> far:") == 3
+    alone = replace(study, runs=study.runs.filter(source="math_easy"))
+    assert headline.summary(alone) == "Fewer than two shifts are whole yet.\n"
 
 
 def test_stored_scores_name_no_machine():

@@ -48,16 +48,20 @@ def balanced_table(study: Study) -> str:
     return markdown(["method", *TITLES[2:]], lines)
 
 
-def noise_table(study: Study, name: str) -> str:
-    """Mean accuracy over seeds on one set at full strength, by share of wrong labels and by how often the cue holds."""
+def noise_tables(study: Study) -> str:
+    """Mean accuracy over seeds at full strength, a table a set, by share of wrong labels and rate of the cue."""
     rows = {name: name for name in NOISY}
     cells = [(noise, rho) for noise in NOISES for rho in RHOS]
     by_cell = []
     for noise, rho in cells:
         own = study.runs.filter(study.runs["source"] == f"embedded:cue(rho={rho:g},noise={noise:g})")["run"].to_list()
-        by_cell.append(accuracies(select_runs(study, own), rows, (name,)) if own else {})
-    lines = [[n, *(found[n][0].split(" ")[0] if n in found else "" for found in by_cell)] for n in ["base", *rows]]
-    return markdown(["method", *(f"{noise:.0%}, rho {rho:g}" for noise, rho in cells)], lines)
+        by_cell.append(accuracies(select_runs(study, own), rows, SETS) if own else {})
+    header = ["method", *(f"{noise:.0%}, rho {rho:g}" for noise, rho in cells)]
+    texts = []
+    for i, title in enumerate(TITLES[2:]):
+        lines = [[n, *(found[n][i].split(" ")[0] if n in found else "" for found in by_cell)] for n in ["base", *rows]]
+        texts.append(f"{title}:\n\n{markdown(header, lines)}")
+    return "\n".join(texts)
 
 
 def tables(found: dict[str, Study]) -> dict[str, str]:
@@ -72,8 +76,7 @@ def tables(found: dict[str, Study]) -> dict[str, str]:
         text = f"Trained where the cue holds in half of the pairs.\n\n{balanced_table(found['balanced'])}"
         texts["cue/balanced"] = text
     if "noise" in found:
-        parts = zip(SETS, TITLES[2:], strict=True)
-        texts["cue/noise"] = "\n".join(f"{title}:\n\n{noise_table(found['noise'], name)}" for name, title in parts)
+        texts["cue/noise"] = noise_tables(found["noise"])
     return texts
 
 

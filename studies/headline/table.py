@@ -1,0 +1,104 @@
+"""Tables of the headline study: ``python -m studies.headline.table`` writes docs/results.md and README.md.
+
+They are read from the archive of the study. A shift is shown as soon as it has scores; the summary, which the README
+shows, covers the shifts on which every method of the first group has every seed.
+"""
+
+from pathlib import Path
+
+import polars as pl
+
+from innerpo.evaluation.columns import MEAN
+from innerpo.evaluation.curves import suite_gains
+from innerpo.evaluation.study import Study, read_study, select_runs
+from innerpo.evaluation.sweep_folder import runs_in
+from innerpo.experiments.study import read_study_file
+from studies.tables import PAGE, accuracies, estimate_text, insert, markdown, shift_table
+
+STUDY = Path(__file__).parents[1] / "headline.yaml"
+RUNS = Path(__file__).parent / "runs"
+README = PAGE.parents[1] / "README.md"
+
+NOTHING = "No run is archived yet."
+
+BASELINE = "dpo"
+CONTROLS = {"residual": "residual-permuted", "innerpo-none": "drift-only"}
+"""Method -> the control that must lose to it."""
+
+
+def planned() -> dict[str, dict[str, list[int]]]:
+    """Return the seeds of every method of the first group, by data set and method."""
+    found: dict[str, dict[str, list[int]]] = {}
+    for run in read_study_file(STUDY).plan.runs:
+        if run.group == 0:
+            found.setdefault(run.config.data.dataset, {}).setdefault(run.row, []).append(run.config.training.seed)
+    return found
+
+
+def methods() -> list[str]:
+    """Every method of the study, in its order."""
+    return list(dict.fromkeys(run.row for run in read_study_file(STUDY).plan.runs))
+
+
+def whole(study: Study) -> list[str]:
+    """Return the data sets on which every method of the first group has every seed."""
+    rows = set(study.runs.select("source", "method", "seed").rows())
+    return [
+        source
+        for source, wanted in planned().items()
+        if all((source, method, seed) in rows for method, seeds in wanted.items() for seed in seeds)
+    ]
+
+
+def shift_tables(study: Study) -> str:
+    """A table for every shift that has scores."""
+    text = ""
+    for source in planned():
+        own = study.runs.filter(study.runs["source"] == source)
+        if BASELINE in own["method"].unique():
+            sets = study.sets.filter(pl.col("run").is_in(own["run"].to_list()), pl.col("role") == "oos")
+            text += f"{source} -> {sets['dataset'][0]}:\n\n"
+            text += f"{shift_table(study, source, methods(), CONTROLS, BASELINE)}\n"
+    return text
+
+
+def summary(study: Study) -> str:
+    """A row for every method of the first group: means over the shifts that are whole, over all seeds."""
+    sources, rows = whole(study), list(next(iter(planned().values())))
+    if len(sources) < 2:
+        return "Fewer than two shifts are whole yet.\n"
+    mine = pl.col("source").is_in(sources) & pl.col("method").is_in(rows)
+    own = select_runs(study, study.runs.filter(mine)["run"].to_list())
+    figures = accuracies(own, {name: name for name in rows}, ("test", MEAN, "rnd"))
+    lines = [["base", *figures["base"], "", ""]]
+    for name in rows:
+        gains = [_mean_gain(own, name, over) for over in (BASELINE, CONTROLS.get(name, ""))]
+        lines.append([name, *figures[name], *gains])
+    seeds = max(len(seeds) for seeds in planned()[sources[0]].values())
+    about = f"Means over {len(sources)} shifts ({', '.join(sources)}), {seeds} seeds each."
+    header = ["method", "test", "oos", "rnd", f"gain over {BASELINE}", "gain over its control"]
+    return f"{about}\n\n{markdown(header, lines)}"
+
+
+def _mean_gain(study: Study, method: str, baseline: str) -> str:
+    """The mean frontier gain over the shifts of a study; empty for the baseline itself, and without one."""
+    if baseline in ("", method):
+        return ""
+    two = study.runs.filter(pl.col("method").is_in([method, baseline]))["run"].to_list()
+    found = [gain for gain in suite_gains(select_runs(study, two), baseline) if gain.method == method]
+    return estimate_text(found[0].frontier, True) if found else ""
+
+
+def tables() -> dict[str, str]:
+    """The text of each table by the name of its marks."""
+    if not (RUNS.is_dir() and runs_in(RUNS)):
+        return {"headline/summary": NOTHING, "headline/shifts": NOTHING}
+    study = read_study(RUNS)
+    return {"headline/summary": summary(study), "headline/shifts": shift_tables(study)}
+
+
+if __name__ == "__main__":
+    for name, text in tables().items():
+        insert(PAGE, name, text)
+        if f"<!-- begin {name} -->" in README.read_text():
+            insert(README, name, text)
