@@ -3,11 +3,14 @@
 import sys
 from pathlib import Path
 
+import polars as pl
+
 from innerpo.evaluation.study import Study, select_runs
 from studies.cue.run import METHODS, NOISES, NOISY, RESULTS, RHOS, STRENGTHS, names
 from studies.stored import scored, store, stored
 from studies.tables import PAGE, UNKNOWN, accuracies, estimate_text, frontier_gains, insert, markdown
 
+LABELS = RESULTS / "labels.parquet"
 SETS = ("test", "oos", "rnd")
 TITLES = ("method", "seeds", "cue holds (test)", "cue reversed (oos)", "no cue (rnd)")
 
@@ -64,6 +67,29 @@ def noise_tables(study: Study) -> str:
     return "\n".join(texts)
 
 
+def labels_table(rows: pl.DataFrame) -> str:
+    """What tells a pair that contradicts the cue from a mislabelled one: area under the curve, and shares got wrong.
+
+    The area is the mean over data seeds, with the least and the largest; the shares are means over all cells.
+    """
+    cells = sorted(rows["dataset"].unique())
+    lines = []
+    for reader in rows.select("reader").unique(maintain_order=True)["reader"]:
+        own, line = rows.filter(pl.col("reader") == reader), [reader]
+        for cell in cells:
+            found = own.filter(pl.col("dataset") == cell)["auc"].to_numpy()
+            line.append(f"{found.mean():.3f} ({found.min():.2f} to {found.max():.2f})")
+        line += [
+            f"{own[f'wrong_of_{kind}'].to_numpy().mean():.2f}" for kind in ("contradicts", "mislabelled", "others")
+        ]
+        lines.append(line)
+    titles = [
+        cell.removeprefix("embedded:cue(").removesuffix(")").replace("=", " ").replace(",", ", ") for cell in cells
+    ]
+    wrong = ("wrong of contradicting", "wrong of mislabelled", "wrong of others")
+    return markdown(["reader", *titles, *wrong], lines)
+
+
 def tables(found: dict[str, Study]) -> dict[str, str]:
     """The text of each table whose runs are stored, by the name of its marks in docs/results.md."""
     texts = {}
@@ -77,6 +103,8 @@ def tables(found: dict[str, Study]) -> dict[str, str]:
         texts["cue/balanced"] = text
     if "noise" in found:
         texts["cue/noise"] = noise_tables(found["noise"])
+    if LABELS.is_file():
+        texts["cue/labels"] = labels_table(pl.read_parquet(LABELS))
     return texts
 
 

@@ -56,6 +56,8 @@ class Options:
     """Prompts of each held-out set and target, with all their pairs."""
     base_model: str = "smollm2-135m"
     """Base model."""
+    dtype: str = "float32"
+    """Type of its weights; the stored table's."""
     batch_size: int = 8
     """Prompts in a pass."""
     genies_dir: Path | None = None
@@ -66,7 +68,8 @@ def run(options: Options, shifts: dict[str, tuple[str, ...]] = SHIFTS) -> list[P
     """Measure every source that has no file of outcomes yet; return the files."""
     config = RunConfig()
     data = replace(config.data, genies_dir=options.genies_dir, max_train_prompts=options.pairs)
-    config = replace(config, data=data, model=replace(config.model, base_model=options.base_model))
+    model = replace(config.model, base_model=options.base_model, dtype=options.dtype)  # type: ignore[arg-type]  # the loader refuses others
+    config = replace(config, data=data, model=model)
     wanted = {source: options.out / f"{source.replace(':', '-')}.parquet" for source in options.sources}
     missing = [source for source, path in wanted.items() if not path.is_file()]
     base = load_base(config.model, cache_root(None)) if missing else None
