@@ -5,9 +5,12 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import polars as pl
+import pytest
 
 from innerpo.evaluation.study import read_study
+from studies.cue import labels
 from studies.cue import run as cue
 from studies.cue import table as cue_table
 from studies.headline import table as headline
@@ -69,6 +72,25 @@ def test_a_study_comes_back_as_it_was_stored(tmp_path):
     assert again.runs.drop("folder", "method").equals(study.runs.drop("folder", "method"))
     assert again.runs["method"].to_list() == ["plain"] * 2
     assert again.runs["folder"].to_list() == again.runs["run"].to_list()
+
+
+def test_the_area_under_the_curve_by_hand():
+    """Of six couples of one pair of either kind five stand in order; one that follows the cue is of neither kind."""
+    right = np.array([1, 1, 0, 0, 0, 1, 0], bool)
+    cued = np.array([0, 0, 1, 1, 1, 1, 0], bool)
+    found = labels.judged(np.array([2.0, 0.5, -1.0, 1.0, 0.0, -3.0, 9.0]), right, cued)
+    assert (found["contradicts"], found["mislabelled"]) == (2, 3)
+    assert found["auc"] == pytest.approx(5 / 6)
+    assert found["wrong_of_contradicts"] == 0.0
+    assert found["wrong_of_mislabelled"] == pytest.approx(1 / 3)
+    assert found["wrong_of_others"] == 1.0
+
+
+def test_the_kinds_of_pairs_are_those_that_the_data_were_made_with():
+    found = np.array(labels.kinds("embedded:cue(rho=.95,noise=.1)", 0))
+    assert len(found) == 192
+    assert (~found[:, 0]).sum() == pytest.approx(19, abs=1)
+    assert found[:, 1].mean() == pytest.approx(0.95, abs=0.01)
 
 
 def test_every_run_of_a_study_is_another():

@@ -137,7 +137,7 @@ def margins(config: RunConfig, base: Base, pairs: Sequence[PreferencePair]) -> d
     return found
 
 
-def judged(b: np.ndarray, right: np.ndarray, cued: np.ndarray) -> dict[str, float]:
+def judged(b: np.ndarray, right: np.ndarray, cued: np.ndarray) -> dict[str, Any]:
     """Return how a reader orders the pairs that contradict the cue and the mislabelled, and what it gets wrong.
 
     A wrong label where the cue is wrong too follows the cue: it is of neither kind.
@@ -147,7 +147,7 @@ def judged(b: np.ndarray, right: np.ndarray, cued: np.ndarray) -> dict[str, floa
     return {
         "contradicts": int(contradicts.sum()),
         "mislabelled": int(mislabelled.sum()),
-        "auc": float(test.statistic) / (contradicts.sum() * mislabelled.sum()),
+        "auc": float(test.statistic / (contradicts.sum() * mislabelled.sum())),
         "wrong_of_contradicts": float((b[contradicts] < 0).mean()),
         "wrong_of_mislabelled": float((b[mislabelled] < 0).mean()),
         "wrong_of_others": float((b[right & cued] < 0).mean()),
