@@ -1,6 +1,8 @@
 """The shared trunk: passes that begin at the first adapted block give the numbers of whole passes."""
 
 import json
+import threading
+import time
 from dataclasses import replace
 from itertools import accumulate
 
@@ -18,8 +20,10 @@ from innerpo.data.batching.token_rows import token_rows
 from innerpo.data.tokens import PairTokenizer, PromptItem
 from innerpo.doctor.checks import run_checks
 from innerpo.errors import UserError
+from innerpo.model import trunk
 from innerpo.model.adapters import add_adapter, load_adapter, remove_adapter
 from innerpo.model.base import Base
+from innerpo.model.cache import save_tensors
 from innerpo.model.forward.blocks import decoder_blocks
 from innerpo.model.forward.layout import choose_layout
 from innerpo.model.forward.outputs import StateRequest, sequence_outputs
@@ -366,6 +370,26 @@ def test_a_trunk_ends_where_states_are_first_read():
     assert first_run_block(15, StateRequest((9, 20))) == 10
     assert first_run_block(15, StateRequest((9, 20), site="mlp_out")) == 9  # inside block 9
     assert first_run_block(2, StateRequest((0,))) == 1
+
+
+def test_files_are_bounded_though_several_write_at_once(tmp_path, monkeypatch):
+    """Files of 4 kB and a limit of 10: two have room. Without one writer at a time all would see an empty folder."""
+
+    def slow_save(path, tensors):
+        time.sleep(0.05)
+        save_tensors(path, tensors)
+
+    monkeypatch.setattr(trunk, "save_tensors", slow_save)
+    states = torch.zeros(1000)
+    threads = [
+        threading.Thread(target=trunk._keep, args=(tmp_path / "trunk" / f"{i}.safetensors", states, 4000, 1.0e4))
+        for i in range(5)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(list((tmp_path / "trunk").glob("*.safetensors"))) == 2
 
 
 def test_files_are_bounded_and_the_oldest_make_room(toy, tmp_path, caplog):

@@ -12,12 +12,14 @@ from itertools import accumulate
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 from jaxtyping import Float
 from torch import Tensor
 
 from innerpo.data.batching.row_plan import Layout
 from innerpo.data.tokens import PromptItem, hash_of_items
 from innerpo.errors import UserError
+from innerpo.files import machine_errors
 from innerpo.model.base import Base, reference_mode
 from innerpo.model.cache import content_key, load_tensors, save_tensors
 from innerpo.model.forward.passes import batches
@@ -70,8 +72,7 @@ class Trunk:
             if not bool(torch.isfinite(states).all()):
                 log.warning(f"trunk: states of {what} are not all finite; not kept, passes begin at the embedding")
                 return None
-            _make_room(path.parent, size, self.limit_bytes)
-            save_tensors(path, {"states": states})
+            _keep(path, states, size, self.limit_bytes)
             found = _loaded(path) or {"states": states}  # memory-mapped; it takes no memory of its own
             log.info(f"trunk: {self.name} once on {what}, {_shown(size)}")
         else:
@@ -119,6 +120,15 @@ def _loaded(path: Path) -> dict[str, Tensor] | None:
         if path.exists():
             raise
         return None
+
+
+def _keep(path: Path, states: Tensor, size: int, limit: float) -> None:
+    """Write a file of states where there is room, one process after another: else two would count the same room."""
+    with machine_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path.parent}.lock"):
+            _make_room(path.parent, size, limit)
+            save_tensors(path, {"states": states})
 
 
 def _make_room(folder: Path, size: int, limit: float) -> None:
