@@ -1,15 +1,24 @@
 """The archive of a study: what it keeps of runs; a sweep goes on from it, also when configs have changed since."""
 
 import json
+import math
+import os
+import shutil
 import threading
+import time
+from dataclasses import replace
 
 import pytest
 
 import innerpo
 from innerpo.cli.verbs import main
 from innerpo.config.yaml import as_yaml, read_yaml
-from innerpo.experiments.archive import Archive
-from innerpo.experiments.attempt import mark
+from innerpo.errors import UserError
+from innerpo.evaluation.capability_file import read_capability
+from innerpo.evaluation.study import read_study
+from innerpo.experiments.archive import Archive, store
+from innerpo.experiments.attempt import mark, record_failure
+from innerpo.experiments.layout import failures
 from innerpo.experiments.status import Watch
 from innerpo.experiments.sweep import find_study, start, status_of
 from innerpo.experiments.worker import work
@@ -123,34 +132,151 @@ def test_what_was_not_scored_is_not_found(archived, tmp_path):
     assert not Archive(archived.archive).split(other.plan)[0]
 
 
-def test_rows_are_those_of_the_study_at_hand(archived, tmp_path):
+def test_rows_are_those_of_the_study_at_hand_in_both_places(archived, tmp_path):
+    (tmp_path / "gone").rename(tmp_path / "out")
     renamed = study(tmp_path, methods=[{"method": "dpo", "row": "plain"}, "innerpo"])
     assert status_of(find_study(renamed, {})).count("done") == 4
-    assert set(innerpo.table(archived.archive).rows) == {"base", "dpo", "ours"}  # to look changes nothing
+    assert rows_in(archived.archive) == {"dpo", "ours"}  # to look changes nothing
     start(find_study(renamed, {}))
-    assert set(innerpo.table(archived.archive).rows) == {"base", "plain", "innerpo"}
+    assert rows_in(archived.archive) == rows_in(tmp_path / "out") == {"plain", "innerpo"}
 
 
-def test_two_sweeps_that_archive_at_once(tmp_path):
+def rows_in(folder):
+    return set(read_study(folder).runs["method"])
+
+
+def test_sweeps_that_archive_at_once(tmp_path):
+    """Some share a folder; one has the same runs, trained again, in its own."""
     found = find_study(study(tmp_path), {})
-    plan = plan_in(found.output_dir, *found.plan.runs)
-    for run in plan.runs:
-        scored(run.config)
-    runs, faults = Watch(plan, found.output_dir).look().runs, []
+    sides = []
+    for name in ("out", "other"):
+        plan = plan_in(tmp_path / name, *found.plan.runs)
+        for run in plan.runs:
+            scored(run.config)
+            (tmp_path / name / run.name / "run.json").write_text(json.dumps({"last_loss": name}))
+        sides += [(Watch(plan, tmp_path / name).look().runs, tmp_path / name)] * 4
+    faults = []
 
-    def keep():
-        try:
-            Archive(found.archive).keep(runs, found.output_dir)
-        except Exception as error:
-            faults.append(error)
+    def keep(runs, folder):
+        archive = Archive(found.archive)
+        archive.keep(runs, folder)
+        faults.append(archive.fault)
 
-    threads = [threading.Thread(target=keep) for _ in range(8)]
+    threads = [threading.Thread(target=keep, args=side) for side in sides]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert not faults
-    assert sorted(f.name for f in found.archive.iterdir()) == sorted(run.name for run in plan.runs)
+    assert faults == [""] * 8
+    names = {f.name for f in found.archive.iterdir()}
+    wanted = {run.name for run in found.plan.runs}
+    assert wanted <= names <= wanted | {f"{name}~2" for name in wanted}
+    trained = [json.loads((found.archive / name / "run.json").read_text())["last_loss"] for name in names]
+    assert len(trained) == len(names)
+    assert Archive(found.archive).split(found.plan)[1] == ()
+
+
+def test_two_trainings_of_one_run_stand_beside_each_other(tmp_path):
+    """One target was scored on one machine, the other on another, which trained the run again."""
+    values = study(tmp_path, methods=["dpo"], seeds=[1])
+    first = find_study(values | {"datasets": ["embedded:compare -> embedded:cue"]}, {})
+    second = find_study(values | {"datasets": ["embedded:compare -> embedded:longer"]}, {})
+    both = find_study(
+        values | {"datasets": ["embedded:compare -> embedded:cue", "embedded:compare -> embedded:longer"]}, {}
+    )
+    for number, found in enumerate((first, second)):
+        plan = plan_in(tmp_path / str(number), *found.plan.runs)
+        scored(plan.runs[0].config)
+        (plan.runs[0].config.run_dir / "run.json").write_text(json.dumps({"last_loss": number}))
+        Archive(found.archive).keep(Watch(plan, tmp_path / str(number)).look().runs, tmp_path / str(number))
+    name = first.plan.runs[0].name
+    assert {f.name for f in first.archive.iterdir()} == {name, f"{name}~2"}
+    assert status_of(both).count("done") == 2
+
+
+def test_scores_that_are_made_later_join_their_training(archived, tmp_path):
+    (tmp_path / "gone").rename(tmp_path / "out")
+    more = find_study(study(tmp_path, strengths=[0.5, 1.0]), {})
+    plan = plan_in(more.output_dir, *more.plan.runs)
+    for run in plan.runs:
+        record = (run.config.run_dir / "run.json").read_bytes()
+        scored(run.config, (0.5, 1.0))
+        (run.config.run_dir / "run.json").write_bytes(record)
+    Archive(more.archive).keep(Watch(plan, more.output_dir).look().runs, more.output_dir)
+    assert len(list(archived.archive.iterdir())) == 4
+    assert status_of(more).count("done") == 4
+
+
+def test_runs_that_a_file_does_not_name_stay_out_of_its_archive(file_of, tmp_path, caplog):
+    path = file_of(study(tmp_path))
+    assert find_study(path, {"seeds": [1]}).archive == tmp_path / "kept"
+    assert find_study(path, {"data.genies_dir": str(tmp_path)}).archive == tmp_path / "kept"
+    assert find_study(path, {"training.lr": 1e-3}).archive is None
+    assert find_study(path, {"seeds": [1, 7]}).archive is None
+    assert "2 of 4 runs are none of" in caplog.text
+    assert find_study(path, {"training.lr": 1e-3}, archive=tmp_path / "mine").archive == tmp_path / "mine"
+
+
+def test_a_failure_of_a_run_that_another_machine_has_done_is_forgotten(archived, tmp_path):
+    (run, *_) = archived.plan.runs
+    record_failure(tmp_path / "out", run, ValueError("x"))
+    started = start(archived)
+    assert started.is_over
+    assert not list(failures(tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("spoil", "found"),
+    [
+        (lambda place: (place / "scores.parquet").unlink(), 3),
+        (lambda place: (place / "scores.parquet").write_text("version https://git-lfs.github.com/spec/v1"), 3),
+        (lambda place: (place / "config.yaml").write_text("method: dpo"), 3),
+        (lambda place: (place / "overlap.jsonl").write_text(""), 4),
+    ],
+)
+def test_a_spoilt_run_does_not_count_and_ends_no_sweep(archived, spoil, found):
+    spoil(archived.archive / archived.plan.runs[0].name)
+    assert status_of(archived).count("done") == found
+
+
+def test_an_archive_that_cannot_be(archived, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file is no folder"):
+        start(replace(archived, archive=tmp_path / "file"))
+    with pytest.raises(UserError, match="its archive, which keeps no weights"):
+        start(replace(archived, archive=archived.output_dir))
+    (tmp_path / "gone").rename(tmp_path / "out")
+    shutil.rmtree(archived.archive)
+    archive = Archive(archived.archive)
+    archived.archive.write_text("")  # it has become a file while the sweep worked
+    plan = plan_in(archived.output_dir, *archived.plan.runs)
+    archive.keep(Watch(plan, archived.output_dir).look().runs, archived.output_dir)
+    assert archive.fault.startswith(f"cannot write {archived.archive}")
+
+
+def test_the_places_of_runs_that_measured_capability_are_left_out(archived, tmp_path):
+    (tmp_path / "gone").rename(tmp_path / "out")
+    run = archived.output_dir / archived.plan.runs[0].name
+    held = {
+        "oos": {"accuracy": 0.75, "run": str(tmp_path), "note": ""},
+        "far": {"accuracy": None, "run": "x", "note": "y"},
+    }
+    (run / "eval-01234567").mkdir()
+    (run / "eval-01234567" / "capability.json").write_text(json.dumps(held))
+    store(run, archived.archive)
+    found = read_capability(archived.archive / run.name / "eval-01234567")
+    assert found["oos"] == 0.75
+    assert math.isnan(found["far"])
+    assert str(tmp_path) not in (archived.archive / run.name / "eval-01234567" / "capability.json").read_text()
+
+
+def test_what_a_killed_process_left_is_removed_when_it_is_old(archived, tmp_path):
+    for name, age in ((".staged-new", 0), (".staged-old", 2 * 86400)):
+        (archived.archive / name).mkdir()
+        os.utime(archived.archive / name, (time.time() - age,) * 2)
+    store(tmp_path / "gone" / archived.plan.runs[0].name, archived.archive)
+    assert [f.name for f in archived.archive.glob(".staged*")] == [".staged-new"]
+    assert len(Archive(archived.archive).split(archived.plan)[0]) == 4
 
 
 def test_from_the_command_line(archived, file_of, tmp_path, capsys):

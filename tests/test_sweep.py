@@ -19,10 +19,11 @@ from innerpo.errors import MachineError
 from innerpo.evaluation.study import read_study
 from innerpo.experiments import pool
 from innerpo.experiments.attempt import record_failure
+from innerpo.experiments.forecast import forecasts, most_memory, total_seconds
 from innerpo.experiments.holder import machine
 from innerpo.experiments.layout import attempts, failures, leases
 from innerpo.experiments.plan import in_folder, read_plan
-from innerpo.experiments.status import Watch
+from innerpo.experiments.status import RunStatus, SweepStatus, Watch
 from innerpo.experiments.study import study_of
 from innerpo.experiments.sweep import find_study, prepare
 from study_helpers import run_of
@@ -181,7 +182,7 @@ def test_a_dry_run_shows_needs_and_faults_and_writes_nothing(study, file_of, tmp
     shown = capsys.readouterr()
     assert "ours" in shown.out
     assert "0 of 4 runs done, about " in shown.out
-    assert len(re.findall(r"about \d+ s", shown.out)) == 3  # each run's, and all of them
+    assert len(re.findall(r"about \d+", shown.out)) == 3  # each run's, and all of them
     assert len(re.findall(r"\d GB", shown.out)) >= 3
     assert "memory of the largest run: " in shown.out
     assert shown.out.count("cannot begin") == 2
@@ -190,24 +191,41 @@ def test_a_dry_run_shows_needs_and_faults_and_writes_nothing(study, file_of, tmp
 
 
 def test_a_forecast_is_of_the_open_runs_and_takes_the_time_of_like_ones(study, tmp_path):
-    from innerpo.experiments.forecast import forecasts, most_memory, total_seconds
-    from innerpo.experiments.status import RunStatus
-
-    first, second, third = study_of(study | {"methods": ["dpo"], "datasets": SHIFTS[:1]}, "s").plan.runs
-    waiting = [RunStatus(run, "waiting") for run in (first, second, third)]
-    found = forecasts(waiting)
-    assert {run.id for run in (first, second, third)} == set(found)
+    plan = study_of(study | {"methods": ["dpo"]}, "s").plan
+    first, second, third = plan.runs[:3]
+    other = plan.runs[3]  # of the other data set
+    found = forecasts(SweepStatus(tmp_path, tuple(RunStatus(run, "waiting") for run in (first, second, third))))
+    assert set(found) == {run.id for run in (first, second, third)}
     assert len({(f.peak, f.seconds) for f in found.values()}) == 1  # planned once
-    assert total_seconds(found.values()) == pytest.approx(3 * found[first.id].seconds)
-    found = forecasts([RunStatus(first, "done", seconds=7.0), *waiting[1:]])
-    assert {run.id: f.seconds for run, f in zip((second, third), found.values(), strict=True)} == {
-        second.id: 7.0,
-        third.id: 7.0,
-    }
+    planned = found[first.id].seconds
+
+    def seconds(*runs):
+        status = SweepStatus(tmp_path, runs)
+        found = forecasts(status)
+        return {id: forecast.seconds for id, forecast in found.items()}, total_seconds(status, found)
+
+    open_runs = RunStatus(second, "waiting"), RunStatus(third, "running")
+    by_id, total = seconds(RunStatus(first, "done", seconds=7.0), *open_runs)
+    assert by_id == {second.id: 7.0, third.id: 7.0}
+    assert total == 7.0 + 3.5  # the running one is taken to be half done
+    unlike = RunStatus(other, "done", seconds=5000.0), RunStatus(first, "done", 5000.0, "archived")
+    by_id, total = seconds(*unlike, RunStatus(second, "waiting"))
+    assert by_id[second.id] < 10 * planned
     most, free = most_memory(found)
     assert 0 < most.peak < 4e9
     assert free > 0
     assert most_memory({}) is None
+
+
+def test_a_trained_run_needs_scoring_alone(study, tmp_path):
+    plan = in_folder(study_of(study | {"methods": ["dpo"], "seeds": [1]}, "s").plan, tmp_path)
+    waiting = SweepStatus(tmp_path, tuple(RunStatus(run, "waiting") for run in plan.runs[:1]))
+    (whole,) = forecasts(waiting).values()
+    pretend(plan.runs[0].config)
+    (rest,) = forecasts(waiting).values()
+    assert not rest.fault
+    assert rest.peak < whole.peak
+    assert rest.seconds < 0.8 * whole.seconds
 
 
 @pytest.mark.parametrize(

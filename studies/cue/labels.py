@@ -157,8 +157,7 @@ def judged(b: np.ndarray, right: np.ndarray, cued: np.ndarray) -> dict[str, Any]
 def measure(options: Options) -> None:
     """Measure the cells that are not there yet."""
     base = load_base(replace(default_run("residual").model, threads=options.threads), cache_root(None))
-    for seed, rho, noise in itertools.product(options.seeds, options.rhos, options.noises):
-        path = options.out / f"rho{rho:g}_noise{noise:g}_seed{seed}.parquet"
+    for (seed, rho, noise), path in cells(options).items():
         options.out.mkdir(parents=True, exist_ok=True)
         with suppress(filelock.Timeout), filelock.FileLock(f"{path}.lock", timeout=0):
             if not path.is_file():
@@ -166,13 +165,20 @@ def measure(options: Options) -> None:
                 write_atomically(path, found.write_parquet)
 
 
-def store(folder: Path) -> None:
-    """Keep all cells of a folder in the repository."""
-    cells = pl.concat([pl.read_parquet(path) for path in sorted(folder.glob("*.parquet"))])
-    write_atomically(RESULTS, cells.sort("dataset", "data_seed", maintain_order=True).write_parquet)
+def cells(options: Options) -> dict[tuple[int, float, float], Path]:
+    """Return the file of every cell: data seed, rho, share of wrong labels."""
+    every = itertools.product(options.seeds, options.rhos, options.noises)
+    return {c: options.out / f"rho{c[1]:g}_noise{c[2]:g}_seed{c[0]}.parquet" for c in every}
+
+
+def store(files: Sequence[Path]) -> None:
+    """Keep all cells in the repository. Nothing happens while another worker is at some."""
+    if all(path.is_file() for path in files):
+        found = pl.concat([pl.read_parquet(path) for path in files])
+        write_atomically(RESULTS, found.sort("dataset", "data_seed", maintain_order=True).write_parquet)
 
 
 if __name__ == "__main__":
     options = tyro.cli(Options)
     measure(options)
-    store(options.out)
+    store(list(cells(options).values()))

@@ -78,7 +78,8 @@ def labels_table(rows: pl.DataFrame) -> str:
         own, line = rows.filter(pl.col("reader") == reader), [reader]
         for cell in cells:
             found = own.filter(pl.col("dataset") == cell)["auc"].to_numpy()
-            line.append(f"{found.mean():.3f} ({found.min():.2f} to {found.max():.2f})")
+            spread = f" ({found.min():.2f} to {found.max():.2f})" if len(found) > 1 else ""
+            line.append(f"{found.mean():.3f}{spread}")
         line += [
             f"{own[f'wrong_of_{kind}'].to_numpy().mean():.2f}" for kind in ("contradicts", "mislabelled", "others")
         ]

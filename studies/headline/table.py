@@ -4,10 +4,12 @@ They are read from the archive of the study. A shift is shown as soon as it has 
 shows, covers the shifts on which every method of the first group has every seed.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 
+from innerpo.config.identity import run_id
 from innerpo.evaluation.columns import MEAN
 from innerpo.evaluation.curves import suite_gains
 from innerpo.evaluation.study import Study, read_study, select_runs
@@ -48,6 +50,15 @@ def whole(study: Study) -> list[str]:
         for source, wanted in planned().items()
         if all((source, method, seed) in rows for method, seeds in wanted.items() for seed in seeds)
     ]
+
+
+def of_the_plan(study: Study) -> Study:
+    """Return the part of a study that is planned, in the rows that the plan names; other runs are left out."""
+    rows = {run_id(run.config): run.row for run in read_study_file(STUDY).plan.runs}
+    runs = study.runs.filter(pl.col("run_id").is_in(list(rows)))
+    runs = runs.with_columns(method=pl.col("run_id").replace_strict(rows, return_dtype=pl.String))
+    own = select_runs(study, runs["run"].to_list())
+    return replace(own, runs=runs)
 
 
 def shift_tables(study: Study) -> str:
@@ -93,7 +104,7 @@ def tables() -> dict[str, str]:
     """The text of each table by the name of its marks."""
     if not (RUNS.is_dir() and runs_in(RUNS)):
         return {"headline/summary": NOTHING, "headline/shifts": NOTHING}
-    study = read_study(RUNS)
+    study = of_the_plan(read_study(RUNS))
     return {"headline/summary": summary(study), "headline/shifts": shift_tables(study)}
 
 

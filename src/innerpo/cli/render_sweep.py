@@ -56,7 +56,7 @@ def forecast_lines(status: SweepStatus, found: Mapping[str, "Forecast"], how: La
     n = max(1, n_workers(how, len(status.runs)))
     done = [f"{status.count('done')} of {len(status.runs)} runs done"]
     done += [f"{status.count(s)} {s}" for s in ("running", "failed") if status.count(s)]
-    seconds = total_seconds(found.values())
+    seconds = total_seconds(status, found)
     if not math.isnan(seconds):
         workers = f"{n} worker{'s' if n != 1 else ''}"
         done.append(f"about {minutes(seconds / n)} left with {workers} on a device like this one")

@@ -1,9 +1,8 @@
 """What the verb sweep does: show how the runs stand while they are done, then the table; or only list them."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.live import Live
@@ -12,7 +11,6 @@ from innerpo.cli.console import say, stderr, stdout
 from innerpo.cli.over_runs import show_table
 from innerpo.cli.render_sweep import forecast_lines, live_table, progress_line, runs_table
 from innerpo.errors import FailedRunsError, UserError
-from innerpo.evaluation.sweep_folder import runs_in
 from innerpo.experiments.launch_options import Launch
 from innerpo.experiments.launchers import check_launcher, launch, n_workers
 from innerpo.experiments.status import RunStatus, SweepStatus
@@ -34,7 +32,7 @@ def list_runs(study: StudyFile, how: Launch) -> None:
     from innerpo.experiments.forecast import forecasts
 
     status = status_of(study)
-    found = forecasts(status.runs)
+    found = forecasts(status)
     stdout.print(runs_table(status, found))
     for line in forecast_lines(status, found, how):
         stdout.print(line, markup=False, soft_wrap=True)
@@ -52,7 +50,8 @@ def run_sweep(study: StudyFile, how: Launch, retry_failed: bool, format: str) ->
     check_launcher(how)
     started = start(study, retry_failed)
     n = n_workers(how, len(started.open.runs))
-    say(f"{len(started.plan.runs)} runs in {started.folder}, {_archived(started)}{_workers(how, n)}")
+    workers = _workers(how, n) if started.open.runs else "nothing to do"
+    say(f"{len(started.plan.runs)} runs in {started.folder}, {_archived(started)}{workers}")
     status = started.look()
     if status.count("done") + status.count("failed") < len(status.runs):
         try:
@@ -61,7 +60,9 @@ def run_sweep(study: StudyFile, how: Launch, retry_failed: bool, format: str) ->
         except KeyboardInterrupt:
             line = progress_line(started.look(), n)
             raise KeyboardInterrupt(f"interrupted ({line}); the same command goes on where it stopped") from None
-    finish(started.joined(status), format, started.archive.folder)
+    status = started.end(status)
+    folders = [status.folder] if started.archive.folder is None else started.places()
+    finish(status, format, [str(folder) for folder in folders])
 
 
 def _archived(started: Started) -> str:
@@ -74,12 +75,12 @@ def _workers(how: Launch, n: int) -> str:
     return f"{n or 'all'} worker{'s' if n != 1 else ''}{where}"
 
 
-def finish(status: SweepStatus, format: str, archive: Path | None = None) -> None:
-    """Print the table of a sweep that has ended, archived runs included. Raises FailedRunsError where runs failed."""
+def finish(status: SweepStatus, format: str, folders: Sequence[str]) -> None:
+    """Print the table of a sweep that has ended, of some folders. Raises FailedRunsError where runs failed."""
     failed, done = status.failed, status.count("done")
     if done and any(not run.planned.config.eval.skip for run in status.runs):
         try:
-            show_table(_with_runs(status.folder, archive), "accuracy", "mean_logp", format, strengths=False)
+            show_table(folders, "accuracy", "mean_logp", format, strengths=False)
         except UserError:
             if not failed:  # else it names the failed runs, as the line below does
                 raise
@@ -92,12 +93,6 @@ def finish(status: SweepStatus, format: str, archive: Path | None = None) -> Non
         left = "; ".join(f"{r.planned.name}: {r.note or r.state}" for r in status.runs if r.state != "done")
         raise FailedRunsError(f"{len(status.runs) - done} of {len(status.runs)} runs are not done: {left}")
     say(f"{done} runs done; their folder is {status.folder}")
-
-
-def _with_runs(folder: Path, archive: Path | None) -> list[str]:
-    """The folders of a sweep that hold runs; its own where none does, so that the error names it."""
-    found = [str(f) for f in (folder, archive) if f is not None and f.is_dir() and runs_in(f)]
-    return found or [str(folder)]
 
 
 @contextmanager

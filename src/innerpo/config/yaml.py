@@ -73,7 +73,8 @@ def read_run_config(folder: Path) -> RunConfig | None:
     if not path.is_file():
         return None
     values = without_identity(read_yaml(path))
-    name = values.get("method", {}).get("name", "innerpo")
+    method = values.get("method")
+    name = method.get("name", "innerpo") if isinstance(method, dict) else "innerpo"
     return overlay(default_run(name), values, str(path))
 
 

@@ -2,41 +2,37 @@
 
 Each is what the run's folder is to tables and reports: config, record, log and scores. A sweep counts a run as done
 whose archived config stands for the same run by today's code, whatever fields a config has got since; where its
-machine is gone, the study goes on from its archive.
+machine is gone, the study goes on from its archive. Nothing in an archive is ever removed or replaced by another
+training of the same run: that gets a folder of its own.
 """
 
 import logging
+import os
 import shutil
+import tempfile
+import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
-from typing import Any
-
-from filelock import FileLock
 
 from innerpo.config.identity import run_id
-from innerpo.config.run import RunConfig, to_dict
-from innerpo.config.yaml import as_yaml, read_run_config, read_yaml
-from innerpo.errors import UserError
-from innerpo.evaluation.capability_file import FILE as CAPABILITY
-from innerpo.evaluation.facts import FILES
+from innerpo.config.yaml import read_run_config
+from innerpo.errors import MachineError, UserError
 from innerpo.evaluation.sweep_folder import runs_in
-from innerpo.experiments.attempt import mark
-from innerpo.experiments.layout import leases
+from innerpo.experiments.archived_files import copy_files, same_training
+from innerpo.experiments.attempt import drop_failure, is_trained, mark
 from innerpo.experiments.plan import Plan, PlannedRun
 from innerpo.experiments.scored import is_done
 from innerpo.experiments.status import RunStatus, seconds_of
-from innerpo.files import staged_directory, write_text
-from innerpo.training.paths import CONFIG, METRICS, RECORD, SWEPT
+from innerpo.files import machine_errors
 
 log = logging.getLogger(__name__)
 
-FACTS = tuple(f"{stem}.{kind}" for stem in FILES.values() for kind in ("parquet", "jsonl"))
-KEPT = (RECORD, SWEPT, METRICS, *FACTS, "overlap.jsonl", "inspect.json", CAPABILITY, "headline.json")
-"""Files of a run, and of the folders of other scores beneath it, that are archived beside the config."""
-
-PATHS = ("genies_dir", "ethics_dir", "cache_dir")
-"""Fields of ``data`` that name places on a machine and change nothing: left out of an archived config."""
+STAGED = ".staged-"
+"""Beginning of the names of folders that are being written."""
+STALE = 86400.0
+"""Seconds after which what was staged is what a killed process left."""
 
 
 @dataclass
@@ -44,22 +40,30 @@ class Archive:
     """The archived runs in a folder, which need not exist yet; without a folder nothing is archived.
 
     A run is found by what it trains, not by its name, which holds an id of all fields that a config had then.
+    ``fault`` says why the last run could not be archived.
     """
 
     folder: Path | None = None
-    _runs: dict[str, Path] = field(init=False, repr=False)
-    _done: set[str] = field(init=False, repr=False, default_factory=set)
+    fault: str = ""
+    _runs: dict[str, list[Path]] = field(init=False, repr=False, default_factory=dict)
+    _found: dict[str, Path] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._runs = dict(_known(self.folder)) if self.folder is not None and self.folder.is_dir() else {}
+        if self.folder is None or not self.folder.exists():
+            return
+        if not self.folder.is_dir():
+            raise UserError(f"{self.folder} is no folder; the option archive names the folder of archived runs")
+        for id, run in _known(self.folder):
+            self._runs.setdefault(id, []).append(run)
 
     def find(self, planned: PlannedRun) -> Path | None:
         """Return the folder in which a run lies with all scores that are asked of it; None where there is none."""
-        place = self._runs.get(run_id(planned.config))
-        if place is None or not (planned.id in self._done or is_done(place, planned.config)):
-            return None
-        self._done.add(planned.id)
-        return place
+        if planned.id not in self._found:
+            for place in self._runs.get(run_id(planned.config), ()):
+                if _holds(place, planned):
+                    self._found[planned.id] = place
+                    break
+        return self._found.get(planned.id)
 
     def split(self, plan: Plan) -> tuple[tuple[RunStatus, ...], tuple[PlannedRun, ...]]:
         """Return how the runs of a plan stand that are archived, and those that are not."""
@@ -67,39 +71,76 @@ class Archive:
         done = [RunStatus(p, "done", seconds_of(place), "archived") for p in plan.runs if (place := found[p.id])]
         return tuple(done), tuple(p for p in plan.runs if found[p.id] is None)
 
-    def name_rows(self, done: Iterable[RunStatus]) -> None:
-        """Give archived runs the rows of tables that a plan names."""
+    def settle(self, done: Iterable[RunStatus], folder: Path) -> None:
+        """Let a plan's rows of tables be those of its archived runs, in the sweep's folder too; forget that one failed.
+
+        It may have failed here before another machine did it.
+        """
         for run in done:
-            place = self.find(run.planned)
-            if place is not None and run.planned.row:
-                mark(place, run.planned)
+            drop_failure(folder, run.planned)
+            for place in (self.find(run.planned), folder / run.planned.name):
+                if place is not None and is_trained(place) and run.planned.row:
+                    mark(place, run.planned)
 
     def keep(self, runs: Iterable[RunStatus], folder: Path) -> None:
-        """Archive the runs of a sweep's folder that are done and are not archived yet."""
+        """Archive the runs of a sweep's folder that are done and are not archived yet.
+
+        A disk that refuses is named in ``fault`` and the log, and does not end the work on other runs.
+        """
         if self.folder is None:
             return
         for run in runs:
-            if run.state == "done" and self.find(run.planned) is None:
-                place = self.folder / run.planned.name
-                with FileLock(leases(folder) / "archive.lock"):  # of another sweep that does the same
-                    if not is_done(place, run.planned.config):
-                        store(folder / run.planned.name, place)
-                self._runs[run_id(run.planned.config)] = place
+            if run.state != "done" or self.find(run.planned) is not None:
+                continue
+            try:
+                place = store(folder / run.planned.name, self.folder)
+            except (MachineError, UserError) as error:
+                if str(error) != self.fault:
+                    log.error(f"{run.planned.name} is not archived: {error}")
+                self.fault = str(error)
+                continue
+            self.fault = ""
+            self._found[run.planned.id] = place
+            self._runs.setdefault(run_id(run.planned.config), []).append(place)
 
 
-def store(run: Path, place: Path) -> None:
-    """Copy what an archive keeps of a run to a folder of its own there, in place of what that holds."""
-    config = read_run_config(run)
-    if config is None:
-        raise UserError(f"{run} is no run: it has no {CONFIG}")
-    with staged_directory(place) as staging:
-        for source in (run, *sorted(run.glob("eval-*"))):
-            target = staging if source == run else staging / source.name
-            target.mkdir(exist_ok=True)
-            for name in KEPT:
-                if (source / name).is_file():
-                    shutil.copyfile(source / name, target / name)
-        write_text(staging / CONFIG, as_yaml(_without_places(config) | _identity(run)))
+def store(run: Path, archive: Path) -> Path:
+    """Copy what an archive keeps of a run; return its folder there.
+
+    Where the archive has this very training, it gets the scores that were made since. Another training of the same run
+    is left alone, and this one gets a name with a number. Raises UserError for what is no run.
+    """
+    with machine_errors(archive):
+        archive.mkdir(parents=True, exist_ok=True)
+        _remove_stale(archive)
+        staging = Path(tempfile.mkdtemp(dir=archive, prefix=STAGED))
+        try:
+            copy_files(run, staging)
+            staging.chmod(0o755)
+            for number in count(1):
+                place = archive / (run.name if number == 1 else f"{run.name}~{number}")
+                if place.is_dir() and same_training(run, place):
+                    copy_files(run, place)
+                    return place
+                if not place.exists():
+                    try:
+                        os.rename(staging, place)  # noqa: PTH104 (fails where another process has been faster)
+                    except OSError:
+                        if not place.exists():
+                            raise
+                    else:
+                        return place
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    raise AssertionError("unreachable")
+
+
+def _holds(place: Path, planned: PlannedRun) -> bool:
+    try:
+        return is_done(place, planned.config)
+    except UserError as error:
+        log.warning(f"{place} does not count as done: {error}")
+        return False
 
 
 def _known(folder: Path) -> Iterator[tuple[str, Path]]:
@@ -113,12 +154,10 @@ def _known(folder: Path) -> Iterator[tuple[str, Path]]:
             yield run_id(config), run
 
 
-def _without_places(config: RunConfig) -> dict[str, Any]:
-    usual = RunConfig()
-    data = replace(config.data, **{name: getattr(usual.data, name) for name in PATHS})
-    return to_dict(replace(config, data=data, output_dir=usual.output_dir))
-
-
-def _identity(run: Path) -> dict[str, Any]:
-    values = read_yaml(run / CONFIG)
-    return {key: values[key] for key in ("run_id", "inputs") if key in values}
+def _remove_stale(archive: Path) -> None:
+    for left in archive.glob(f"{STAGED}*"):
+        try:
+            if time.time() - left.stat().st_mtime > STALE:
+                shutil.rmtree(left, ignore_errors=True)
+        except OSError:  # another process removes it
+            continue

@@ -1,12 +1,15 @@
 """What the open runs of a sweep will need: memory and time, by the dry run of each (plan.py), without any weights."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from innerpo.errors import UserError
+from innerpo.experiments.attempt import is_trained
 from innerpo.experiments.plan import PlannedRun
-from innerpo.experiments.status import RunStatus, expected_seconds
+from innerpo.experiments.status import RunStatus, SweepStatus
 from innerpo.plan import available_bytes, plan_run
 from innerpo.progress import task
 
@@ -30,29 +33,32 @@ class Forecast:
         return self.in_process if self.device == "cpu" else self.on_device
 
 
-def forecasts(runs: Sequence[RunStatus]) -> dict[str, Forecast]:
-    """Return what the waiting runs will need, by the id of the run. Seeds of one run are planned once.
+def forecasts(status: SweepStatus) -> dict[str, Forecast]:
+    """Return what the open runs will need, by the id of the run. Seeds of one run are planned once.
 
-    A run like which one was done takes the time that this took, of which the reference's is paid once.
+    A run like which one was done here (row, data set and model) takes the time that this took. A trained run needs
+    scoring alone. Nothing is written.
     """
-    waiting = [run for run in runs if run.state == "waiting"]
-    kinds: dict[str, list[PlannedRun]] = {}
-    for run in waiting:
-        kinds.setdefault(_without_seed(run.planned).id, []).append(run.planned)
+    kinds: dict[tuple[str, bool], list[PlannedRun]] = {}
+    for run in status.runs:
+        if run.state in ("waiting", "running"):
+            trained = is_trained(status.folder / run.planned.name)
+            kinds.setdefault((_without_seed(run.planned).id, trained), []).append(run.planned)
     found = {}
     with task("plan runs", len(kinds)) as update:
-        for done, alike in enumerate(kinds.values(), 1):
-            forecast = _forecast(alike[0])
+        for done, ((_, trained), alike) in enumerate(kinds.items(), 1):
+            forecast = _forecast(alike[0], trained)
             for planned in alike:
-                known = expected_seconds(planned, runs)
-                found[planned.id] = forecast if math.isnan(known) else replace(forecast, seconds=known)
+                past = [] if trained else [r.seconds for r in status.runs if _is_like(r, planned)]
+                found[planned.id] = replace(forecast, seconds=sum(past) / len(past)) if past else forecast
             update(done, alike[0].name)
     return found
 
 
-def total_seconds(found: Iterable[Forecast]) -> float:
-    """Seconds of work of all runs that can begin; NaN where there is none."""
-    seconds = [forecast.seconds for forecast in found if not forecast.fault]
+def total_seconds(status: SweepStatus, found: Mapping[str, Forecast]) -> float:
+    """Seconds of work of all runs that can begin, of running ones the half; NaN where there is none."""
+    shares = {run.planned.id: 0.5 if run.state == "running" else 1.0 for run in status.runs}
+    seconds = [shares[id] * forecast.seconds for id, forecast in found.items() if not forecast.fault]
     return sum(seconds) if seconds else math.nan
 
 
@@ -72,11 +78,21 @@ def _without_seed(planned: PlannedRun) -> PlannedRun:
     return replace(planned, config=replace(config, training=replace(config.training, seed=0)))
 
 
-def _forecast(planned: PlannedRun) -> Forecast:
-    try:
-        plan = plan_run(planned.config)
-    except UserError as error:
-        return Forecast(fault=str(error))
-    memory = plan.memory
-    sizes = float(memory.on_device), float(memory.in_process)
-    return Forecast(memory.device, *sizes, sum(plan.seconds.values()))
+def _is_like(run: RunStatus, planned: PlannedRun) -> bool:
+    """Whether a run was done on this machine that takes as long as another."""
+    a, b = run.planned, planned
+    same = (a.row, a.config.data.dataset, a.config.model) == (b.row, b.config.data.dataset, b.config.model)
+    return same and run.state == "done" and run.note != "archived" and not math.isnan(run.seconds)
+
+
+def _forecast(planned: PlannedRun, trained: bool) -> Forecast:
+    with tempfile.TemporaryDirectory() as place:  # else the check of the run's folder would write there
+        try:
+            plan = plan_run(replace(planned.config, output_dir=Path(place)))
+        except UserError as error:
+            return Forecast(fault=str(error))
+    memory, seconds = plan.memory, plan.seconds
+    if trained:
+        bytes_ = float(memory.weights + memory.adapter + memory.scoring)
+        return Forecast(memory.device, bytes_, bytes_ + memory.libraries, seconds["scoring"])
+    return Forecast(memory.device, float(memory.on_device), float(memory.in_process), sum(seconds.values()))

@@ -20,7 +20,7 @@ def is_done(run: Path, config: RunConfig) -> bool:
 
 def is_scored(folder: Path, config: RunConfig) -> bool:
     """Whether a folder holds scores at every strength, on every set that is to have it, that a config asks for."""
-    if not (folder / "headline.json").is_file():  # written last
+    if not (folder / "headline.json").is_file() or not _facts(folder, "responses"):  # the former is written last
         return False
     wanted = {1.0} if config.method.frozen else set(config.eval.strengths) - {0.0}
     rows = _strengths(folder).filter(pl.col("strength") > 0.0)
@@ -30,13 +30,19 @@ def is_scored(folder: Path, config: RunConfig) -> bool:
     return all((name, strength) in found for strength in wanted for name in (sets if strength == 1.0 else some))
 
 
+def _facts(folder: Path, name: str) -> Path | None:
+    """The file of some facts; None where there is none."""
+    paths = [folder / f"{FILES[name]}.{kind}" for kind in ("parquet", "jsonl")]
+    return next((path for path in paths if path.is_file()), None)
+
+
 def _strengths(folder: Path) -> pl.DataFrame:
     """The sets that were scored, with the strengths at which they were."""
-    for kind, scan in (("parquet", pl.scan_parquet), ("jsonl", pl.scan_ndjson)):
-        path = folder / f"{FILES['responses']}.{kind}"
-        if path.is_file():
-            try:
-                return scan(path).select("set", "strength").unique().collect()
-            except (pl.exceptions.PolarsError, OSError) as error:
-                raise UserError(f"cannot read {path} as scores: {str(error).splitlines()[0]}") from error
-    return pl.DataFrame(schema={"set": pl.String, "strength": pl.Float64})
+    path = _facts(folder, "responses")
+    if path is None:
+        return pl.DataFrame(schema={"set": pl.String, "strength": pl.Float64})
+    scan = pl.scan_parquet if path.suffix == ".parquet" else pl.scan_ndjson
+    try:
+        return scan(path).select("set", "strength").unique().collect()
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise UserError(f"cannot read {path} as scores: {str(error).splitlines()[0]}") from error

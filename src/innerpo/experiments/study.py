@@ -6,6 +6,7 @@ Keys: ``methods``, ``datasets``, ``seeds``, ``models``, ``suite``, ``sets``, ``s
 """
 
 import itertools
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from innerpo.config.yaml import nested, overlay, read_yaml
 from innerpo.errors import UserError, near_matches
 from innerpo.experiments.plan import Plan, PlannedRun, ordered
 from innerpo.experiments.study_fields import LISTED, ROW, SCORING, VARIED, flat, keyed, without
+
+log = logging.getLogger(__name__)
 
 LISTS = tuple(LISTED)
 FOLDERS = ("output_dir", "archive")
@@ -52,7 +55,7 @@ def study_of(
     _check_keys(changes, KEYS, "options")
     changes = keyed(changes, "options")
     common = {key: value for key, value in values.items() if key not in ("groups", *FOLDERS, "about")}
-    given = changes.pop("groups", None) or values.get("groups")
+    given = changes.get("groups") or values.get("groups")
     groups = _list(given or [{}], f"{where}.groups")
     runs: list[PlannedRun] = []
     for number, group in enumerate(groups):
@@ -61,11 +64,28 @@ def study_of(
             raise UserError(f"{at} must be a mapping with methods, datasets, seeds, ..., got {group!r}")
         _check_keys(group, [key for key in KEYS if key not in ("groups", *FOLDERS)], at)
         said = _merged(keyed(common, where), keyed(group, at))
-        runs += _runs(_merged(without(said, changes, at), changes), number, at)
+        more = {key: value for key, value in changes.items() if key != "groups"}
+        runs += _runs(_merged(without(said, more, at), more), number, at)
     _check_rows(runs, where)
     folder = changes.get("output_dir") or values.get("output_dir") or default
-    archive = changes.get("archive") or values.get("archive")
-    return StudyFile(ordered(runs), Path(folder), Path(archive) if archive else None)
+    plan = ordered(runs)
+    archive = changes.get("archive") or _own_archive(values, changes, plan, where)
+    return StudyFile(plan, Path(folder), Path(archive) if archive else None)
+
+
+def _own_archive(values: Mapping[str, Any], changes: Mapping[str, Any], plan: Plan, where: str) -> Any:
+    """The archive that a file names, for runs of that file: others, which options beside it ask for, stay out of it."""
+    if not values.get("archive") or not set(changes) - set(FOLDERS):
+        return values.get("archive")
+    own = {run.id for run in study_of(values, where).plan.runs}
+    others = [run for run in plan.runs if run.id not in own]
+    if not others:
+        return values["archive"]
+    log.warning(
+        f"{len(others)} of {len(plan.runs)} runs are none of {where}: nothing is read from or kept in its archive "
+        f"{values['archive']} (the option archive names another)"
+    )
+    return None
 
 
 def _merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:

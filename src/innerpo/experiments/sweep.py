@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from innerpo.errors import MachineError, UserError
 from innerpo.experiments.archive import Archive
 from innerpo.experiments.attempt import drop_unasked_failures, forget_failure, is_trained, mark
 from innerpo.experiments.launch_options import Launch, LauncherName, RayOptions, SlurmOptions
@@ -49,8 +50,8 @@ def sweep(
         return started.look()
     if workers or launcher != "local":
         check_launcher(how)
-        return started.joined(launch(started.open, started.folder, how, started.joined))
-    return started.joined(work_here(started.open, started.folder, base, started.joined))
+        return started.end(launch(started.open, started.folder, how, started.joined))
+    return started.end(work_here(started.open, started.folder, base, started.joined))
 
 
 @dataclass(frozen=True)
@@ -77,12 +78,33 @@ class Started:
         self.archive.keep(status.runs, self.folder)
         return _in_order(self.plan, self.folder, (*self.archived, *status.runs))
 
+    def end(self, status: SweepStatus) -> SweepStatus:
+        """Return how all runs stand at the end. Raises MachineError where a run that was done is not archived."""
+        found = self.joined(status)
+        if self.archive.fault:
+            raise MachineError(f"runs are done that could not be archived: {self.archive.fault}")
+        return found
+
+    def places(self) -> list[Path]:
+        """Return the folders of the runs of the plan that are there: in the sweep's folder, else in the archive."""
+        found = []
+        for planned in self.plan.runs:
+            own = self.folder / planned.name
+            place = own if is_trained(own) else self.archive.find(planned)
+            found += [] if place is None or place in found else [place]
+        return found
+
 
 def start(study: StudyFile, retry_failed: bool = False) -> Started:
     """Make the folder of a study ready for those of its runs that are not archived."""
     folder, archive = study.output_dir, Archive(study.archive)
+    if study.archive is not None:
+        if study.archive.resolve() == folder.resolve():
+            raise UserError(f"{folder} cannot be the folder of a study and its archive, which keeps no weights")
+        with machine_errors(study.archive):
+            study.archive.mkdir(parents=True, exist_ok=True)
     archived, left = archive.split(study.plan)
-    archive.name_rows(archived)
+    archive.settle(archived, folder)
     plan = prepare(Plan(left), folder, retry_failed) if left else Plan(())
     return Started(study.plan, plan, folder, archive, archived)
 

@@ -51,7 +51,8 @@ def forward_tokens(config: RunConfig, items: Sequence[PromptItem], scored: ToSco
     in_training = 0.0 if config.method.frozen else per_step * steps * factor * share
     in_scoring = 0.0
     for names, found in scored:
-        passes = 1 + share * n_strengths(config.eval, names)  # the base, and the policy at each strength
+        policies = 0 if config.method.frozen else n_strengths(config.eval, names)
+        passes = 1 + share * policies  # the base, and the policy at each strength
         in_scoring += passes * sum(item.n_tokens for item in found)
     return {"reference": in_reference, "training": in_training, "scoring": in_scoring}
 
