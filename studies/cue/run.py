@@ -49,6 +49,7 @@ NOISY: dict[str, tuple[str, dict[str, float]]] = {
     "cdpo": ("cdpo", {}),
     "reweight x4": ("reweight", {}),
     "reweight-disputed-random x10": ("reweight-disputed-random", {"reweight_factor": 10.0}),
+    "residual kappa 0.5": ("residual", {"offset_weight": 0.5}),
 }
 """Rows of the study of wrong labels."""
 
