@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,6 +32,14 @@ def test_the_tables_in_the_docs_are_those_of_the_stored_scores():
             if path == PAGE or f"<!-- begin {name} -->" in page:
                 shown = page.partition(f"<!-- begin {name} -->\n")[2].partition(f"<!-- end {name} -->")[0]
                 assert shown.strip() == text.strip(), name
+
+
+def test_the_figures_in_the_readme_are_those_of_the_tables():
+    said = headline.README.read_text().partition("This is one seed on a bench")[2].partition("```")[0]
+    figures = set(re.findall(r"[+-]?\.\d{3}", said))
+    assert len(figures) >= 10
+    tables = PAGE.read_text()
+    assert not {f for f in figures if f.replace(".", "0.", 1) not in tables}
 
 
 def test_the_headline_tables_wait_for_whole_shifts(tmp_path, monkeypatch):
