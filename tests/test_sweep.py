@@ -211,6 +211,9 @@ def test_a_forecast_is_of_the_open_runs_and_takes_the_time_of_like_ones(study, t
     unlike = RunStatus(other, "done", seconds=5000.0), RunStatus(first, "done", 5000.0, "archived")
     by_id, total = seconds(*unlike, RunStatus(second, "waiting"))
     assert by_id[second.id] < 10 * planned
+    failed = SweepStatus(tmp_path, (RunStatus(first, "failed"),))
+    assert not forecasts(failed)
+    assert set(forecasts(failed, retry_failed=True)) == {first.id}
     most, free = most_memory(found)
     assert 0 < most.peak < 4e9
     assert free > 0

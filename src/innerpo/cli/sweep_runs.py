@@ -24,7 +24,7 @@ LINES = 20.0
 """Seconds between lines on progress where there is no terminal to draw on and nothing has ended."""
 
 
-def list_runs(study: StudyFile, how: Launch) -> None:
+def list_runs(study: StudyFile, how: Launch, retry_failed: bool = False) -> None:
     """Print the runs of a study, how they stand, and the time and memory that those need which wait.
 
     Nothing is written. Raises UserError, after all are shown, where a run could not begin.
@@ -32,7 +32,7 @@ def list_runs(study: StudyFile, how: Launch) -> None:
     from innerpo.experiments.forecast import forecasts
 
     status = status_of(study)
-    found = forecasts(status)
+    found = forecasts(status, retry_failed)
     stdout.print(runs_table(status, found))
     for line in forecast_lines(status, found, how):
         stdout.print(line, markup=False, soft_wrap=True)

@@ -68,7 +68,7 @@ def sweep(args: list[str]) -> None:
     found = find_study(command.study[0] if command.study else None, options, command.output_dir, command.archive)
     how = Launch(command.launcher, command.workers, command.slurm, command.ray)
     if command.dry_run:
-        list_runs(found, how)
+        list_runs(found, how, command.retry_failed)
     else:
         run_sweep(found, how, command.retry_failed, command.format)
     stdout.file.flush()

@@ -33,15 +33,15 @@ class Forecast:
         return self.in_process if self.device == "cpu" else self.on_device
 
 
-def forecasts(status: SweepStatus) -> dict[str, Forecast]:
-    """Return what the open runs will need, by the id of the run. Seeds of one run are planned once.
+def forecasts(status: SweepStatus, retry_failed: bool = False) -> dict[str, Forecast]:
+    """Return what the open runs will need, by the id of the run; failed ones too where they are to be tried again.
 
-    A run like which one was done here (row, data set and model) takes the time that this took. A trained run needs
+    Seeds of one run are planned once. A run like which one was done here (row, data set and model) takes the time that this took. A trained run needs
     scoring alone. Nothing is written.
     """
     kinds: dict[tuple[str, bool], list[PlannedRun]] = {}
     for run in status.runs:
-        if run.state in ("waiting", "running"):
+        if run.state in ("waiting", "running", *(["failed"] if retry_failed else [])):
             trained = is_trained(status.folder / run.planned.name)
             kinds.setdefault((_without_seed(run.planned).id, trained), []).append(run.planned)
     found = {}
