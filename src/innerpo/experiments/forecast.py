@@ -36,8 +36,8 @@ class Forecast:
 def forecasts(status: SweepStatus, retry_failed: bool = False) -> dict[str, Forecast]:
     """Return what the open runs will need, by the id of the run; failed ones too where they are to be tried again.
 
-    Seeds of one run are planned once. A run like which one was done here (row, data set and model) takes the time that this took. A trained run needs
-    scoring alone. Nothing is written.
+    Seeds of one run are planned once. A run like which one was done here (row, data set and model) takes the time that
+    this took. A trained run needs scoring alone. Nothing is written.
     """
     kinds: dict[tuple[str, bool], list[PlannedRun]] = {}
     for run in status.runs:
