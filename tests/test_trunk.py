@@ -235,7 +235,11 @@ def test_every_family_begins_at_a_block_with_equal_numbers_or_not_at_all(family,
     batch = make_batch(items, layout, 0)
     found = [gradient_of_logps(policy, b) for b in (batch, kept.enter(batch, items, range(len(items))))]
     torch.testing.assert_close(found[1][0], found[0][0], atol=5e-5, rtol=1e-5)  # sums over tokens, up to 100 nats
-    assert float((found[1][1] - found[0][1]).norm() / found[0][1].norm()) < 1e-5
+    halves = sum(gradient_of_logps(policy, make_batch(items[i : i + 4], layout, 0))[1] for i in (0, 4))
+    gradient = found[0][1]
+    rounding = float((halves - gradient).norm() / gradient.norm())  # of whole passes among themselves
+    assert float((found[1][1] - gradient).norm() / gradient.norm()) < max(1e-5, 2 * rounding)
+    assert rounding < 1e-4
 
 
 def test_blocks_of_the_trunk_are_run_once_and_no_more(toy, items, tmp_path, calls):

@@ -59,10 +59,13 @@ def noise_tables(study: Study) -> str:
     for noise, rho in cells:
         own = study.runs.filter(study.runs["source"] == f"embedded:cue(rho={rho:g},noise={noise:g})")["run"].to_list()
         by_cell.append(accuracies(select_runs(study, own), rows, SETS) if own else {})
-    header = ["method", *(f"{noise:.0%}, rho {rho:g}" for noise, rho in cells)]
+    header = ["method", "seeds", *(f"{noise:.0%}, rho {rho:g}" for noise, rho in cells)]
     texts = []
     for i, title in enumerate(TITLES[2:]):
-        lines = [[n, *(found[n][i].split(" ")[0] if n in found else "" for found in by_cell)] for n in ["base", *rows]]
+        lines = []
+        for n in ["base", *rows]:
+            seeds = str(study.runs.filter(study.runs["method"] == n)["seed"].n_unique()) if n in rows else ""
+            lines.append([n, seeds, *(found[n][i].split(" ")[0] if n in found else "" for found in by_cell)])
         texts.append(f"{title}:\n\n{markdown(header, lines)}")
     return "\n".join(texts)
 
