@@ -319,6 +319,29 @@ def test_deaths_between_runs_count_until_a_run_has_ended(study, tmp_path):
         pool_._note_crash(worker, watch)
 
 
+class Nagged(subprocess.Popen):
+    """A process whose end is waited for by an impatient person."""
+
+    def wait(self, timeout=None):
+        os.kill(os.getpid(), signal.SIGINT)
+        return super().wait(timeout)
+
+
+def test_interrupts_while_workers_are_ended_leave_none_behind(study, tmp_path, monkeypatch):
+    """A second one while workers end by themselves, a third while what is left of them is collected."""
+    pool_ = pool.Pool(in_folder(study_of(study, "s").plan, tmp_path), tmp_path, 1)
+    stubborn = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print(); time.sleep(60)"
+    process = Nagged([sys.executable, "-c", stubborn], stdout=subprocess.PIPE)
+    process.stdout.readline()
+    pool_.workers = [pool.Worker(0, process, tmp_path / "log")]
+    monkeypatch.setattr(pool.time, "sleep", lambda seconds: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        pool_._end()
+    assert process.returncode == -signal.SIGKILL
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    process.stdout.close()
+
+
 # -- processes ---------------------------------------------------------------------------------------------------------
 
 

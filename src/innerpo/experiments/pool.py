@@ -10,9 +10,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -155,9 +157,23 @@ class Pool:
             while any(w.process.poll() is None for w in self.workers) and time.monotonic() < until:
                 time.sleep(LOOK)
         finally:  # a second interrupt does not wait
-            _signal(self.workers, signal.SIGKILL)
-            for worker in self.workers:
-                worker.process.wait()
+            with _uninterrupted():  # and a third leaves none behind
+                _signal(self.workers, signal.SIGKILL)
+                for worker in self.workers:
+                    worker.process.wait()
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ignore SIGINT, where this is the main thread, which alone gets it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _signal(workers: Sequence[Worker], number: signal.Signals) -> None:
