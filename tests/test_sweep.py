@@ -319,27 +319,39 @@ def test_deaths_between_runs_count_until_a_run_has_ended(study, tmp_path):
         pool_._note_crash(worker, watch)
 
 
-class Nagged(subprocess.Popen):
-    """A process whose end is waited for by an impatient person."""
-
-    def wait(self, timeout=None):
-        os.kill(os.getpid(), signal.SIGINT)
-        return super().wait(timeout)
-
-
-def test_interrupts_while_workers_are_ended_leave_none_behind(study, tmp_path, monkeypatch):
-    """A second one while workers end by themselves, a third while what is left of them is collected."""
-    pool_ = pool.Pool(in_folder(study_of(study, "s").plan, tmp_path), tmp_path, 1)
+@pytest.mark.parametrize("n_more", [0, 3])
+def test_interrupts_in_quick_succession_leave_no_worker_behind(n_more, study, tmp_path, monkeypatch):
+    """Beside the first comes another at once, as polars raises one of its own; more come while workers are ended."""
     stubborn = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print(); time.sleep(60)"
-    process = Nagged([sys.executable, "-c", stubborn], stdout=subprocess.PIPE)
-    process.stdout.readline()
-    pool_.workers = [pool.Worker(0, process, tmp_path / "log")]
-    monkeypatch.setattr(pool.time, "sleep", lambda seconds: os.kill(os.getpid(), signal.SIGINT))
+    started_, before = [], signal.getsignal(signal.SIGINT)
+
+    def process(self, place, plan_id, out):
+        started_.append(subprocess.Popen([sys.executable, "-c", stubborn], stdout=subprocess.PIPE))
+        started_[-1].stdout.readline()
+        return started_[-1]
+
+    def show(status):
+        os.kill(os.getpid(), signal.SIGINT)
+        monkeypatch.setattr(pool, "PATIENCE", 60.0 if n_more else 0.3)
+        if n_more:
+            monkeypatch.setattr(pool, "_signal", nagging)
+        raise KeyboardInterrupt
+
+    def nagging(workers, number):
+        for _ in range(n_more):
+            os.kill(os.getpid(), signal.SIGINT)
+        for worker in workers:
+            worker.process.send_signal(number)
+
+    monkeypatch.setattr(pool.Pool, "_process", process)
+    begun = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        pool_._end()
-    assert process.returncode == -signal.SIGKILL
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    process.stdout.close()
+        pool.Pool(in_folder(study_of(study, "s").plan, tmp_path), tmp_path, 2).run(show)
+    assert time.monotonic() - begun < 30.0
+    assert [p.returncode for p in started_] == [-signal.SIGKILL] * 2
+    assert signal.getsignal(signal.SIGINT) is before
+    for p in started_:
+        p.stdout.close()
 
 
 # -- processes ---------------------------------------------------------------------------------------------------------

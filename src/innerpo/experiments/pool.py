@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import IO
 
 from innerpo.errors import MachineError
@@ -73,20 +74,22 @@ class Pool:
         """
         plan_id, watch = write_plan(self.plan, self.folder), Watch(self.plan, self.folder)
         shown = float("-inf")
-        try:
-            self.workers = [self._start(place, plan_id) for place in range(self.n_workers)]
-            while self.workers:
-                time.sleep(LOOK)
-                for worker in [w for w in self.workers if w.process.poll() is not None]:
-                    self.workers.remove(worker)
-                    if worker.process.returncode != 0:
-                        self._note_crash(worker, watch)
-                        self.workers.append(self._start(worker.place, plan_id))
-                if show is not None and time.monotonic() - shown >= SHOW:
-                    show(watch.look())
-                    shown = time.monotonic()
-        finally:
-            self._end()
+        with counted_interrupts() as interrupts:
+            try:
+                self.workers = [self._start(place, plan_id) for place in range(self.n_workers)]
+                while self.workers:
+                    time.sleep(LOOK)
+                    interrupts.check()
+                    for worker in [w for w in self.workers if w.process.poll() is not None]:
+                        self.workers.remove(worker)
+                        if worker.process.returncode != 0:
+                            self._note_crash(worker, watch)
+                            self.workers.append(self._start(worker.place, plan_id))
+                    if show is not None and time.monotonic() - shown >= SHOW:
+                        show(watch.look())
+                        shown = time.monotonic()
+            finally:
+                self._end(interrupts)
         status = watch.look()
         if show is not None:
             show(status)
@@ -149,29 +152,49 @@ class Pool:
                 return planned.name
         return ""
 
-    def _end(self) -> None:
-        """Interrupt the workers, and kill those that do not end."""
-        try:
-            _signal(self.workers, signal.SIGINT)
-            until = time.monotonic() + PATIENCE
-            while any(w.process.poll() is None for w in self.workers) and time.monotonic() < until:
-                time.sleep(LOOK)
-        finally:  # a second interrupt does not wait
-            with _uninterrupted():  # and a third leaves none behind
-                _signal(self.workers, signal.SIGKILL)
-                for worker in self.workers:
-                    worker.process.wait()
+    def _end(self, interrupts: "Interrupts") -> None:
+        """Interrupt the workers, and kill those that do not end; another interrupt does not wait for them."""
+        before, until = interrupts.count, time.monotonic() + PATIENCE
+        _signal(self.workers, signal.SIGINT)
+        while any(w.process.poll() is None for w in self.workers) and time.monotonic() < until:
+            time.sleep(LOOK)
+            if interrupts.count > before:
+                break
+        _signal(self.workers, signal.SIGKILL)
+        for worker in self.workers:
+            worker.process.wait()
+
+
+@dataclass
+class Interrupts:
+    """How often the person asked this process to end."""
+
+    count: int = 0
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt where one was asked for."""
+        if self.count:
+            raise KeyboardInterrupt
 
 
 @contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Ignore SIGINT, where this is the main thread, which alone gets it."""
+def counted_interrupts() -> Iterator[Interrupts]:
+    """Count SIGINT instead of raising it in the midst of anything, where this is the main thread, which alone gets it.
+
+    One signal may raise twice (polars raises its own KeyboardInterrupt beside Python's): the second would end the
+    ending of the workers.
+    """
+    found = Interrupts()
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield found
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def count(_number: int, _frame: FrameType | None) -> None:
+        found.count += 1
+
+    before = signal.signal(signal.SIGINT, count)
     try:
-        yield
+        yield found
     finally:
         signal.signal(signal.SIGINT, before)
 
