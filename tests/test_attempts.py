@@ -242,13 +242,13 @@ def test_a_run_that_failed_on_files_that_cannot_be_read_has_failed(out, monkeypa
     status = Watch(plan_in(out, run), out).look()
     assert [(r.state, r.note) for r in status.runs] == [("failed", "cannot read responses.parquet as scores")]
     with pytest.raises(FailedRunsError, match="1 of 1 runs failed"):
-        finish(status, "text")
+        finish(status, "text", [str(out)])
 
 
 def test_a_sweep_that_ends_with_open_runs_has_not_succeeded(out):
     status = Watch(plan_in(out, *unscored(2)), out).look()
     with pytest.raises(FailedRunsError, match="2 of 2 runs are not done: dpo_"):
-        finish(status, "text")
+        finish(status, "text", [str(out)])
 
 
 def test_one_fails_and_the_others_are_done(out):
