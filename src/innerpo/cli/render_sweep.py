@@ -22,14 +22,18 @@ STYLES: dict[State, str] = {"done": "green", "running": "cyan", "failed": "red",
 
 def progress_line(status: SweepStatus, n_workers: int) -> str:
     """``12 of 75 runs done, 2 running, 1 failed, about 3.5 h left``."""
-    parts = [f"{status.count('done')} of {len(status.runs)} runs done"]
-    parts += [f"{status.count(s)} {s}" for s in ("running", "failed") if status.count(s)]
+    parts = _counts(status)
     left = status.seconds_left / max(1, n_workers)
     if math.isnan(left):
         parts.append("time left unknown until one is done")
     elif left > 0:
         parts.append(f"about {minutes(left)} left")
     return ", ".join(parts)
+
+
+def _counts(status: SweepStatus) -> list[str]:
+    counted = [f"{status.count('done')} of {len(status.runs)} runs done"]
+    return counted + [f"{status.count(s)} {s}" for s in ("running", "failed") if status.count(s)]
 
 
 def live_table(status: SweepStatus, n_workers: int, height: int) -> RenderableType:
@@ -54,8 +58,7 @@ def forecast_lines(status: SweepStatus, found: Mapping[str, "Forecast"], how: La
     from innerpo.experiments.launchers import n_workers
 
     n = max(1, n_workers(how, len(status.runs)))
-    done = [f"{status.count('done')} of {len(status.runs)} runs done"]
-    done += [f"{status.count(s)} {s}" for s in ("running", "failed") if status.count(s)]
+    done = _counts(status)
     seconds = total_seconds(status, found)
     if not math.isnan(seconds):
         workers = f"{n} worker{'s' if n != 1 else ''}"

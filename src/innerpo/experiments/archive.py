@@ -13,7 +13,6 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import count
 from pathlib import Path
 
 from innerpo.config.identity import run_id
@@ -113,26 +112,32 @@ def store(run: Path, archive: Path) -> Path:
     with machine_errors(archive):
         archive.mkdir(parents=True, exist_ok=True)
         _remove_stale(archive)
-        staging = Path(tempfile.mkdtemp(dir=archive, prefix=STAGED))
-        try:
-            copy_files(run, staging)
-            staging.chmod(0o755)
-            for number in count(1):
-                place = archive / (run.name if number == 1 else f"{run.name}~{number}")
-                if place.is_dir() and same_training(run, place):
-                    copy_files(run, place)
-                    return place
-                if not place.exists():
-                    try:
-                        os.rename(staging, place)  # noqa: PTH104 (fails where another process has been faster)
-                    except OSError:
-                        if not place.exists():
-                            raise
-                    else:
-                        return place
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-    raise AssertionError("unreachable")
+        number = 1
+        while True:
+            place = archive / (run.name if number == 1 else f"{run.name}~{number}")
+            if place.is_dir() and same_training(run, place):
+                copy_files(run, place)
+                return place
+            if place.exists():
+                number += 1
+            elif _placed(run, place):  # else another process took the name: see what it put there
+                return place
+
+
+def _placed(run: Path, place: Path) -> bool:
+    """Write a run's folder under a name that is free; return False where another process has taken the name since."""
+    staging = Path(tempfile.mkdtemp(dir=place.parent, prefix=STAGED))
+    try:
+        copy_files(run, staging)
+        staging.chmod(0o755)
+        os.rename(staging, place)  # noqa: PTH104 (fails where there is a run already, as it should)
+    except OSError:
+        if not place.exists():
+            raise
+        return False
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return True
 
 
 def _holds(place: Path, planned: PlannedRun) -> bool:

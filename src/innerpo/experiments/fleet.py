@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from innerpo.errors import MachineError
+from innerpo.experiments.interrupts import Interrupts, counted_interrupts
 from innerpo.experiments.layout import logs
 from innerpo.experiments.plan import Plan
 from innerpo.experiments.status import SweepStatus, Watch
@@ -60,21 +61,23 @@ class Fleet:
         finish a run.
         """
         watch, over = Watch(self.plan, self.folder), float("inf")
-        try:
-            while True:
-                status = watch.look()
-                if show is not None:
-                    show(status)
-                finished = status.count("done") + status.count("failed")
-                if finished == len(status.runs):
-                    self.jobs, over = self._at_work(), min(over, time.monotonic())
-                    if not self.jobs or time.monotonic() - over >= PATIENCE:
-                        return status
-                else:
-                    self._keep_up(status, finished)
-                time.sleep(LOOK)
-        finally:
-            self._end()
+        with counted_interrupts() as interrupts:
+            try:
+                while True:
+                    status = watch.look()
+                    if show is not None:
+                        show(status)
+                    finished = status.count("done") + status.count("failed")
+                    if finished == len(status.runs):
+                        self.jobs, over = self._at_work(), min(over, time.monotonic())
+                        if not self.jobs or time.monotonic() - over >= PATIENCE:
+                            return status
+                    else:
+                        self._keep_up(status, finished)
+                    time.sleep(LOOK)
+                    interrupts.check()
+            finally:
+                self._end(interrupts)
 
     def _keep_up(self, status: SweepStatus, finished: int) -> None:
         """Submit jobs where some are missing and runs wait for them."""
@@ -104,11 +107,11 @@ class Fleet:
                 log.warning(f"job {job.name} ended: {how}; see {logs(self.folder)}")
         return found
 
-    def _end(self) -> None:
-        """End the jobs that are left, and wait for that."""
+    def _end(self, interrupts: Interrupts) -> None:
+        """End the jobs that are left, and wait for that until another interrupt."""
+        before, until = interrupts.count, time.monotonic() + PATIENCE
         _cancel(self.jobs)
-        until = time.monotonic() + PATIENCE
-        while self.jobs and time.monotonic() < until:
+        while self.jobs and time.monotonic() < until and interrupts.count == before:
             self.jobs = [job for job in self.jobs if job.ended() is None]
             time.sleep(min(LOOK, 0.2))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from innerpo.errors import UserError
 from innerpo.experiments.attempt import is_trained
 from innerpo.experiments.plan import PlannedRun
-from innerpo.experiments.status import RunStatus, SweepStatus
+from innerpo.experiments.status import RunStatus, SweepStatus, share_left
 from innerpo.plan import available_bytes, plan_run
 from innerpo.progress import task
 
@@ -57,7 +57,7 @@ def forecasts(status: SweepStatus, retry_failed: bool = False) -> dict[str, Fore
 
 def total_seconds(status: SweepStatus, found: Mapping[str, Forecast]) -> float:
     """Seconds of work of all runs that can begin, of running ones the half; NaN where there is none."""
-    shares = {run.planned.id: 0.5 if run.state == "running" else 1.0 for run in status.runs}
+    shares = {run.planned.id: share_left(run) for run in status.runs}
     seconds = [shares[id] * forecast.seconds for id, forecast in found.items() if not forecast.fault]
     return sum(seconds) if seconds else math.nan
 

@@ -10,18 +10,16 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import IO
 
 from innerpo.errors import MachineError
 from innerpo.experiments.attempt import record_failure
+from innerpo.experiments.interrupts import Interrupts, counted_interrupts
 from innerpo.experiments.layout import logs
 from innerpo.experiments.lease import last_holder
 from innerpo.experiments.plan import Plan, write_plan
@@ -152,7 +150,7 @@ class Pool:
                 return planned.name
         return ""
 
-    def _end(self, interrupts: "Interrupts") -> None:
+    def _end(self, interrupts: Interrupts) -> None:
         """Interrupt the workers, and kill those that do not end; another interrupt does not wait for them."""
         before, until = interrupts.count, time.monotonic() + PATIENCE
         _signal(self.workers, signal.SIGINT)
@@ -163,40 +161,6 @@ class Pool:
         _signal(self.workers, signal.SIGKILL)
         for worker in self.workers:
             worker.process.wait()
-
-
-@dataclass
-class Interrupts:
-    """How often the person asked this process to end."""
-
-    count: int = 0
-
-    def check(self) -> None:
-        """Raise KeyboardInterrupt where one was asked for."""
-        if self.count:
-            raise KeyboardInterrupt
-
-
-@contextmanager
-def counted_interrupts() -> Iterator[Interrupts]:
-    """Count SIGINT instead of raising it in the midst of anything, where this is the main thread, which alone gets it.
-
-    One signal may raise twice (polars raises its own KeyboardInterrupt beside Python's): the second would end the
-    ending of the workers.
-    """
-    found = Interrupts()
-    if threading.current_thread() is not threading.main_thread():
-        yield found
-        return
-
-    def count(_number: int, _frame: FrameType | None) -> None:
-        found.count += 1
-
-    before = signal.signal(signal.SIGINT, count)
-    try:
-        yield found
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _signal(workers: Sequence[Worker], number: signal.Signals) -> None:

@@ -51,7 +51,7 @@ class SweepStatus:
         """Seconds of work that are left, of one process; NaN where no past run says."""
         open_runs = [run for run in self.runs if run.state in ("running", "waiting")]
         expected = [expected_seconds(run.planned, self.runs) for run in open_runs]
-        shares = [_left(run) for run in open_runs]
+        shares = [share_left(run) for run in open_runs]
         return sum((e * s for e, s in zip(expected, shares, strict=True)), 0.0)
 
 
@@ -136,6 +136,6 @@ def _doing(folder: Path, name: str) -> str:
     return f"{state.task or state.phase} {state.done}/{state.total}" if state.total > 0 else state.task or state.phase
 
 
-def _left(run: RunStatus) -> float:
-    """The share of a run that is left, as far as it is known: a running one is taken to be half done."""
+def share_left(run: RunStatus) -> float:
+    """Return the share of an open run that is left: a running one is taken to be half done."""
     return 0.5 if run.state == "running" else 1.0
