@@ -17,8 +17,8 @@ from innerpo.errors import UserError
 from innerpo.model.forward.blocks import decoder_blocks, forward_replaced, text_config
 from innerpo.model.forward.masks import FLEX
 
-# Compiling decoder blocks took 89 s on one CPU core (measured); in a prototype with bfloat16 units compiled blocks then
-# saved 0.5 to 1 s of a step of 8 pairs. With fewer steps than this, compiling costs more time than it saves.
+# On one CPU core with bfloat16 units compiling decoder blocks took 57 s (12 s where torch's disk cache held them) and
+# then saved .35 s of a step of 1.9 s (measured). With fewer steps than this, compiling costs more time than it saves.
 COMPILE_STEPS = 200
 # Of 170, 340, 680 and 1360 tokens per micro-batch 680 was fastest on a CPU, by 1 to 10 %; on CUDA it depends on memory.
 CPU_MICRO_BATCH_TOKENS = 1024
@@ -150,9 +150,16 @@ def compiled_blocks(model: nn.Module) -> Iterator[None]:
     """Compile every decoder block inside the context, with dynamic shapes, at the first forward pass.
 
     The forward function is compiled and not the module, so that hooks that read states stay outside compiled code.
+    What a backward pass needs is kept until the graph is dropped, since gradient shares (training/shares.py) go back
+    over it once a term; torch would overwrite it ("donated buffers") and refuse the second time. The tag keeps this
+    code apart from what is in torch's disk cache, whose keys leave donation out (2.13): code that overwrites, found
+    there, gave wrong gradients the second time without a word.
     """
     torch._dynamo.reset()  # earlier compilations may have had other hooks
     with ExitStack() as stack:
+        stack.enter_context(torch._functorch.config.patch(donated_buffer=False))
+        tag = f"{torch.compiler.config.cache_key_tag} no donated buffers"
+        stack.enter_context(torch.compiler.config.patch(cache_key_tag=tag))
         for block in decoder_blocks(model):
             stack.enter_context(forward_replaced(block, torch.compile(block.forward, dynamic=True)))
         yield
