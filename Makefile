@@ -1,4 +1,4 @@
-# The two commands of the README, and what CI calls. More verbs: `just --list` (installed into .venv by `make install`).
+# The two commands of the README, and what CI calls. More verbs: `just --list` (installed into .venv by `make install-dev`).
 PYTHON ?= python3
 BIN := .venv/bin
 export TOKENIZERS_PARALLELISM := false

@@ -54,7 +54,7 @@ report *args:
 view folder="outputs" *args:
     @{{python}} cli.py view "$@"
 
-# base, DPO and InnerPO on an embedded shift
+# base, DPO, residual and its control on an embedded shift
 demo:
     make demo
 

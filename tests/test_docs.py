@@ -35,7 +35,9 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 LINKING = [*PAGES, ROOT / "CHANGELOG.md", ROOT / "LOG.md"]
 FENCE = re.compile(r"^```([^\n`]*)\n(.*?)^```\s*$", re.M | re.S)
-OTHER_PROGRAMS = {"accelerate", "hf", "lm_eval", "pip", "tools/slurm_here.sh", "torchrun", "vllm", ".venv/bin/pytest"}
+OTHER_PROGRAMS = {"accelerate", "git", "hf", "lm_eval", "pip", "tools/slurm_here.sh", "torchrun", "vllm"} | {
+    ".venv/bin/pytest"
+}
 """Programs that the pages name and this test does not look into, beyond the paths in their arguments."""
 
 

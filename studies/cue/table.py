@@ -55,17 +55,23 @@ def noise_tables(study: Study) -> str:
     """Mean accuracy over seeds at full strength, a table a set, by share of wrong labels and rate of the cue."""
     rows = {name: name for name in NOISY}
     cells = [(noise, rho) for noise in NOISES for rho in RHOS]
-    by_cell = []
+    by_cell, seeds = [], []
     for noise, rho in cells:
-        own = study.runs.filter(study.runs["source"] == f"embedded:cue(rho={rho:g},noise={noise:g})")["run"].to_list()
-        by_cell.append(accuracies(select_runs(study, own), rows, SETS) if own else {})
-    header = ["method", "seeds", *(f"{noise:.0%}, rho {rho:g}" for noise, rho in cells)]
-    texts = []
+        own = study.runs.filter(study.runs["source"] == f"embedded:cue(rho={rho:g},noise={noise:g})")
+        by_cell.append(accuracies(select_runs(study, own["run"].to_list()), rows, SETS) if len(own) else {})
+        seeds.append({name: own.filter(own["method"] == name)["seed"].n_unique() for name in rows})
+    most = max(n for cell in seeds for n in cell.values())
+
+    def shown(cell: int, name: str, of_set: int) -> str:
+        if name not in by_cell[cell]:
+            return ""
+        fewer = seeds[cell].get(name, most)  # the base has no seeds
+        return by_cell[cell][name][of_set].split(" ")[0] + (f" ({fewer})" if fewer < most else "")
+
+    header = ["method", *(f"{noise:.0%}, rho {rho:g}" for noise, rho in cells)]
+    texts = [f"Means of {most} seeds; in parentheses the number of seeds where there are fewer.\n"]
     for i, title in enumerate(TITLES[2:]):
-        lines = []
-        for n in ["base", *rows]:
-            seeds = str(study.runs.filter(study.runs["method"] == n)["seed"].n_unique()) if n in rows else ""
-            lines.append([n, seeds, *(found[n][i].split(" ")[0] if n in found else "" for found in by_cell)])
+        lines = [[name, *(shown(cell, name, i) for cell in range(len(cells)))] for name in ["base", *rows]]
         texts.append(f"{title}:\n\n{markdown(header, lines)}")
     return "\n".join(texts)
 

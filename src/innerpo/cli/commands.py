@@ -110,10 +110,10 @@ class DataCommand:
 
 @dataclass(frozen=True)
 class DemoCommand:
-    """Train DPO and InnerPO on an embedded shift, and print base, DPO and InnerPO side by side."""
+    """Train DPO, residual and its control on an embedded shift, and print them beside the base."""
 
     output_dir: Path = Path("outputs/demo")
-    """Where the two runs land; an earlier demo there is replaced."""
+    """Where the three runs land; an earlier demo there is replaced."""
     seed: int = 1
     """Training seed."""
 
@@ -157,7 +157,7 @@ Those of ``method`` are left out for methods that read no hidden states, where t
 """
 
 EXAMPLES = {
-    "innerpo demo": "base, DPO and InnerPO on an embedded shift: a few minutes on a CPU, nothing to download",
+    "innerpo demo": "base, DPO, residual and its control on an embedded shift: minutes on a CPU, nothing to download",
     "innerpo data embedded:compare": "sizes, lengths and three rows of a data set",
     "innerpo doctor innerpo": "does each term of a loss teach what it should? seconds, no training",
     "innerpo train dpo --preset=dev": "a few steps, to see that all is well",

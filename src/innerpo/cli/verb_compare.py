@@ -24,7 +24,7 @@ class CompareCommand:
 
 
 def compare(args: list[str]) -> None:
-    """Compare two methods on the same prompts and seeds: compare outputs/innerpo_math_seed1 outputs/dpo_math_seed1."""
+    """Compare methods on the same prompts and seeds: compare outputs/innerpo-none_math_seed1 outputs/dpo_math_seed1."""
     command = parse(CompareCommand, args, "innerpo compare")
     from innerpo.cli.over_runs import show_comparison
 

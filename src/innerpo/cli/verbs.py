@@ -140,7 +140,7 @@ def data(args: list[str]) -> None:
 
 
 def demo(args: list[str]) -> None:
-    """Train DPO and InnerPO on an embedded shift and compare them with the base: a few minutes on a CPU."""
+    """Train DPO, residual and its control on an embedded shift, compare them with the base: minutes on a CPU."""
     command = parse(DemoCommand, args, "innerpo demo")
     from innerpo.demo import run_demo
 
