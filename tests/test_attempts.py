@@ -15,11 +15,13 @@ import pytest
 from innerpo.cli.sweep_runs import finish
 from innerpo.errors import FailedRunsError, MachineError, UserError
 from innerpo.evaluation.sweep_folder import failed_runs
+from innerpo.experiments.archive import Archive
 from innerpo.experiments.attempt import failure_of, forget_failure, record_failure, swept
 from innerpo.experiments.layout import attempts, failures, leases
 from innerpo.experiments.lease import lease
+from innerpo.experiments.plan import Plan
 from innerpo.experiments.status import Watch, expected_seconds
-from innerpo.experiments.sweep import prepare
+from innerpo.experiments.sweep import Started, prepare
 from innerpo.experiments.worker import Bases, run_one, work
 from sweep_helpers import any_base, plan_in, planned, pretend, unscored
 
@@ -249,6 +251,16 @@ def test_a_sweep_that_ends_with_open_runs_has_not_succeeded(out):
     status = Watch(plan_in(out, *unscored(2)), out).look()
     with pytest.raises(FailedRunsError, match="2 of 2 runs are not done: dpo_"):
         finish(status, "text", [str(out)])
+
+
+def test_the_table_of_a_sweep_is_of_its_own_scored_runs(out):
+    """A run that was not to be scored, and another program's run in the same folder, are no fault of the sweep."""
+    skipped, other = unscored(2)
+    scored = planned(seed=3)
+    for run in plan_in(out, skipped, other, scored).runs:
+        pretend(run.config)
+    started = Started(plan_in(out, skipped, scored), Plan(()), out, Archive(None), ())
+    assert started.scored() == [out / scored.name]
 
 
 def test_one_fails_and_the_others_are_done(out):

@@ -6,9 +6,10 @@ import pytest
 
 from innerpo.cli.study_words import split_fields
 from innerpo.errors import UserError
+from innerpo.experiments.launch_options import RayOptions
 from innerpo.experiments.plan import in_folder, ordered, preferred, read_plan, write_plan
 from innerpo.experiments.study import planned, read_study_file, study_of
-from innerpo.experiments.sweep import find_study
+from innerpo.experiments.sweep import find_study, sweep
 
 STUDIES = Path(__file__).parents[1] / "studies"
 TWO = {"methods": ["dpo", "innerpo"], "datasets": ["math", "truthful_qa"]}
@@ -326,3 +327,43 @@ def test_the_screen_sees_development_shifts_only():
     }
     assert {(r.config.data.dataset, r.config.eval.oos_dataset) for r in plan.runs} <= development
     assert {r.config.training.seed for r in plan.runs} == {1, 2, 3}
+
+
+def test_a_base_in_memory_is_no_workers_base(tmp_path):
+    for how in ({"workers": 2}, {"launcher": "ray"}):
+        with pytest.raises(UserError, match="a base in memory is this process's own"):
+            sweep(TWO, base=object(), output_dir=tmp_path, **how)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        (
+            {"options": {"training.overwrite": True}},
+            "training.overwrite is nothing that a study says: finished",
+        ),
+        ({"options": {"eval": {"capability": "dpo"}}}, "eval.capability is nothing that a study says: give it to `inn"),
+        ({"archive": True}, "s.archive must be the path of a folder, got True"),
+        ({"output_dir": 3}, "s.output_dir must be the path of a folder, got 3"),
+    ],
+)
+def test_what_a_study_cannot_say_is_refused(values, says):
+    with pytest.raises(UserError, match=says):
+        study_of(TWO | values, "s")
+    assert study_of(TWO | {"options": {"training.overwrite": False}}, "s").plan.runs
+
+
+def test_words_that_would_be_lost_are_refused(tmp_path):
+    study = tmp_path / "mine.yaml"
+    study.write_text("methods: [dpo]")
+    with pytest.raises(UserError, match=r"stands among the values of --model.base_model; a study file comes"):
+        split_fields(["--model.base_model", "some/model", str(study)], "innerpo sweep")
+    with pytest.raises(UserError, match=r"--training.lr is given twice; give all its values at once: --tr"):
+        split_fields(["--training.lr=1e-4", "--training.lr=2e-4"], "innerpo sweep")
+
+
+@pytest.mark.parametrize("options", [{"cpus": 0.0}, {"cpus": -1.0}, {"gpus": -0.5}, {"cpus": float("nan")}])
+def test_a_worker_of_ray_asks_for_something(options):
+    with pytest.raises(UserError, match=r"ray\.(cpus must be above 0|gpus must not be negative), got"):
+        RayOptions(**options)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 from transformers import TrainerControl, TrainerState, TrainingArguments
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from innerpo import registry
 from innerpo.cli.verbs import main
@@ -202,3 +203,57 @@ def test_a_tracker_of_ones_own(monkeypatch, tmp_path):
     monkeypatch.setitem(registry.TRACKERS, "json", Mine)  # the name of a package that is there
     config = second_run(tmp_path, "json")
     assert seen == [config.run_name, (3, {"loss": 0.5}), True]
+
+
+@pytest.mark.parametrize("where", ["log", "finish"])
+def test_a_tracker_that_fails_on_the_way_is_told_no_more(where, monkeypatch, tmp_path, caplog):
+    seen = []
+
+    class Weak:
+        def __init__(self, run):
+            pass
+
+        def log(self, metrics, step):
+            seen.append("log")
+            if where == "log":
+                raise ConnectionError("no route\nto host")
+
+        def finish(self, succeeded):
+            seen.append("finish")
+            raise OSError("too late")
+
+    monkeypatch.setitem(registry.TRACKERS, "json", Weak)
+    second_run(tmp_path, "json")
+    assert seen == (["log"] if where == "log" else ["log", "finish"])
+    said = {"log": "ConnectionError: no route to host", "finish": "OSError: too late"}[where]
+    assert f"json gets nothing more of this run: {said}; metrics.jsonl has all of it" in caplog.text
+
+
+def test_a_tracker_that_cannot_begin_is_an_error_of_one_line(monkeypatch, tmp_path):
+    def refuse(run):
+        raise RuntimeError("no API key\nconfigured")
+
+    monkeypatch.setitem(registry.TRACKERS, "json", refuse)
+    with pytest.raises(UserError, match=r"^training.report_to: json could not begin a run: RuntimeError: no API key c"):
+        second_run(tmp_path, "json")
+
+
+def test_a_callback_of_transformers_that_cannot_be_made_is_refused_early(monkeypatch):
+    def missing():
+        raise RuntimeError("CometCallback requires comet-ml to be installed.")
+
+    monkeypatch.setitem(INTEGRATION_TO_CALLBACK, "comet_ml", missing)
+    with pytest.raises(UserError, match=r"training.report_to: comet_ml: RuntimeError: CometCallback requires"):
+        check_trackers(with_trackers("comet_ml"))
+
+
+def test_trackers_keep_what_attempts_and_trials_leave(tmp_path):
+    """The store is that of the whole sweep or search, and a trial's own files stay when its folder goes."""
+    config = default_run("dpo")
+    attempt = tracked_run(replace(config, output_dir=tmp_path / ".sweep" / "attempts" / "1"))
+    assert attempt.store == tmp_path
+    assert attempt.folder == tmp_path / ".sweep" / "attempts" / "1" / config.run_name  # becomes the run's folder
+    assert attempt.config["output_dir"] == str(tmp_path)
+    trial = tmp_path / ".sweep" / "trials" / "trial-0003" / ".sweep" / "attempts" / "1"
+    of_trial = tracked_run(replace(config, output_dir=trial))
+    assert (of_trial.store, of_trial.folder) == (tmp_path, tmp_path / "trackers" / "trial-0003")

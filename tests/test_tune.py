@@ -12,6 +12,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import torch
 from hypothesis import HealthCheck, given
 from hypothesis import settings as settings_
 from hypothesis import strategies as st
@@ -200,6 +201,23 @@ def test_a_trial_is_pruned_below_the_median_only(undisturbed):
             assert gives_up == (trial.state == "pruned" and step == max(trial.looks))
 
 
+def test_the_first_trial_which_all_are_compared_with_is_never_pruned(undisturbed, tmp_path):
+    """Left unfinished, it is taken up when others are whole, and its looks are the lowest of all."""
+
+    def stop(config, look):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        searched(tmp_path, 1, objective=stop)
+    for trial in [t for t in read_trials(undisturbed) if t.state == "complete" and t.number > 0][:6]:
+        write_trial(tmp_path, replace(trial, number=len(read_trials(tmp_path))))
+    n = len(read_trials(tmp_path))
+    assert n > 4
+    trials = searched(tmp_path, n, objective=lambda c, look: pretend(c, lambda step, value: look(step, lambda: -9.0)))
+    assert trials[0].state == "complete"
+    assert set(trials[0].looks.values()) == {-9.0}
+
+
 def test_suggestions_depend_on_seed_and_trials_only(undisturbed, tmp_path):
     trials = read_trials(undisturbed)
     first = suggest(tmp_path / "a", trials, request_of())
@@ -322,13 +340,14 @@ def test_where_the_first_trial_fails_there_is_nothing_to_search(error, tmp_path)
     assert [t.state for t in searched(tmp_path, 2)] == ["complete", "complete"]  # once it is mended
 
 
-def test_a_fault_of_the_machine_leaves_the_trial_open(tmp_path):
+@pytest.mark.parametrize("fault", [MachineError("no space left"), torch.OutOfMemoryError("of 80 GB")])
+def test_a_fault_of_the_machine_leaves_the_trial_open(fault, tmp_path):
     searched(tmp_path, 2)
 
     def objective(config, look):
-        raise MachineError("no space left")
+        raise fault
 
-    with pytest.raises(MachineError):
+    with pytest.raises(type(fault)):
         searched(tmp_path, 3, objective=objective)
     assert read_trial(tmp_path, 2).state == "running"
 
@@ -500,6 +519,16 @@ def test_tables_name_the_budgets_of_tuning(tmp_path):
     assert any(n.startswith("not tuned on ") and n.endswith(": sft") for n in notes)
 
 
+@pytest.mark.parametrize(
+    ("texts", "says"), [("alpaca_mmlu", "is a target of truthful_qa"), ("truthful_qa", "has the held")]
+)
+def test_anchors_on_texts_that_a_search_must_not_see_are_refused(texts, says, tmp_path):
+    options = {"method.anchor_data": texts}
+    with pytest.raises(UserError, match=f"method.anchor_data={texts} {says}"):
+        innerpo.tune(None, "anchor-kl", data="truthful_qa", out=tmp_path, **options)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_the_best_of_15_trials_beats_the_defaults_on_the_embedded_shift(tmp_path):
@@ -516,7 +545,8 @@ def test_from_python_on_a_base_in_memory(tmp_path):
     options = {"data.max_train_prompts": 3, "data.batch_size": 3, "eval.max_prompts": 3, "training.save_steps": 0}
     options["data.cache_dir"] = str(tmp_path / "cache")
     base = any_base()
-    found = innerpo.tune(base, "dpo", data="embedded:compare", trials=1, out=tmp_path / "out", **options)
+    options["eval.steer"] = 2.0  # no part of what a trial measures
+    found = innerpo.tune(base, "innerpo-none", data="embedded:compare", trials=1, out=tmp_path / "out", **options)
     assert found.best == found.start
     assert not found.importance
     assert found.config.data.max_train_prompts == 3

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from innerpo.cli.options import Option, find_option, options_of
@@ -33,6 +34,13 @@ def split_fields(words: Sequence[str], prog: str) -> tuple[list[str], dict[str, 
         values = [value] if equals else []
         while rest and not rest[0].startswith("--"):
             values.append(rest.pop(0))
+        swallowed = [text for text in values if text.endswith((".yaml", ".yml"))]
+        if swallowed and len(values) > 1 and Path(swallowed[-1]).is_file():
+            raise UserError(
+                f"{swallowed[-1]} stands among the values of {option.flag}; a study file comes before the flags"
+            )
+        if option.name in found and not option.takes_many and get_origin(option.hint) is not dict:
+            raise UserError(f"{option.flag} is given twice; give all its values at once: {option.flag} A B")
         found[option.name] = _value(option, values, denied)
     return others, found
 

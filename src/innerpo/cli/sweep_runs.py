@@ -61,8 +61,7 @@ def run_sweep(study: StudyFile, how: Launch, retry_failed: bool, format: str) ->
             line = progress_line(started.look(), n)
             raise KeyboardInterrupt(f"interrupted ({line}); the same command goes on where it stopped") from None
     status = started.end(status)
-    folders = [status.folder] if started.archive.folder is None else started.places()
-    finish(status, format, [str(folder) for folder in folders])
+    finish(status, format, [str(folder) for folder in started.scored()])
 
 
 def _archived(started: Started) -> str:
@@ -78,7 +77,7 @@ def _workers(how: Launch, n: int) -> str:
 def finish(status: SweepStatus, format: str, folders: Sequence[str]) -> None:
     """Print the table of a sweep that has ended, of some folders. Raises FailedRunsError where runs failed."""
     failed, done = status.failed, status.count("done")
-    if done and any(not run.planned.config.eval.skip for run in status.runs):
+    if done and folders:
         try:
             show_table(folders, "accuracy", "mean_logp", format, strengths=False)
         except UserError:

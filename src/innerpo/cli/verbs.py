@@ -63,9 +63,10 @@ def train(args: list[str]) -> None:
 
         stdout.print(as_rich(plan_run(command.run)), soft_wrap=True)
         return
+    from innerpo.capability import with_capability
     from innerpo.run import train as run_training
 
-    result = run_training(command.run)
+    result = with_capability(run_training(command.run))
     _show(result)
 
 

@@ -105,7 +105,7 @@ def record_failure(folder: Path, planned: PlannedRun, error: BaseException | str
     if isinstance(error, str):
         kind, trace = "crash", ""
     else:
-        kind = "machine" if isinstance(error, MachineError | MemoryError) or _is_out_of_memory(error) else "error"
+        kind = "machine" if isinstance(error, MachineError | MemoryError) or is_out_of_memory(error) else "error"
         kind = "user" if isinstance(error, UserError) and kind == "error" else kind
         text = f"{type(error).__name__}: {text}" if kind == "error" else text
         trace = "" if kind == "user" else "".join(traceback.format_exception(error))
@@ -159,7 +159,7 @@ def _failure_path(folder: Path, planned: PlannedRun) -> Path:
     return failures(folder) / f"{planned.name}.{planned.request}.json"
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether it is torch's error, by its name: who plans and lists runs does not load torch."""
     return any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
 

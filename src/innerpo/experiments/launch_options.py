@@ -46,6 +46,13 @@ class RayOptions:
     gpus: float | None = None
     """GPUs of a worker, of which a run uses one; .5 lets two share one. Else 1 where the cluster has GPUs."""
 
+    def __post_init__(self) -> None:
+        """Check what a worker asks for: some of either kind, so that a cluster holds a number of them."""
+        if not self.cpus > 0:
+            raise UserError(f"ray.cpus must be above 0, got {self.cpus}")
+        if self.gpus is not None and not self.gpus >= 0:
+            raise UserError(f"ray.gpus must not be negative, got {self.gpus}")
+
 
 @dataclass(frozen=True)
 class Launch:

@@ -67,23 +67,32 @@ def study_of(
         more = {key: value for key, value in changes.items() if key != "groups"}
         runs += _runs(_merged(without(said, more, at), more), number, at)
     _check_rows(runs, where)
-    folder = changes.get("output_dir") or values.get("output_dir") or default
+    folder = _path(changes, "output_dir", where) or _path(values, "output_dir", where) or default
     plan = ordered(runs)
-    archive = changes.get("archive") or _own_archive(values, changes, plan, where)
+    archive = _path(changes, "archive", where) or _own_archive(values, changes, plan, where)
     return StudyFile(plan, Path(folder), Path(archive) if archive else None)
 
 
-def _own_archive(values: Mapping[str, Any], changes: Mapping[str, Any], plan: Plan, where: str) -> Any:
+def _path(values: Mapping[str, Any], key: str, where: str) -> str | Path | None:
+    """A folder that a study names, if it names one. Raises UserError for what is no path."""
+    value = values.get(key)
+    if value is not None and not isinstance(value, str | Path):
+        raise UserError(f"{where}.{key} must be the path of a folder, got {value!r}")
+    return value or None
+
+
+def _own_archive(values: Mapping[str, Any], changes: Mapping[str, Any], plan: Plan, where: str) -> str | Path | None:
     """The archive that a file names, for runs of that file: others, which options beside it ask for, stay out of it."""
-    if not values.get("archive") or not set(changes) - set(FOLDERS):
-        return values.get("archive")
+    named = _path(values, "archive", where)
+    if named is None or not set(changes) - set(FOLDERS):
+        return named
     own = {run.id for run in study_of(values, where).plan.runs}
     others = [run for run in plan.runs if run.id not in own]
     if not others:
-        return values["archive"]
+        return named
     log.warning(
         f"{len(others)} of {len(plan.runs)} runs are none of {where}: nothing is read from or kept in its archive "
-        f"{values['archive']} (the option archive names another)"
+        f"{named} (the option archive names another)"
     )
     return None
 

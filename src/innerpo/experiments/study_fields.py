@@ -13,6 +13,11 @@ SCORING = {"suite": "eval.suite", "sets": "eval.sets", "strengths": "eval.streng
 """Keys that are short for a field of every run."""
 OWNED = LISTED | SCORING
 VARIED = ("product", "paired")
+REFUSED = {
+    "training.overwrite": "finished runs are kept; to do one again, delete its folder",
+    "eval.capability": "give it to `innerpo eval RUN` when the run is done",
+}
+"""Fields that a sweep would ignore, and what to do instead."""
 ROW = ("method", "row", *VARIED)
 """Keys of an entry of ``methods`` that is a mapping; all others are fields by their dotted names."""
 
@@ -24,6 +29,8 @@ def flat(values: Any, where: str, prefix: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in values.items():
         name = f"{prefix}{key}"
+        if value and name in REFUSED:
+            raise UserError(f"{where}: {name} is nothing that a study says: {REFUSED[name]}")
         if name in FIELDS and name != "output_dir":
             found[name] = value
         elif isinstance(value, Mapping) and any(field.startswith(f"{name}.") for field in FIELDS):

@@ -39,8 +39,11 @@ def sweep(
     and reports need of each run (archive.py). ``workers`` share the work; 0 = this process does it, which a ``base``
     model in memory needs. ``launcher``: they are processes on this machine, jobs of Slurm, or tasks of Ray; ``slurm``
     and ``ray`` say what each needs. ``retry_failed``: runs that failed earlier are tried again. A run that fails is
-    named in the result (``failed``), and the others are done. Raises UserError for a study that is faulty.
+    named in the result (``failed``), and the others are done. Raises UserError for a study that is faulty, and for a
+    ``base`` that workers could not have.
     """
+    if base is not None and (workers or launcher != "local"):
+        raise UserError("a base in memory is this process's own: it needs workers=0 and the launcher local")
     found = find_study(study, options, output_dir, archive)
     if base is not None:
         found = replace(found, plan=_on_base(found.plan, base))
@@ -85,10 +88,13 @@ class Started:
             raise MachineError(f"runs are done that could not be archived: {self.archive.fault}")
         return found
 
-    def places(self) -> list[Path]:
-        """Return the folders of the runs of the plan that are there: in the sweep's folder, else in the archive."""
+    def scored(self) -> list[Path]:
+        """Return the folders of the plan's runs that are there and were to be scored: the sweep's, else the archive's.
+
+        The sweep's folder may hold others, which are none of its table's.
+        """
         found = []
-        for planned in self.plan.runs:
+        for planned in (run for run in self.plan.runs if not run.config.eval.skip):
             own = self.folder / planned.name
             place = own if is_trained(own) else self.archive.find(planned)
             found += [] if place is None or place in found else [place]

@@ -8,3 +8,6 @@ STATE = "state.json"
 SWEEP, SWEPT = ".sweep", "sweep.json"
 """In a folder of runs: what a sweep keeps of its work (leases, attempts, errors). In a run's folder: what it says of
 the run (its row in tables, the time it took)."""
+
+TRIALS = "trials"
+"""Beneath SWEEP in the folder of a search: the attempts at its trials, a folder each, which go when the trial ends."""

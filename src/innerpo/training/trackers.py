@@ -9,7 +9,7 @@ import importlib.util
 import io
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from innerpo.config.identity import run_id, settings
 from innerpo.config.run import RunConfig
 from innerpo.errors import UserError, near_matches
 from innerpo.registry import TRACKERS, resolve
+from innerpo.training.paths import SWEEP, TRIALS
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,10 @@ PROJECT = "innerpo"
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """What a tracker is told of a run. ``group`` is empty for a run on its own; ``store`` is the folder of all runs."""
+    """What a tracker is told of a run. ``group`` is empty for a run on its own.
+
+    ``folder`` is where files of the run alone may stay, ``store`` the folder of all runs.
+    """
 
     name: str
     group: str
@@ -53,8 +57,23 @@ def tracked_run(config: RunConfig) -> TrackedRun:
     """Return what trackers are told of a run: every option by its dotted name, as it stands in config.yaml."""
     plain = (str, int, float, bool, type(None))
     options = {s.name: s.value if isinstance(s.value, plain) else str(s.value) for s in settings(config)}
-    options["run_id"] = run_id(config)
-    return TrackedRun(config.run_name, config.training.report_group, config.run_dir, config.output_dir, options)
+    store = _store(config)
+    options |= {"run_id": run_id(config), "output_dir": str(store)}
+    return TrackedRun(config.run_name, config.training.report_group, _kept(config), store, options)
+
+
+def _store(config: RunConfig) -> Path:
+    """The folder of all runs: that of the sweep or search, not that of one attempt at a run."""
+    parts = config.output_dir.parts
+    return Path(*parts[: parts.index(SWEEP)]) if SWEEP in parts else config.output_dir
+
+
+def _kept(config: RunConfig) -> Path:
+    """The run's folder. That of a trial of a search goes when the trial ends: beside it then, by the trial's name."""
+    parts = config.output_dir.parts
+    if SWEEP not in parts or parts[parts.index(SWEEP) + 1] != TRIALS:
+        return config.run_dir
+    return _store(config) / "trackers" / parts[parts.index(SWEEP) + 2]
 
 
 def check_trackers(config: RunConfig) -> None:
@@ -64,8 +83,14 @@ def check_trackers(config: RunConfig) -> None:
     for name in config.training.report_to:
         if name not in TRACKERS and name not in OTHERS:
             raise UserError(f"training.report_to: unknown tracker {name!r}{near_matches(name, [*TRACKERS, *OTHERS])}")
-        if name in ("tensorboard", *TRACKERS) and importlib.util.find_spec(name) is None:
-            raise UserError(f"training.report_to: {name} is not installed; pip install 'innerpo[trackers]' has it")
+        if name in ("tensorboard", *TRACKERS):
+            if importlib.util.find_spec(name) is None:
+                raise UserError(f"training.report_to: {name} is not installed; pip install 'innerpo[trackers]' has it")
+            continue
+        try:
+            OTHERS[name]()  # as the trainer will make it
+        except (RuntimeError, ImportError) as error:
+            raise UserError(f"training.report_to: {name}: {_one_line(error)}") from error
 
 
 def left_to_transformers(config: RunConfig) -> list[str]:
@@ -86,32 +111,47 @@ def tracked(config: RunConfig) -> Iterator[list[TrainerCallback]]:
 
 
 def place_tensorboard(trainer: Any, config: RunConfig) -> None:
-    """Let tensorboard write into the run's folder: its default is among the checkpoints, which are removed."""
+    """Let tensorboard write where files may stay: its default is among the checkpoints, which are removed."""
     for callback in trainer.callback_handler.callbacks:
         if isinstance(callback, TensorBoardCallback) and not os.environ.get("TENSORBOARD_LOGGING_DIR"):
-            callback.logging_dir = str(config.run_dir / "tensorboard")
+            callback.logging_dir = str(_kept(config) / "tensorboard")
 
 
 class _Tracking(TrainerCallback):
     def __init__(self, config: RunConfig) -> None:
         self.run = tracked_run(config)
         self.names = [name for name in config.training.report_to if name in TRACKERS]
-        self.open: list[Tracker] = []
+        self.open: dict[str, Tracker] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.is_world_process_zero and not self.open:
-            self.open = [resolve(TRACKERS, name, "tracker")(self.run) for name in self.names]
+        """Open the run in every tracker. Raises UserError where one cannot."""
+        for name in self.names if state.is_world_process_zero and not self.open else ():
+            try:
+                self.open[name] = resolve(TRACKERS, name, "tracker")(self.run)
+            except Exception as error:  # whatever a tracker's package raises
+                raise UserError(f"training.report_to: {name} could not begin a run: {_one_line(error)}") from error
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         metrics = {name: float(value) for name, value in (logs or {}).items() if isinstance(value, int | float)}
-        for tracker in self.open:
-            tracker.log(metrics, state.global_step)
+        self._tell(lambda tracker: tracker.log(metrics, state.global_step))
 
     def finish(self, succeeded: bool) -> None:
         """Close the run in every tracker."""
-        for tracker in self.open:
-            tracker.finish(succeeded)
-        self.open = []
+        self._tell(lambda tracker: tracker.finish(succeeded))
+        self.open = {}
+
+    def _tell(self, what: Callable[[Tracker], None]) -> None:
+        """Tell every tracker something. One that fails is told no more: training must not end for its curves."""
+        for name, tracker in list(self.open.items()):
+            try:
+                what(tracker)
+            except Exception as error:
+                log.warning(f"{name} gets nothing more of this run: {_one_line(error)}; metrics.jsonl has all of it")
+                del self.open[name]
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:500]
 
 
 class WandbTracker:

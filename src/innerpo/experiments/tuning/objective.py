@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import polars as pl
@@ -50,7 +50,8 @@ def try_config(config: RunConfig, base: Base, parts: Parts, request: TuneRequest
     prepared = prepare_items(config, base, items)
     inner = prepared.method.inner_reward if request.scorer == "inner" else None
     first = min(adapted_blocks(config, base.n_blocks), default=0)
-    scoring = prepare_scoring([parts.validation], base, config, inner, adapted=first)
+    plain = replace(config, eval=replace(config.eval, steer=0.0))  # the steered base is no part of a trial's value
+    scoring = prepare_scoring([parts.validation], base, plain, inner, adapted=first)
     inputs = inputs_hash(hash_of_items(items), base)
     with adapted(prepared, config) as (policy, method), run_folder(config, inputs) as checkpoint:
 

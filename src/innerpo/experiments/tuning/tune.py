@@ -9,6 +9,7 @@ from typing import Any
 
 from innerpo.config.run import RunConfig, default_run
 from innerpo.config.yaml import nested, overlay
+from innerpo.data.shifts import plain_name, shifts_from
 from innerpo.errors import UserError
 from innerpo.experiments.tuning.journal import check_installed
 from innerpo.experiments.tuning.outcome import Tuned, tuned, write_outcome
@@ -116,7 +117,18 @@ def _check(request: TuneRequest, budget: Budget) -> None:
         raise UserError(f"timeout must not be negative, got {budget.seconds:g}")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("a search runs in one process; several commands on one folder share its trials")
+    _check_anchor(request.config)
     if request.config.method.frozen:
         raise UserError(f"{request.config.method.name} trains nothing, so there is nothing to tune")
     if request.scorer == "inner" and not request.config.method.reads_states:
         raise UserError(f"the scorer inner needs directions, and {request.config.method.name} has none")
+
+
+def _check_anchor(config: RunConfig) -> None:
+    """Raise UserError for anchors on texts that a search must not see: a target's, or the held-out prompts' own."""
+    method, source = config.method, plain_name(config.data.dataset)
+    texts = plain_name(method.anchor_data)
+    unread = {shift.target for shift in shifts_from(source)} | {source}
+    if (method.anchor_drift or method.anchor_kl) and texts in unread:
+        what = "has the held-out prompts" if texts == source else f"is a target of {source}"
+        raise UserError(f"method.anchor_data={texts} {what}, which a search must not read; use self or sentences")

@@ -13,13 +13,13 @@ from pathlib import Path
 
 from innerpo.config.run import RunConfig
 from innerpo.errors import MachineError, UserError
-from innerpo.experiments.attempt import begin
+from innerpo.experiments.attempt import begin, is_out_of_memory
 from innerpo.experiments.lease import STALE, Lease, LostLeaseError, lease
 from innerpo.experiments.tuning.journal import is_hopeless, suggest
 from innerpo.experiments.tuning.objective import Look, Measure
 from innerpo.experiments.tuning.request import TuneRequest
 from innerpo.experiments.tuning.trials import Trial, read_trial, read_trials, seconds_of, write_trial
-from innerpo.training.paths import SWEEP
+from innerpo.training.paths import SWEEP, TRIALS
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ def journal_of(folder: Path) -> Path:
 
 def space_for(folder: Path, trial: Trial) -> Path:
     """The folder in which attempts at a trial lie."""
-    return folder / SWEEP / "trials" / trial.name
+    return folder / SWEEP / TRIALS / trial.name
 
 
 @contextmanager
@@ -136,7 +136,7 @@ def _do(
     except MachineError:
         raise
     except (UserError, ValueError, RuntimeError, ArithmeticError) as error:
-        if trial.number == 0:
+        if trial.number == 0 or is_out_of_memory(error):
             raise
         log.warning(f"{trial.name} failed: {error}")
         text = " ".join(str(error).split())[:1000]
@@ -168,4 +168,5 @@ def _goes_on(
         trials = read_trials(folder)
         trials[number] = replace(trials[number], looks={**{s: v for s, v in known.items() if s < step}, step: value})
         write_trial(folder, trials[number])
-        return not is_hopeless(journal_of(folder), trials, request, number)
+        # Never the first: it has the values to start from, and all others are compared with it.
+        return number == 0 or not is_hopeless(journal_of(folder), trials, request, number)

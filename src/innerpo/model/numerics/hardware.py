@@ -159,7 +159,7 @@ def compiled_blocks(model: nn.Module) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(torch._functorch.config.patch(donated_buffer=False))
         tag = f"{torch.compiler.config.cache_key_tag} no donated buffers"
-        stack.enter_context(torch.compiler.config.patch(cache_key_tag=tag))
+        stack.enter_context(torch.compiler.config.patch(cache_key_tag=tag))  # type: ignore[attr-defined]
         for block in decoder_blocks(model):
             stack.enter_context(forward_replaced(block, torch.compile(block.forward, dynamic=True)))
         yield
