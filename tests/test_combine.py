@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import peft
 import pytest
@@ -18,6 +19,7 @@ from innerpo.errors import UserError
 from innerpo.evaluation.study import read_study
 from innerpo.model.identity import fingerprint
 from innerpo.model.lora_sum import Factors, by_depth, directions_for, truncated, weighted_sum
+from innerpo.training import combine as module
 from innerpo.training.combine import Arithmetic, combine_adapters
 
 MODULES = ["q_proj", "down_proj"]
@@ -175,12 +177,77 @@ def test_what_cannot_be_added_is_refused(tmp_path):
         combine_adapters([a, b], [], b)
     with pytest.raises(UserError, match="energy is a share above 0"):
         Arithmetic(energy=1.5)
+    with pytest.raises(UserError, match="rises over; give lines too"):
+        Arithmetic(blocks=4)
     peft.get_peft_model(build_model(), peft.LoHaConfig(target_modules=MODULES)).save_pretrained(tmp_path / "loha")
     with pytest.raises(UserError, match="of the kind LOHA; only LoRA"):
         combine_adapters([a, tmp_path / "loha"], [], out)
     (tmp_path / "whole").mkdir()
     with pytest.raises(UserError, match=r"holds no adapter_config\.json"):
         combine_adapters([tmp_path / "whole"], [], out)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_numbers_that_are_not_finite_are_refused(value, tmp_path, capsys):
+    two(tmp_path)
+    words = ["combine", str(tmp_path / "a"), str(tmp_path / "b"), f"--out={tmp_path / 'out'}"]
+    for more, says in (
+        (["--weights", value, "1"], "weights are finite numbers"),
+        ([f"--lines={value}"], "lines is a factor"),
+    ):
+        assert main([*words, *more]) == 2
+        err = capsys.readouterr().err
+        assert says in err
+        assert f"got {value}" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_sum_that_is_not_finite_is_not_written(tmp_path):
+    two(tmp_path)
+    with pytest.raises(UserError, match=r"the sum on \S+_proj is not finite; give smaller weights"):
+        combine_adapters([tmp_path / "a", tmp_path / "b"], [1e39, 1.0], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_in_the_way_is_refused_before_anything_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "read_config", None)  # reading would fail
+    empty, link = tmp_path / "empty", tmp_path / "link"
+    empty.mkdir()
+    (tmp_path / "a").mkdir()
+    link.symlink_to(tmp_path, target_is_directory=True)
+    monkeypatch.chdir(empty)
+    for out, says in ((".", "is the working directory"), ("../empty", "is the working directory"), (link, "exists")):
+        with pytest.raises(UserError, match=f"{out} {says}.*; give a new folder for the combined adapter"):
+            combine_adapters([tmp_path / "a"], [0.5], Path(out))
+    assert list(empty.iterdir()) == []
+
+
+def test_a_link_to_an_empty_folder_is_followed(tmp_path):
+    adapter(tmp_path / "a", 1)
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real", target_is_directory=True)
+    combine_adapters([tmp_path / "a"], [0.5], tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real/combined.json").is_file()
+    assert (tmp_path / "real").stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_what_appears_in_the_folder_meanwhile_is_not_deleted(kind, tmp_path, monkeypatch):
+    adapter(tmp_path / "a", 1)
+    out = tmp_path / "out"
+    theirs = out / "theirs.txt" if kind == "folder" else out
+
+    def slowly(*arguments):
+        theirs.parent.mkdir(exist_ok=True)
+        theirs.write_text("hours of work")
+        return weighted_sum(*arguments)
+
+    monkeypatch.setattr(module, "weighted_sum", slowly)
+    with pytest.raises(UserError, match="out was written to meanwhile, and is left as it is; give another folder"):
+        combine_adapters([tmp_path / "a"], [0.5], out)
+    assert theirs.read_text() == "hours of work"
+    assert {p.name for p in tmp_path.iterdir()} == {"a", "out"}
 
 
 def test_different_bases_are_refused_by_fingerprint_or_else_by_name(tmp_path):

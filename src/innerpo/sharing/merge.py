@@ -10,7 +10,7 @@ import torch
 from innerpo.config.labels import label_of_folder
 from innerpo.config.run import RunConfig
 from innerpo.errors import UserError
-from innerpo.files import cache_root, staged_directory
+from innerpo.files import cache_root, new_folder, staged_directory
 from innerpo.model.adapters import load_adapter, merge_adapter
 from innerpo.model.base import Base
 from innerpo.model.loading import load_base, model_source
@@ -40,8 +40,7 @@ def merge_run(folder: Path, config: RunConfig, out: Path, dtype: Dtype = "auto")
     without an adapter, a base in 4 bits or with other weights than the run's, and where ``out`` holds something.
     """
     check_mergeable(folder, config)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} exists already; give a new folder for the merged model")
+    target = new_folder(out, "the merged model")
     whole = replace(config.model, dtype="float32")
     base = load_base(whole, cache_root(config.data.cache_dir))
     check_base(folder, base)
@@ -49,7 +48,7 @@ def merge_run(folder: Path, config: RunConfig, out: Path, dtype: Dtype = "auto")
     model = merge_adapter(base, load_adapter(base, folder))
     _round(model, kind)
     name = str(kind).removeprefix("torch.")
-    with staged_directory(out) as staging:
+    with staged_directory(target) as staging:
         model.save_pretrained(staging)
         base.tokenizer.save_pretrained(staging)
         (staging / "README.md").write_text(_card(folder, config, name))

@@ -9,7 +9,7 @@ from typing import Any
 
 from innerpo.config.yaml import read_run_config
 from innerpo.errors import UserError
-from innerpo.files import machine_errors, staged_directory, write_text
+from innerpo.files import staging_folder, write_text
 from innerpo.methods.method import Method
 from innerpo.model.adapters import load_adapter, remove_adapter
 from innerpo.model.base import Base
@@ -27,7 +27,7 @@ def save_run(
     """
     for left in folder.glob(".adapter.*"):  # of a run that was killed while it saved
         shutil.rmtree(left, ignore_errors=True)
-    with staged_directory(folder / "adapter") as staging:
+    with staging_folder(folder / "adapter") as staging:
         if not method.config.frozen:
             model.save_pretrained(staging, state_dict=weights)
         if not method.config.frozen and not (staging / "adapter_config.json").is_file():
@@ -35,11 +35,9 @@ def save_run(
         if method.inner_reward is not None:
             save_directions(staging / DIRECTIONS, method.inner_reward)
         (staging / "README.md").write_text(card)
-    with machine_errors(folder):
-        for path in sorted((folder / "adapter").iterdir()):
+        for path in sorted(staging.iterdir()):
             path.chmod(0o644)  # safetensors writes for its owner alone
             path.replace(folder / path.name)
-        (folder / "adapter").rmdir()
     write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 

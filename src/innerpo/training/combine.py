@@ -1,6 +1,7 @@
 """Arithmetic on the adapters of runs: weighted sums, means over seeds, LiNeS, truncation. Nothing is trained."""
 
 import json
+import math
 import shutil
 from collections import Counter
 from collections.abc import Sequence
@@ -14,9 +15,9 @@ from innerpo.config.labels import group_label
 from innerpo.config.run import RunConfig, to_dict
 from innerpo.config.yaml import config_of_folder, read_run_config
 from innerpo.errors import UserError
-from innerpo.files import cache_root, existing_folder, machine_errors, staged_directory
+from innerpo.files import cache_root, existing_folder, machine_errors, new_folder, staged_directory
 from innerpo.model.identity import hash_of_adapter
-from innerpo.model.lora_sum import by_depth, truncated, weighted_sum
+from innerpo.model.lora_sum import Update, by_depth, truncated, weighted_sum
 from innerpo.training.lora_files import CONFIG, WEIGHTS, read_config, read_update, write_update
 from innerpo.training.paths import RECORD
 
@@ -34,6 +35,10 @@ class Arithmetic:
     energy: float = 1.0
 
     def __post_init__(self) -> None:
+        if not math.isfinite(self.lines):
+            raise UserError(f"lines is a factor, a finite number, got {self.lines:g}")
+        if self.blocks and self.lines == 1.0:
+            raise UserError(f"blocks ({self.blocks}) are those that lines rises over; give lines too, or leave them out")
         if self.rank < 0 or self.blocks < 0:
             raise UserError(f"rank and blocks must not be negative, got {self.rank} and {self.blocks}")
         if not 0.0 < self.energy <= 1.0:
@@ -57,16 +62,17 @@ def combine_adapters(
     weights = list(weights) or [1.0 / len(folders)] * len(folders)
     if len(weights) != len(folders):
         raise UserError(f"{len(folders)} adapters need as many weights, got {len(weights)}")
+    if wrong := [w for w in weights if not math.isfinite(w)]:
+        raise UserError(f"weights are finite numbers, got {wrong[0]:g}")
     used = [(existing_folder(f), w) for f, w in zip(folders, weights, strict=True) if w != 0.0]
     if not used:
         raise UserError("every weight is 0, so there is no adapter to write")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} exists already; give a new folder for the combined adapter")
+    target = new_folder(out, "the combined adapter")
     parts = [folder for folder, _ in used]
     configs = [read_config(folder) for folder in parts]
     _check_one_base(parts, configs)
     record = _record(used, configs, arithmetic)
-    with staged_directory(out) as staging:
+    with staged_directory(target) as staging:
         if len(used) == 1 and used[0][1] == 1.0 and arithmetic.lines == 1.0 and not arithmetic.truncates:
             for name in (CONFIG, WEIGHTS):
                 _copy(parts[0] / name, staging / name)
@@ -76,11 +82,19 @@ def combine_adapters(
             if arithmetic.truncates:
                 update, kept = truncated(update, arithmetic.rank, arithmetic.energy)
                 record = replace(record, energy_kept=kept)
+            _check_finite(update)
             write_update(staging, update, configs[0])
         (staging / RECORD_OF_SUM).write_text(record.as_json())
         for path in staging.iterdir():
             path.chmod(0o644)  # safetensors writes for its owner alone
     return record
+
+
+def _check_finite(update: Update) -> None:
+    """Refuse a sum with NaN or infinity: a source has them, or a weight is too large for the sum's data type."""
+    for name, factors in update.items():
+        if not (factors.up.isfinite().all() and factors.down.isfinite().all()):
+            raise UserError(f"the sum on {name} is not finite; give smaller weights, or adapters without NaN")
 
 
 def _copy(source: Path, target: Path) -> None:
