@@ -106,12 +106,27 @@ def test_reset_strength_and_temperature(talk):
         talk.set_temperature(-1.0)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_strength_and_temperature_are_finite(talk, value):
+    before = talk.strength, talk.sampling
+    for change in (talk.set_strength, talk.set_temperature):
+        with pytest.raises(innerpo.UserError, match=rf"finite.*, got {value:g}"):
+            change(value)
+    assert (talk.strength, talk.sampling) == before
+
+
 @pytest.mark.parametrize("how", [{"plain": True}, {}], ids=["plain", "no template"])
 def test_without_a_template_a_prompt_stands_alone(how):
     talk = Conversation(*pair(plain_tokenizer=not how), sampling=GREEDY, **how)
     first, _, again = talk.both("the cat"), talk.both("and"), talk.both("the cat")
     assert not talk.by_template
     assert [a.text for a in first] == [a.text for a in again]
+
+
+@pytest.mark.parametrize(("how", "why"), [({"plain": True}, "plain is set"), ({}, "the tokenizer of toy has none")])
+def test_without_a_template_a_system_turn_is_refused(how, why):
+    with pytest.raises(innerpo.UserError, match=f"a system turn needs a chat template, and {why}; leave system out"):
+        Conversation(*pair(plain_tokenizer=not how), sampling=GREEDY, system="Be brief.", **how)
 
 
 def test_an_interrupt_stops_one_answer_and_the_next_begins(talk):
@@ -192,6 +207,16 @@ def test_prompts_are_piped_in_line_by_line(run, monkeypatch, capsys):
     assert all(name in found.err for name in COMMANDS)
 
 
+@pytest.mark.parametrize("errors", ["surrogateescape", "strict"])
+def test_bytes_that_are_no_text_are_replaced(run, monkeypatch, capsys, errors):
+    given = io.TextIOWrapper(io.BytesIO(b"caf\xe9\nthe cat\n"), encoding="utf-8", errors=errors)
+    monkeypatch.setattr(sys, "stdin", given)
+    assert main(["chat", str(run), "--plain", "--max_new_tokens=2"]) == 0
+    out = capsys.readouterr().out
+    assert "> caf\N{REPLACEMENT CHARACTER}\n" in out
+    assert "> the cat\n" in out
+
+
 def test_the_end_of_the_input_ends_the_program_and_draws_are_the_same_each_time(run, monkeypatch, capsys):
     words = ["chat", str(run), "--max_new_tokens=4", "--temperature=1", "--seed=3", "--plain"]
     once, again = (piped(monkeypatch, capsys, words, "the cat\nthe cat\n").out for _ in range(2))
@@ -217,6 +242,8 @@ def test_what_goes_wrong_is_one_line(run, tmp_path, capsys):
         (["chat", "nowhere"], "there is no folder nowhere"),
         (["chat", str(tmp_path)], "holds no adapter_config.json"),
         (["chat", str(run), "--temperature=-1"], "the temperature must be 0 (greedy) or above, got -1"),
+        (["chat", str(run), "--strength=nan"], "the strength must be a finite number, got nan"),
+        (["chat", str(run), "--plain", "--system=Be brief."], "a system turn needs a chat template"),
         (["chat", str(run), "--max_new_tokens=0"], "max_new_tokens must be at least 1"),
     ):
         assert main(words) == 2

@@ -1,5 +1,6 @@
 """The loop of a chat: read a prompt or a command, answer or obey, until the input ends."""
 
+import io
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,9 @@ COMMANDS = {
 
 def run_chat(folder: Path, config: RunConfig, sampling: Sampling, temperature: float, **options: Any) -> None:
     """Talk to a run's base and policy until the input ends; ``options`` are those of the conversation."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        # Bytes that are no text would come as lone surrogates, which no tokenizer takes, or end the program.
+        sys.stdin.reconfigure(errors="replace")
     with open_conversation(folder, config, sampling, temperature, **options) as talk:
         say(f"{talk.label} beside its base; {'by chat template' if talk.by_template else 'plain text, no history'}")
         say(f"commands: {', '.join(COMMANDS)}")

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -39,6 +40,11 @@ MOST_TOKENS = 1_000_000
 
 def _hidden(*_: str) -> None:
     """Show nothing of an answer while it grows."""
+
+
+def _check_finite(name: str, value: float) -> None:
+    if not math.isfinite(value):
+        raise UserError(f"the {name} must be a finite number, got {value:g}")
 
 
 @contextmanager
@@ -92,7 +98,7 @@ class Conversation:
 
     ``label`` names the policy, ``strength`` is the factor on its update. With ``plain``, or where the tokenizer has no
     chat template, a prompt is given to the models as it is and stands alone: there is no history. ``system`` opens a
-    conversation by template.
+    conversation by template. Raises UserError where ``system`` is given and there is no template for it.
     """
 
     base: Base
@@ -106,6 +112,9 @@ class Conversation:
     history: dict[str, list[Message]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.system and not self.by_template:
+            why = "plain is set" if self.plain else f"the tokenizer of {self.base.name} has none"
+            raise UserError(f"a system turn needs a chat template, and {why}; leave system out")
         limit = int(min(max_positions(self.base.model), MOST_TOKENS))
         self.tokens = PairTokenizer(self.base.tokenizer, limit, limit)
         self.reset()
@@ -152,11 +161,13 @@ class Conversation:
 
     def set_strength(self, strength: float) -> None:
         """Change the factor on the adapter's update. Raises UserError for an adapter that cannot be scaled."""
+        _check_finite("strength", strength)
         with at_strength(self.policy, strength, self.base.model):
             self.strength = strength
 
     def set_temperature(self, temperature: float) -> None:
         """Draw answers at a temperature; 0 takes the most likely tokens."""
+        _check_finite("temperature", temperature)
         if temperature < 0:
             raise UserError(f"the temperature must be 0 (greedy) or above, got {temperature:g}")
         drawn = temperature > 0
