@@ -154,7 +154,8 @@ class FakeHub:
     async def info(self, request):
         files = self._branch(request)
         if files is None:
-            return JSONResponse({"error": "Repository not found"}, 404, {"X-Error-Code": "RepoNotFound"})
+            what = "Revision" if self._repo(request) in self.repos else "Repo"
+            return JSONResponse({"error": f"{what} not found"}, 404, {"X-Error-Code": f"{what}NotFound"})
         siblings = [{"rfilename": path} for path in files]
         name = self._repo(request)
         about = {"id": name, "modelId": name, "sha": self._sha(files), "private": self.private.get(name, False)}

@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -21,12 +23,13 @@ from innerpo.cli import main
 from innerpo.config.run import to_dict
 from innerpo.config.yaml import as_yaml, config_of_folder, read_run_config, read_yaml
 from innerpo.errors import UserError
-from innerpo.evaluation.facts import read_scores
+from innerpo.evaluation.facts import Scores, read_scores
 from innerpo.evaluation.statistics import UNKNOWN, Estimate
 from innerpo.sharing.bases import hub_id, name_of_base
 from innerpo.sharing.clean import Cleaner, check_clean, places_in
 from innerpo.sharing.package import packed
 from innerpo.sharing.results import Result, eval_results, model_index, on_hub, results_of
+from innerpo.training.card import model_card
 from sharing_helpers import toy_run
 
 REPO = "owner/toy-run"
@@ -86,7 +89,7 @@ def test_a_push_is_one_commit_and_loads_again_as_the_same_policy(hub, run, toy_f
     expected = {
         *(".gitattributes", "README.md", "adapter_config.json", "adapter_model.safetensors", "config.yaml", "run.json"),
         *("directions.safetensors", "metrics.jsonl", "headline.json", "headline.md", "overlap.jsonl"),
-        *("scores.parquet", "pairs.parquet", "sets.parquet"),
+        *("scores.parquet", "pairs.parquet", "sets.parquet", "pushed.json"),
     }
     assert set(files) == expected
     assert files["adapter_model.safetensors"] == (run / "adapter_model.safetensors").read_bytes()
@@ -141,13 +144,15 @@ def test_nothing_of_this_machine_is_uploaded(hub, run, toy_folder, pairs_file):
     assert frame.drop("dataset").equals(facts.drop("dataset"))
 
 
-def test_a_dry_run_uploads_nothing_and_needs_no_token(hub, run, monkeypatch, capsys):
+def test_a_dry_run_uploads_nothing_and_needs_no_token(hub, run, tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
     assert main(["push", str(run), REPO, "--dry-run"]) == 0
     said = capsys.readouterr().err
     assert "scores.parquet" in said
     assert "nothing was uploaded (dry run)" in said
     assert "who loads this run must name it ('toy-llama' is all that is uploaded)" in said
+    assert "what of an earlier push would be deleted is not known: there is no token of the Hub" in said
     assert hub.requests == []
 
 
@@ -178,19 +183,95 @@ def test_a_merged_model_is_pushed_and_loads_in_plain_transformers(hub, run, toy_
         torch.testing.assert_close(model(**ids).logits, loaded.policy(**ids).logits, atol=1e-3, rtol=0)
 
 
+def test_the_card_of_a_merged_model_says_what_is_there(run):
+    with packed(run, config_of_folder(run), REPO, merged=True) as package:
+        card = ModelCard(package.files["README.md"].read_text())
+        assert "model.safetensors" in package.files
+    assert card.data.library_name == "transformers"
+    text = " ".join(card.text.split())
+    assert "`toy-llama` with a LoRA adapter merged into its weights; the adapter was trained by InnerPO on" in text
+    assert "Files: `model.safetensors` and tokenizer (a whole model, which transformers loads), `directions" in text
+    assert "peft" not in text
+    assert "This policy was scored before merging, as base + adapter." in text
+    (test,) = [r for r in card.data.eval_results if r.dataset_name == "pairs.jsonl (test)"]
+    assert test.metric_name.endswith("(scored before merging, as base + adapter)")
+    (entry,) = eval_results([replace(result("math"), note="scored before merging")]).values()
+    assert "; base model 0.5000; scored before merging" in " ".join(entry.split())
+
+
+def test_the_card_of_a_full_fine_tune_says_what_is_there(toy_folder, tmp_path):
+    full = toy_run(tmp_path, toy_folder, **{"model.lora_r": 0})
+    text = " ".join((full / "README.md").read_text().split())
+    assert "library_name: transformers" in text
+    assert "A full fine-tune of `" in text
+    assert "Files: `model.safetensors` and tokenizer (a whole model" in text
+    assert not any(word in text for word in ("peft", "adapter", "LoRA"))
+    assert json.loads((full / "run.json").read_text())["pairs_per_step"] == 4
+
+
+def test_the_card_counts_the_pairs_of_all_processes():
+    config = innerpo.run_config("dpo", **{"data.batch_size": 4, "training.gradient_accumulation": 2})
+    record = {"n_pairs": 64, "steps": 4, "run_id": "r", "data_hash": "d"}
+    assert "| pairs a step | 8 |" in model_card(config, record)
+    assert "| pairs a step | 16 |" in model_card(config, record | {"pairs_per_step": 16})
+    assert "adapter_model" not in model_card(innerpo.run_config("probe"), record)
+
+
 def base_of(folder):
     return innerpo.load_base(str(folder), dtype="float32")
 
 
-def test_results_of_an_earlier_push_go(hub, run):
+def test_what_an_earlier_push_left_goes_and_nothing_else(hub, run, tmp_path, capsys):
     innerpo.push(run, REPO)
-    of_another_run = {".eval_results/old.yaml": b"- {}", "directions.safetensors": b"", "combined.json": b"{}"}
-    hub.repos[REPO]["main"] |= of_another_run | {"mine.txt": b"kept"}
-    innerpo.push(run, REPO)
+    earlier = set(hub.repos[REPO]["main"])
+    theirs = {"mine.txt": b"kept", "tokenizer.json": b"{}", ".eval_results/theirs.yaml": b"- {}"}
+    hub.repos[REPO]["main"] |= theirs
+    innerpo.combine([run, run], [1.0, -0.5], tmp_path / "sum")
+    gone = {"directions.safetensors", "config.yaml", "scores.parquet", "headline.md", "run.json"}
+    for more, begun in ([["--dry-run"], "nothing was uploaded (dry run)"], [[], "uploaded: "]):
+        before = dict(hub.repos[REPO]["main"])
+        assert main(["push", str(tmp_path / "sum"), REPO, *more]) == 0
+        said = capsys.readouterr().err
+        assert begun in said
+        listed = set(re.findall(r"delete  (\S+) \(of an earlier push\)", said))
+        assert gone < listed < earlier
+        assert more == [] or hub.repos[REPO]["main"] == before
     files = hub.repos[REPO]["main"]
-    left = [n for n in of_another_run if n in files and files[n] == of_another_run[n]]
-    assert left == []
-    assert files["mine.txt"] == b"kept"
+    assert listed.isdisjoint(files)
+    assert {name: files[name] for name in theirs} == theirs
+    assert innerpo.push(tmp_path / "sum", REPO).deleted == ()
+
+
+PRECIOUS = {
+    **{f"model-0000{i}-of-00002.safetensors": b"A" for i in (1, 2)},
+    **{"config.json": b"{}", "tokenizer.json": b"{}", "merges.txt": b"", "README.md": b"my own model"},
+}
+
+
+@pytest.mark.parametrize(
+    "files", [PRECIOUS, {"pushed.json": b"{}", "adapter_model.safetensors": b"A"}, {"x.gguf": b""}]
+)
+@pytest.mark.parametrize("branch", [None, "new"])
+def test_a_model_of_others_is_left_alone(hub, run, capsys, files, branch):
+    hub.repos[REPO] = {"main": dict(files)}
+    words = ["push", str(run), REPO, *([f"--revision={branch}"] if branch else [])]
+    for more in (["--dry-run"], []):
+        refused(capsys, [*words, *more], f"{REPO} holds a run or a model that no push of InnerPO left there (")
+    assert hub.repos[REPO] == {"main": files}
+
+
+def test_a_new_repository_with_a_card_is_no_model(hub, run):
+    hub.repos[REPO] = {"main": {"README.md": b"to come", "LICENSE": b"MIT", ".gitattributes": b""}}
+    innerpo.push(run, REPO)
+    assert hub.repos[REPO]["main"]["LICENSE"] == b"MIT"
+
+
+def test_a_dry_run_without_the_hub_says_what_is_not_known(run, monkeypatch, capsys):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert main(["push", str(run), REPO, "--dry-run"]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"note: what of an earlier push would be deleted is not known: {REPO} could not be read: " in said
 
 
 def test_private_is_not_taken_for_done_where_the_repository_is_public(hub, run):
@@ -247,6 +328,39 @@ def test_a_combined_adapter_is_pushed_and_loaded(hub, run, toy_folder, tmp_path)
     loaded = innerpo.load("owner/sum", base_of(toy_folder))
     assert loaded.directions is None
     assert loaded.config.data.dataset == "pairs.jsonl"
+
+
+def scored_beneath(folder, name, run, label, dataset):
+    """Scores as innerpo eval leaves them beneath a combined adapter."""
+    (folder / name).mkdir()
+    held = read_scores(run)
+    rows = held.responses.with_columns(model=pl.col("model").replace({"innerpo-none": label}))
+    Scores(rows, held.pairs, held.sets.with_columns(dataset=pl.lit(dataset))).write(folder / name)
+    (folder / name / "headline.md").write_text(f"| {label} | on {dataset}\n")
+
+
+def test_scores_beneath_a_combined_adapter_are_uploaded_from_its_only_folder(run, tmp_path):
+    out, elsewhere = tmp_path / "sum", str(tmp_path / "data/pairs.jsonl")
+    record = innerpo.combine([run, run], [1.0, -0.5], out)
+    scored_beneath(out, "eval-1", run, record.label, elsewhere)
+    with packed(out, config_of_folder(out), REPO) as package:
+        assert {"scores.parquet", "pairs.parquet", "sets.parquet", "headline.md"} <= set(package.files)
+        card = ModelCard(package.files["README.md"].read_text())
+        assert not any("not scored" in note or "not uploaded" in note for note in package.notes)
+    assert f"| {record.label} | on pairs.jsonl" in card.text
+    assert "pairs.jsonl (test)" in {r.dataset_name for r in card.data.eval_results}
+    scored_beneath(out, "eval-2", run, record.label, elsewhere)
+    with packed(out, config_of_folder(out), REPO) as package:
+        assert not [name for name in package.files if "scores" in name or "headline" in name]
+        assert "scores in eval-1, eval-2 are not uploaded" in package.notes
+
+
+def test_other_scores_of_a_run_are_named(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / run.name)
+    scored_beneath(copy, "eval-1", run, "innerpo-none", "embedded:compare")
+    with packed(copy, config_of_folder(copy), REPO) as package:
+        assert pl.read_parquet(package.files["sets.parquet"])["dataset"].n_unique() == 3
+        assert "scores in eval-1 are not uploaded" in package.notes
 
 
 @pytest.mark.slow
@@ -357,7 +471,8 @@ def test_the_embedded_base_is_named_as_on_the_hub(tmp_path):
         card = ModelCard(package.files["README.md"].read_text())
         assert card.data.base_model == "HuggingFaceTB/SmolLM2-135M-Instruct"
         assert card.data.base_model_relation == "adapter"
-        assert set(package.files) == {"README.md", "adapter_config.json", "adapter_model.safetensors", "config.yaml"}
+        made = {"README.md", "pushed.json"}
+        assert set(package.files) == {*made, "adapter_config.json", "adapter_model.safetensors", "config.yaml"}
         kept = package.files["README.md"]
     assert not kept.exists()
 

@@ -172,9 +172,10 @@ def push(
     """Upload a run to the repository ``owner/name`` of the Hub, in one commit.
 
     Adapter, directions with their transform, config, record, scores, a card with tables, and ``.eval_results``, without
-    paths of this machine. What is uploaded is logged first; with ``dry_run`` that is all. ``revision`` is a branch;
-    ``merged`` uploads the merged model in place of the adapter. Raises UserError without a token, or where the Hub
-    refuses.
+    paths of this machine. What is uploaded, and what of an earlier push is deleted, is logged first; with ``dry_run``
+    that is all. ``private`` makes a new repository private. ``revision`` is a branch; ``merged`` uploads the merged
+    model in place of the adapter. Raises UserError without a token, where the Hub refuses, where ``private`` is asked
+    for and the repository is public, and where it holds a run or a model that no push left there.
     """
     path = existing_folder(folder)
     options: dict[str, Any] = {"private": private, "revision": revision, "merged": merged, "dry_run": dry_run}

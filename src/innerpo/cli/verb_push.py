@@ -22,13 +22,13 @@ class PushCommand:
     repo: Annotated[str, tyro.conf.Positional, arg(metavar="REPO")]
     """Name of the repository, owner/name; it is made where it does not exist."""
     private: bool = False
-    """Make the repository private (an existing one stays as it is)."""
+    """Make the repository private; one that is there already must be private."""
     revision: str | None = None
     """Branch to upload to; else main."""
     merged: bool = False
     """Upload the merged model in place of the adapter."""
     dry_run: bool = False
-    """Only list what would be uploaded."""
+    """Only list what would be uploaded, and deleted of an earlier push."""
 
 
 def push(args: list[str]) -> None:

@@ -12,21 +12,30 @@ from innerpo.sharing.bases import hub_id, name_of_base
 from innerpo.sharing.clean import Cleaner
 from innerpo.sharing.results import Result, model_index
 from innerpo.training.artifacts import is_frozen
-from innerpo.training.card import model_card
+from innerpo.training.card import LIBRARIES, Kind, model_card
 from innerpo.training.paths import RECORD
+
+SCORED_BEFORE = "scored before merging, as base + adapter"
 
 
 def hub_card(
-    folder: Path, config: RunConfig, results: Sequence[Result], repo: str, merged: bool, cleaner: Cleaner
+    folder: Path,
+    config: RunConfig,
+    results: Sequence[Result],
+    repo: str,
+    merged: bool,
+    cleaner: Cleaner,
+    scored: Path | None = None,
 ) -> str:
-    """Return the README.md of a repository with a run."""
+    """Return the README.md of a repository with a run; its table is that of the folder ``scored``, else of the run."""
     from huggingface_hub import ModelCardData
 
     known, label = hub_id(config.model.base_model), label_of_folder(folder, config)
-    whole = merged or not ((folder / "adapter_config.json").is_file() or is_frozen(folder))
+    kind = _kind(folder, merged)
+    whole = kind in ("whole", "merged")
     methods = [] if read_run_config(folder) is None else [config.method.name]  # a combined adapter has none of its own
     data = ModelCardData(
-        library_name="transformers" if whole else "peft",
+        library_name=LIBRARIES[kind],
         base_model=known or None,
         base_model_relation=("finetune" if whole else "adapter") if known else None,
         tags=["innerpo", "preference-optimisation", *methods, *["merged"] * merged],
@@ -34,25 +43,37 @@ def hub_card(
         eval_results=model_index(results) or None,
         ignore_metadata_errors=False,
     )
-    body = cleaner.text(_about(folder, config, label) + _scores(folder))
+    body = cleaner.text(_about(folder, config, label, kind) + _scores(scored or folder, merged))
     return f"---\n{data.to_yaml()}\n---\n\n{body}\n{_use(repo, whole)}"
 
 
-def _about(folder: Path, config: RunConfig, label: str) -> str:
+def _kind(folder: Path, merged: bool) -> Kind:
+    """What the repository's weights are."""
+    if merged:
+        return "merged"
+    if (folder / "adapter_config.json").is_file():
+        return "adapter"
+    return "directions" if is_frozen(folder) else "whole"
+
+
+def _about(folder: Path, config: RunConfig, label: str, kind: Kind) -> str:
     """What was trained: the run's own card; of another adapter, what its record says."""
     if read_run_config(folder) is not None and (folder / RECORD).is_file():
-        return model_card(config, json.loads((folder / RECORD).read_text())).split("---\n", 2)[2].lstrip()
-    combined, base = read_combined(folder), name_of_base(config.model.base_model)
-    lines = [f"# {folder.resolve().name}", "", f"An adapter of `{hub_id(config.model.base_model) or base}`: {label}."]
+        return model_card(config, json.loads((folder / RECORD).read_text()), kind).split("---\n", 2)[2].lstrip()
+    combined = read_combined(folder)
+    base = f"`{hub_id(config.model.base_model) or name_of_base(config.model.base_model)}`"
+    what = {"merged": f"{base} with an adapter merged into its weights", "whole": f"A fine-tune of {base}"}
+    lines = [f"# {folder.resolve().name}", "", f"{what.get(kind, f'An adapter of {base}')}: {label}."]
     if combined is not None:
         lines += ["", "| weight | adapter |", "| ---: | --- |"]
         lines += [f"| {s.weight:g} | {s.label} (`{Path(s.folder).name}`) |" for s in combined.sources]
     return "\n".join([*lines, ""])
 
 
-def _scores(folder: Path) -> str:
+def _scores(folder: Path, merged: bool) -> str:
     path = folder / "headline.md"
-    return f"\n## Scores\n\n{path.read_text()}" if path.is_file() else ""
+    before = f"This policy was {SCORED_BEFORE}.\n\n" if merged else ""
+    return f"\n## Scores\n\n{before}{path.read_text()}" if path.is_file() else ""
 
 
 def _use(repo: str, whole: bool) -> str:

@@ -1,10 +1,9 @@
 """What is uploaded of a run: some of its files by name, records without this machine's paths, a card with scores."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from fnmatch import fnmatch
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,31 +15,20 @@ from innerpo.config.labels import label_of_folder
 from innerpo.config.run import RunConfig, to_dict
 from innerpo.config.yaml import as_yaml, read_yaml
 from innerpo.evaluation.facts import FILES as FACTS
+from innerpo.evaluation.facts import read_scores
 from innerpo.files import cache_root
 from innerpo.sharing.bases import hub_id, is_local, name_of_base
-from innerpo.sharing.card import hub_card
+from innerpo.sharing.card import SCORED_BEFORE, hub_card
 from innerpo.sharing.clean import Cleaner, check_clean, places_in
 from innerpo.sharing.merge import check_mergeable, merge_run
-from innerpo.sharing.results import RESULTS, eval_results, results_of
+from innerpo.sharing.names import ADAPTER, MODEL, PUSHED, RECORDS, TABLES, pushed_list
+from innerpo.sharing.results import RESULTS, eval_results, results_of, scored_folder
 from innerpo.training import artifacts
 from innerpo.training.directions_file import DIRECTIONS
-from innerpo.training.paths import CONFIG, METRICS, RECORD
+from innerpo.training.paths import CONFIG, RECORD
 
-ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
-RECORDS = (CONFIG, RECORD, METRICS, COMBINED, "headline.json", "headline.md", "overlap.jsonl")
-MODEL = (
-    *("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json"),
-    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "chat_template*", "vocab*", "merges.txt"),
-)
-"""Files of a whole model as transformers saves them."""
 KEPT_HERE = ("genies_dir", "ethics_dir", "cache_dir", "output_dir")
 """Fields of a config that say where files lie here; others have their own."""
-
-
-def is_ours(name: str) -> bool:
-    """Whether a file of a repository has a name that a push gives, so that an earlier push may have left it."""
-    patterns = (*MODEL, *ADAPTER, *RECORDS, DIRECTIONS, *(f"{stem}.*" for stem in FACTS.values()), f"{RESULTS}/*")
-    return any(fnmatch(name, pattern) for pattern in patterns)
 
 
 @dataclass(frozen=True)
@@ -71,7 +59,9 @@ def packed(folder: Path, config: RunConfig, repo: str, merged: bool = False) -> 
 
 
 def _pack(folder: Path, config: RunConfig, repo: str, merged: bool, made: Path) -> Package:
-    cleaner = _cleaner(folder, config)
+    scored, unshared = scored_folder(folder)
+    held = read_scores(scored).sets["dataset"].to_list() if scored != folder else []  # named by no config here
+    cleaner = _cleaner(folder, config, held)
     whole = merged or not (folder / ADAPTER[0]).is_file()
     weights = folder
     if merged:
@@ -79,37 +69,43 @@ def _pack(folder: Path, config: RunConfig, repo: str, merged: bool, made: Path) 
     patterns = (*MODEL, *["*.py"] * config.model.trust_remote_code) if whole else ADAPTER
     files = {p.name: p for pattern in patterns for p in sorted(weights.glob(pattern)) if p.is_file()}
     files |= {name: folder / name for name in (*RECORDS, DIRECTIONS) if (folder / name).is_file()}
-    files |= {p.name: p for stem in FACTS.values() for p in sorted(folder.glob(f"{stem}.*")) if p.suffix in _FACTS}
+    files |= {name: scored / name for name in TABLES if (scored / name).is_file()}
+    files |= {p.name: p for stem in FACTS.values() for p in sorted(scored.glob(f"{stem}.*")) if p.suffix in _FACTS}
     for name, path in files.items():
         if (write := _WRITERS.get(path.suffix)) is not None and name != "tokenizer.json":
             write(path, made / name, cleaner)
             files[name] = made / name
-    own = results_of(folder, label_of_folder(folder, config))
-    results = [replace(r, dataset=cleaner.value(r.dataset)) for r in own]
-    texts = eval_results(results) | {"README.md": hub_card(folder, config, results, repo, merged, cleaner)}
+    own, note = results_of(scored, label_of_folder(folder, config)), SCORED_BEFORE if merged else ""
+    results = [replace(r, dataset=cleaner.value(r.dataset), note=note) for r in own]
+    texts = eval_results(results) | {"README.md": hub_card(folder, config, results, repo, merged, cleaner, scored)}
+    texts[PUSHED] = pushed_list([*files, *texts])
     for name, text in texts.items():
         files[name] = made / "texts" / name
         files[name].parent.mkdir(parents=True, exist_ok=True)
         files[name].write_text(text)
-    named = {Path(place).parent for place in places_in(to_dict(config)) if Path(place).is_absolute()}
+    named = {Path(place).parent for place in places_in([to_dict(config), held]) if Path(place).is_absolute()}
     check_clean(files, [folder.parent, cache_root(config.data.cache_dir), *named])
-    return Package(dict(sorted(files.items())), tuple(_notes(config, results, texts)))
+    return Package(dict(sorted(files.items())), tuple(_notes(config, files, results, unshared)))
 
 
-def _notes(config: RunConfig, results: Any, texts: dict[str, str]) -> Iterator[str]:
+def _notes(config: RunConfig, files: dict[str, Path], results: Any, unshared: tuple[str, ...]) -> Iterator[str]:
     if not hub_id(config.model.base_model):
         base = name_of_base(config.model.base_model)
         yield f"the base model is a local folder: who loads this run must name it ({base!r} is all that is uploaded)"
-    if not results:
+    if unshared:
+        yield f"scores in {', '.join(unshared)} are not uploaded"
+    if "headline.md" not in files and not unshared:
         yield "the run was not scored: the card has no table"
-    elif len(texts) == 1:
+    elif not results:
+        yield "there are no accuracies at strength 1 to upload as results"
+    elif not any(name.startswith(f"{RESULTS}/") for name in files):
         yield "no set that was scored is on the Hub, so there are no .eval_results; the card has the table"
 
 
-def _cleaner(folder: Path, config: RunConfig) -> Cleaner:
-    """Every absolute path in the run's records to its last part; the base's folder to its name on the Hub."""
+def _cleaner(folder: Path, config: RunConfig, more: Sequence[str]) -> Cleaner:
+    """Every absolute path in the run's records, and in ``more``, to its last part; the base to its name on the Hub."""
     held = [read_yaml(folder / name) for name in (CONFIG, RECORD, COMBINED, ADAPTER[0]) if (folder / name).is_file()]
-    names = {place: Path(place).name for place in places_in(held)}
+    names = {place: Path(place).name for place in places_in([*held, *more])}
     for path in (folder, folder.resolve()):
         if path.is_absolute():
             names[str(path)] = path.name

@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 import yaml
 
+from innerpo.config.yaml import read_run_config
 from innerpo.data.shifts import genies_names
 from innerpo.data.sources import parse_name
 from innerpo.data.sources.ethics import HUB_NAME as ETHICS
@@ -34,11 +35,29 @@ class Result:
     accuracy: Estimate
     base: Estimate
     hub: tuple[str, str] | None = None
+    note: str = ""
+    """What a reader must know of the number beside the set."""
+
+
+def scored_folder(folder: Path) -> tuple[Path, tuple[str, ...]]:
+    """Return the folder whose scores are shared, and the names of those beneath whose scores are not.
+
+    A run's own scores lie beside its adapter. A combined adapter, or one made elsewhere, has none there: its scores are
+    those of its ``eval-*`` folder, if it has only one.
+    """
+    beneath = [path for path in sorted(folder.glob("eval-*")) if _is_scored(path)]
+    if len(beneath) == 1 and not _is_scored(folder) and read_run_config(folder) is None:
+        return beneath[0], ()
+    return folder, tuple(path.name for path in beneath)
+
+
+def _is_scored(folder: Path) -> bool:
+    return any((folder / f"{FILES['responses']}.{kind}").is_file() for kind in ("parquet", "jsonl"))
 
 
 def results_of(folder: Path, label: str) -> tuple[Result, ...]:
-    """Return the accuracies that a run's folder holds of its policy; none where it was not scored."""
-    if not any((folder / f"{FILES['responses']}.{kind}").is_file() for kind in ("parquet", "jsonl")):
+    """Return the accuracies that a folder holds of the policy ``label``; none where it was not scored."""
+    if not _is_scored(folder):
         return ()
     scores = read_scores(folder)
     outcomes = pair_outcomes(scores, SCORER)
@@ -76,9 +95,8 @@ def eval_results(results: Sequence[Result]) -> dict[str, str]:
     for r in results:
         if r.hub is None:
             continue
-        notes = (
-            f"{METRIC}, {r.split} split, {r.pairs} pairs of {r.accuracy.clusters} prompts; base model {r.base.mean:.4f}"
-        )
+        notes = f"{METRIC}, {r.split} split, {r.pairs} pairs of {r.accuracy.clusters} prompts"
+        notes = "; ".join([notes, f"base model {r.base.mean:.4f}", *([r.note] if r.note else [])])
         entry = EvalResultEntry(*r.hub, round(r.accuracy.mean, 4), notes=notes)
         name = re.sub(r"[^\w.-]+", "-", f"{r.set}_{r.dataset}")
         files[f"{RESULTS}/{name}.yaml"] = yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False)
@@ -98,7 +116,7 @@ def model_index(results: Sequence[Result]) -> list[Any]:
             dataset_config=where[1],
             dataset_split=r.split,
             metric_type="accuracy",
-            metric_name=METRIC,
+            metric_name=f"{METRIC} ({r.note})" if r.note else METRIC,
             metric_value=round(r.accuracy.mean, 4),
         )
 

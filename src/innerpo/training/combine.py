@@ -38,7 +38,9 @@ class Arithmetic:
         if not math.isfinite(self.lines):
             raise UserError(f"lines is a factor, a finite number, got {self.lines:g}")
         if self.blocks and self.lines == 1.0:
-            raise UserError(f"blocks ({self.blocks}) are those that lines rises over; give lines too, or leave them out")
+            raise UserError(
+                f"blocks ({self.blocks}) are those that lines rises over; give lines too, or leave them out"
+            )
         if self.rank < 0 or self.blocks < 0:
             raise UserError(f"rank and blocks must not be negative, got {self.rank} and {self.blocks}")
         if not 0.0 < self.energy <= 1.0:

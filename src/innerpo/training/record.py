@@ -15,7 +15,7 @@ from innerpo.errors import UserError
 from innerpo.model.base import Base
 from innerpo.model.identity import fingerprint
 from innerpo.training.paths import RECORD
-from innerpo.training.prepare import Prepared
+from innerpo.training.prepare import Prepared, pairs_per_step
 
 
 def run_record(config: RunConfig, prepared: Prepared, data_hash: str) -> dict[str, Any]:
@@ -30,6 +30,7 @@ def run_record(config: RunConfig, prepared: Prepared, data_hash: str) -> dict[st
         "base_fingerprint": prepared.fingerprint,
         "dataset": config.data.dataset,
         "n_pairs": len(prepared.items),
+        "pairs_per_step": pairs_per_step(config),
         "data_hash": data_hash,
         "layout": prepared.layout.layout,
         "layers": list(method.layers) if method.fit_request is not None else [],
