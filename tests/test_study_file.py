@@ -343,7 +343,7 @@ def test_a_base_in_memory_is_no_workers_base(tmp_path):
             {"options": {"training.overwrite": True}},
             "training.overwrite is nothing that a study says: finished",
         ),
-        ({"options": {"eval": {"capability": "dpo"}}}, "eval.capability is nothing that a study says: give it to `inn"),
+        ({"options": {"eval": {"capability": "dpo"}}}, "eval.capability is nothing that a study says: it is"),
         ({"archive": True}, "s.archive must be the path of a folder, got True"),
         ({"output_dir": 3}, "s.output_dir must be the path of a folder, got 3"),
     ],

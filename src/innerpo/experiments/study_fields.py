@@ -15,7 +15,7 @@ OWNED = LISTED | SCORING
 VARIED = ("product", "paired")
 REFUSED = {
     "training.overwrite": "finished runs are kept; to do one again, delete its folder",
-    "eval.capability": "give it to `innerpo eval RUN` when the run is done",
+    "eval.capability": "it is for scoring a run again that is done",
 }
 """Fields that a sweep would ignore, and what to do instead."""
 ROW = ("method", "row", *VARIED)

@@ -21,7 +21,7 @@ MODEL = (
 """Files of a whole model as transformers saves them."""
 PUSHED = "pushed.json"
 """What a push has uploaded, by name. The next push deletes nothing else."""
-_BY = "innerpo push"
+_BY = "innerpo"
 _WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt", ".pth", ".onnx")
 
 
