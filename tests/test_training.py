@@ -118,6 +118,13 @@ def test_log_names_every_term_and_its_share_of_the_gradient(tmp_path):
     assert record["steps"] == 3
 
 
+def test_a_term_that_nothing_trained_moves_has_no_share_of_the_gradient(tmp_path):
+    """The LM head alone has an adapter: states, and the terms on them, stay what they are."""
+    _, log, _ = train(tmp_path, "innerpo", model={"target_modules": "lm_head"})
+    first = next(line for line in log if "loss" in line)
+    assert (first["grad_share/inner"], first["grad_share/output"]) == (0.0, 1.0)
+
+
 @pytest.mark.parametrize("name", ["dpo", "innerpo"])
 def test_training_improves_its_own_objective(tmp_path, name):
     _, log, _ = train(tmp_path, name, training={"epochs": 8.0})

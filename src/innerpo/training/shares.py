@@ -32,7 +32,9 @@ class GradientShares:
             return
         trained = [p for p in parameters if p.requires_grad]
         for name, value in out.terms.items():
-            found = torch.autograd.grad(weights[name] * value.sum(), trained, retain_graph=True, allow_unused=True)
+            found: tuple[Tensor | None, ...] = (None,) * len(trained)
+            if value.requires_grad:  # a term on states does not, where only the LM head is trained
+                found = torch.autograd.grad(weights[name] * value.sum(), trained, retain_graph=True, allow_unused=True)
             if self._single:
                 found = tuple(None if f is None else f.float().norm() for f in found)
             before = self._gradients.get(name, [None] * len(found))
