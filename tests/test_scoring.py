@@ -15,10 +15,10 @@ from peft import LoraConfig, get_peft_model
 import innerpo
 import innerpo.run
 from conftest import build_model, build_tokenizer, make_pairs, run_in
-from innerpo.capability import with_capability
+from innerpo.capability import capability_config, with_capability
 from innerpo.cli.verbs import main
 from innerpo.config.run import default_run
-from innerpo.config.yaml import config_of_folder
+from innerpo.config.yaml import config_of_folder, overlay
 from innerpo.errors import UserError
 from innerpo.evaluation import scoring_run
 from innerpo.evaluation.applied import check_applied, check_tokenizer
@@ -344,3 +344,12 @@ def test_many_tasks_are_one_bar():
         (30, "inner"),
         (30, ""),
     ]
+
+
+def test_the_capability_of_a_target_is_that_of_plain_labels():
+    """Of a control's run too, whose own labels are swapped; nor is the base steered for it."""
+    config = overlay(default_run("flipped-labels"), {"eval": {"capability": "dpo", "strength_sets": ["oos"]}}, "test")
+    assert config.data.shuffled_labels == 1.0
+    found = capability_config(config, "arc_hard")
+    assert (found.method.name, found.data.dataset, found.data.shuffled_labels) == ("dpo", "arc_hard", 0.0)
+    assert (found.eval.sets, found.eval.strengths, found.eval.strength_sets) == (("test",), (1.0,), ())

@@ -41,12 +41,15 @@ def with_capability(run: Run, base: Base | None = None) -> Run:
 
 
 def capability_config(config: RunConfig, dataset: str) -> RunConfig:
-    """Return the run that measures a target's capability: the run's own options, on the target, seed 1."""
-    own = replace(config.eval, capability="", skip=False)
+    """Return the run that measures a target's capability: the run's own options, on the target, seed 1.
+
+    What makes a run a control (shuffled labels or prompts) is no part of it, nor is what only the run's scores need.
+    """
+    own = replace(config.eval, capability="", skip=False, steer=0.0, strength_sets=(), ref_model=None)
     return replace(
         config,
         method=default_method(config.eval.capability),
-        data=replace(config.data, dataset=dataset),
+        data=replace(config.data, dataset=dataset, shuffled_labels=0.0, shuffled_prompts=False),
         training=replace(config.training, seed=1, resume=True, overwrite=False),
         eval=replace(own, suite="headline", sets=("test",), strengths=(1.0,), train_dataset=None),
         output_dir=config.output_dir / "capability",
