@@ -12,6 +12,7 @@ from innerpo.config.run import DataConfig, ModelConfig, RunConfig, TrainingConfi
 from innerpo.config.yaml import as_yaml, overlay, preset_dir, preset_path, read_yaml
 from innerpo.errors import UserError
 from innerpo.registry import METHODS
+from innerpo.training.arguments import training_arguments
 
 
 def read(tmp_path, text):
@@ -113,11 +114,27 @@ def test_a_weight_of_an_added_term_must_be_finite_too():
         (DataConfig, "batch_size", 0),
         (DataConfig, "shuffled_labels", 1.5),
         (ModelConfig, "lora_r", -1),
+        (ModelConfig, "lora_dropout", 1.0),
+        (MethodConfig, "mix", 1.5),
+        (TrainingConfig, "seed", 2**32),
     ],
 )
 def test_values_out_of_range_are_refused_by_name(record, field, value):
-    with pytest.raises(UserError, match=rf"{field} .*{value}"):
+    with pytest.raises(UserError, match=rf"{field} .*{value:.10g}"):
         record(**{field: value})
+
+
+def test_full_fine_tuning_in_float16_is_refused():
+    assert ModelConfig(lora_r=0, dtype="bfloat16").lora_r == 0
+    with pytest.raises(UserError, match=r"lora_r=0 trains every weight, and float16 cannot hold"):
+        ModelConfig(lora_r=0, dtype="float16")
+
+
+def test_an_optimiser_without_its_package_is_refused_before_any_pass(tmp_path):
+    config = default_run("dpo")
+    config = replace(config, training=replace(config.training, optim="lomo"), output_dir=tmp_path)
+    with pytest.raises(UserError, match=r"transformers refuses the training options: .*lomo"):
+        training_arguments(config)
 
 
 def test_steps_may_stand_in_for_epochs():

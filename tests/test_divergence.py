@@ -8,8 +8,10 @@ import torch
 from innerpo.config.run import default_run
 from innerpo.data.batching.batch import make_batch
 from innerpo.data.divergence import first_divergence, with_divergence_of
-from innerpo.data.pairs import PreferencePair, cluster_of
+from innerpo.data.pairs import PreferencePair, choose_negatives, cluster_of
 from innerpo.data.tokens import PairTokenizer, PromptItem
+from innerpo.evaluation.prepared import tokenise_sets
+from innerpo.evaluation.sets import EvaluationSet
 from innerpo.model.forward.outputs import StateRequest, sequence_outputs
 from innerpo.model.reference import compute_reference
 from innerpo.training.prepare import training_items
@@ -56,6 +58,20 @@ def test_pooled_states_of_training_and_scoring_agree(toy, negatives, layout):
     for key, versions in trained.items():
         for version in versions:
             torch.testing.assert_close(version, scored[key][0], atol=1e-5, rtol=1e-5)
+
+
+def test_one_negative_a_prompt_is_scored_from_the_same_divergence(toy):
+    """A response's inner reward does not depend on which of its prompt's others are scored beside it."""
+    config = default_run("innerpo")
+    config = replace(config, method=replace(config.method, pool="first_divergence"))
+    every = tuple(with_siblings())
+    starts = []
+    for negatives, pairs in (("all", every), ("one", tuple(choose_negatives(every, "one", 0)))):
+        own = replace(config, eval=replace(config.eval, negatives=negatives))
+        (items,) = tokenise_sets([EvaluationSet("x", "x", "test", "extra", "", pairs, every=every)], toy, own).values()
+        starts.append([(item.cluster, len(item.prompt) + first_divergence(item)) for item in items])
+    assert starts[0] == starts[1]
+    assert len({len(item.responses) for item in items}) == 1 < len(every) / len(items)
 
 
 def test_divergence_by_hand():

@@ -22,6 +22,7 @@ OTHER = {
     "method.direction": "lda",
     "method.name": "mine",
     "model.adapt_layers": "2",
+    "model.lora_dropout": 0.1,
     "method.output": "ipo",
     "method.offset": "length",
     "method.remove": ["length"],

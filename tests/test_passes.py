@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import innerpo
 from conftest import build_model
 from innerpo.config.run import ModelConfig, default_run
 from innerpo.data.batching.batch import make_batch
@@ -158,6 +159,27 @@ def test_blocks_compiled_to_machine_code_give_the_same(items, tmp_path, monkeypa
             stack.enter_context(hardware.forward_replaced(block, torch.compile(block.forward, dynamic=True)))
         sequence_outputs(model, make_batch(items[:3], "one_row", 0), STATES).pooled.sum().backward()
     check_compiled(model, items)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings(LOOKED_AT_GRAD)
+def test_blocks_before_the_first_that_is_trained_are_left_uncompiled(monkeypatch, toy_folder, pairs_file, tmp_path):
+    """Under checkpointing torch (2.13) cannot compile a block without gradients: "does not support RNG ops"."""
+    compiled_without_a_compiler(monkeypatch)
+    options = {
+        "model.base_model": str(toy_folder),
+        "model.adapt_layers": "range(2,4)",
+        "model.compile": "on",
+        "model.attention": "sdpa",
+        "method.layers": "0,3",
+        "training.gradient_checkpointing": True,
+        "training.max_steps": 2,
+        "data.batch_size": 2,
+        "data.cache_dir": tmp_path / "cache",
+        "eval.skip": True,
+    }
+    run = innerpo.train(method="innerpo", data=str(pairs_file), output_dir=tmp_path, **options)
+    assert (run.folder / "adapter_model.safetensors").exists()
 
 
 STATES = StateRequest((1, 3), token_states=True)

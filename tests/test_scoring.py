@@ -183,6 +183,25 @@ def test_the_capability_of_a_target_is_measured_once(copied, tmp_path, monkeypat
     assert read_capability(with_capability(innerpo.run.evaluate(folder, other)).folder) == found
 
 
+def test_training_from_python_measures_the_capability_too(trained, tmp_path):
+    _, config = trained
+    own = replace(config.eval, skip=False, capability="dpo", sets=("oos",), max_prompts=2)
+    config = replace(config, eval=own, training=replace(config.training, max_steps=1), output_dir=tmp_path)
+    run = innerpo.train(method=config)
+    assert 0.0 <= read_capability(run.folder)["oos"] <= 1.0
+
+
+def test_a_set_of_which_no_pair_is_left_is_noted_and_not_a_zero(copied):
+    """Cut to one token, the responses of every pair of embedded:longer are the same."""
+    folder, changed = copied
+    config = changed(sets=("oos", "rnd"))
+    run = innerpo.run.evaluate(folder, replace(config, data=replace(config.data, max_response_tokens=1)))
+    outcomes = pair_outcomes(run.scores, "mean_logp")
+    assert set(outcomes["set"]) == {"rnd"}
+    note = "oos: embedded:longer not scored: after the cut the responses of all its 5 pairs are the same"
+    assert run.scores.sets["note"].to_list() == [note, ""]
+
+
 def test_a_capability_that_cannot_be_had_is_unknown(copied, tmp_path, monkeypatch):
     folder, changed = copied
 

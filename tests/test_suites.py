@@ -103,6 +103,32 @@ def test_the_sets_that_are_asked_for():
     ]
 
 
+def test_files_of_one_name_are_sets_of_their_own(tmp_path):
+    """Two folders may each hold a test.jsonl; pooled under one name they would give one wrong figure."""
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+    here, there = (str(write_pairs(tmp_path / f / "own.jsonl", (f, " y", " n", "test"))) for f in "ab")
+    alone = str(write_pairs(tmp_path / "test.jsonl", ("c", " y", " n", "test")))
+    found = load_sets(config_of("embedded:longer", max_prompts=3, eval_sets=("test", "test", here, there, alone)))
+    assert [(s.name, len(s.pairs)) for s in found] == [("test", 3), (here, 1), (there, 1), (alone, 1)]
+    assert [s.name for s in load_sets(config_of("embedded:longer", eval_sets=(here,)))] == ["own"]
+
+
+def test_two_sets_of_a_file_with_one_name_are_refused(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        '[[sets]]\nname = "x"\ndataset = "embedded:shorter"\n[[sets]]\nname = "x"\ndataset = "embedded:longer"\n'
+    )
+    both = r"the name 'x': embedded:shorter \(test\) and embedded:longer \(test\); give one another name"
+    with pytest.raises(UserError, match=both):
+        load_sets(config_of("embedded:longer", max_prompts=3, eval_suite=str(path)))
+
+
+def test_strengths_for_a_set_that_is_not_scored_are_refused_before_training():
+    with pytest.raises(UserError, match=r"eval\.strength_sets: 'test' is not scored"):
+        load_sets(config_of("embedded:longer", eval_sets=("oos",), eval_strength_sets=("test",)))
+
+
 def test_one_worse_response_a_prompt(tmp_path):
     rows = [(f"p{i}", " yes", f" no{j}", "test") for i in range(4) for j in range(3)]
     data = write_pairs(tmp_path / "own.jsonl", ("a", " yes", " no", "train"), *rows)

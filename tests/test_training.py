@@ -118,11 +118,29 @@ def test_log_names_every_term_and_its_share_of_the_gradient(tmp_path):
     assert record["steps"] == 3
 
 
-def test_a_term_that_nothing_trained_moves_has_no_share_of_the_gradient(tmp_path):
-    """The LM head alone has an adapter: states, and the terms on them, stay what they are."""
-    _, log, _ = train(tmp_path, "innerpo", model={"target_modules": "lm_head"})
-    first = next(line for line in log if "loss" in line)
-    assert (first["grad_share/inner"], first["grad_share/output"]) == (0.0, 1.0)
+@pytest.mark.parametrize(
+    ("method", "options", "says"),
+    [
+        # the LM head alone has an adapter: states, and the terms on them, stay what they are
+        ("innerpo", {"model": {"target_modules": "lm_head"}}, "nothing that is trained moves the loss term 'inner'"),
+        # with no other term there is no gradient at all
+        (
+            "innerpo",
+            {"model": {"target_modules": "lm_head"}, "method": {"output": "none"}},
+            "nothing that is trained moves the loss term 'inner'",
+        ),
+        # states of companions count as those of the pairs
+        (
+            "anchor-drift",
+            {"model": {"adapt_layers": "3"}, "method": {"layers": "1"}},
+            r"method\.layers reads blocks 1, and model\.adapt_layers adapts none up to there \(the first is 3\)",
+        ),
+    ],
+    ids=["lm_head", "lm_head without output", "anchors before the adapter"],
+)
+def test_a_term_that_nothing_trained_moves_is_refused(tmp_path, method, options, says):
+    with pytest.raises(UserError, match=says):
+        train(tmp_path, method, **options)
 
 
 @pytest.mark.parametrize("name", ["dpo", "innerpo"])

@@ -68,7 +68,7 @@ def train(
 
     Raises UserError for what was asked for wrongly, MachineError where the machine fails (memory, disk).
     """
-    return run.train(_config(base, method, data, options), base)
+    return with_capability(run.train(_config(base, method, data, options), base), base)
 
 
 def evaluate(base: Base | None, folder: str | Path, **options: Any) -> Run:

@@ -63,9 +63,11 @@ def _capability(target: EvaluationSet, config: RunConfig, base: Base | None) -> 
         scores = train(tuned, base).scores
         if scores is None:
             raise UserError("its weights are sharded over devices; score them in a process of their own")
+        rows = pair_outcomes(scores, SCORER)
+        own = rows.filter((rows["model"] != "base") & (rows["set"] == "test"))
+        if not len(own):
+            raise UserError("none of its test pairs could be scored")
     except UserError as error:
         log.info(f"capability of {target.name} is unknown: {error}")
         return {"accuracy": None, "run": str(tuned.run_dir), "note": str(error)}
-    rows = pair_outcomes(scores, SCORER)
-    own = rows.filter((rows["model"] != "base") & (rows["set"] == "test"))
     return {"accuracy": float(own["outcome"].to_numpy().mean()), "run": str(tuned.run_dir), "note": ""}

@@ -10,6 +10,9 @@ from innerpo.config.method import MethodConfig, check_finite, default_method
 from innerpo.errors import FIELDS, UserError
 from innerpo.registry import METHODS
 
+MAX_SEED = 2**32 - 1
+"""Largest seed that numpy takes, which transformers seeds along with torch."""
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -46,6 +49,13 @@ class ModelConfig:
         check_finite(self, "model")
         if self.lora_r < 0:
             raise UserError(f"model.lora_r must be 0 (full fine-tuning) or more, got {self.lora_r}")
+        if not 0.0 <= self.lora_dropout < 1.0:
+            raise UserError(f"model.lora_dropout must be at least 0 and below 1, got {self.lora_dropout:g}")
+        if self.lora_r == 0 and self.dtype == "float16":
+            raise UserError(
+                "model.lora_r=0 trains every weight, and float16 cannot hold their updates and optimiser states; use "
+                "model.dtype=bfloat16 or float32"
+            )
         if self.lora_r == 0 and self.adapt_layers != "all":
             raise UserError(
                 f"model.adapt_layers={self.adapt_layers!r} chooses blocks for an adapter; model.lora_r=0 has none and "
@@ -157,6 +167,8 @@ class TrainingConfig:
         for name in ("lr", "seed", "max_steps", "save_steps", "warmup", "weight_decay", "grad_share_steps"):
             if getattr(self, name) < 0:
                 raise UserError(f"training.{name} must not be negative, got {getattr(self, name)}")
+        if self.seed > MAX_SEED:
+            raise UserError(f"training.seed must be at most {MAX_SEED}, got {self.seed}")
         for name in ("gradient_accumulation", "log_steps"):
             if getattr(self, name) < 1:
                 raise UserError(f"training.{name} must be at least 1, got {getattr(self, name)}")

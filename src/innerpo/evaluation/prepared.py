@@ -2,11 +2,12 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import polars as pl
 
 from innerpo.config.run import RunConfig
+from innerpo.data.divergence import with_divergence_of
 from innerpo.data.tokens import PromptItem
 from innerpo.evaluation.facts import PAIRS, RESPONSES
 from innerpo.evaluation.sets import EvaluationSet
@@ -83,6 +84,9 @@ def _items_of(key: Key, sets: Sequence[EvaluationSet], base: Base, config: RunCo
     pairs = {pair.id: pair for s in members for pair in s.pairs}
     tokens = base.pair_tokenizer(data)
     items = tokens.scoring_items(pairs.values())
+    if config.eval.negatives == "one" and config.method.pool == "first_divergence":
+        every = {pair.id: pair for s in members for pair in s.every}
+        items = with_divergence_of(items, base.pair_tokenizer(data).scoring_items(every.values()))
     counts = tokens.report.line(data.max_prompt_tokens, data.max_response_tokens)
     log.info(f"{', '.join(s.name for s in members)}: {dataset}; {counts}")
     check_context(base.model, items, dataset)
@@ -131,6 +135,18 @@ def pairs_of_sets(sets: Sequence[EvaluationSet], found: Mapping[Key, pl.DataFram
             kept = found[s.dataset, s.split].filter(pl.col("pair").is_in([p.id for p in s.pairs]))
             parts.append(kept.with_columns(set=pl.lit(s.name)).select(list(PAIRS)))
     return pl.concat(parts)
+
+
+def noted_as_lost(sets: Sequence[EvaluationSet], kept: pl.DataFrame) -> tuple[EvaluationSet, ...]:
+    """Return the sets, with a note in those of which no pair is in ``kept`` (rows of facts.PAIRS)."""
+    left = set(kept["set"])
+    return tuple(_lost(s) if s.pairs and s.name not in left else s for s in sets)
+
+
+def _lost(s: EvaluationSet) -> EvaluationSet:
+    note = f"{s.name}: {s.dataset} not scored: after the cut the responses of all its {len(s.pairs)} pairs are the same"
+    log.info(note)
+    return replace(s, note=note)
 
 
 def label_rows(

@@ -11,10 +11,13 @@ from torch import Tensor
 from innerpo.data.batching.row_plan import Layout
 from innerpo.data.tokens import PromptItem
 from innerpo.errors import UserError
+from innerpo.evaluation.facts import PAIRS, RESPONSES
 from innerpo.methods.inner_reward import InnerReward
 from innerpo.model.forward.outputs import SequenceOutputs, StateRequest
 from innerpo.model.forward.passes import Offsets, collect
 from innerpo.model.forward.trunk_states import TrunkStates
+
+_OF_RESPONSES = ("prompt", "response", "logp", "tokens", "characters", "inner", "abs_log_ratio")
 
 
 @torch.no_grad()
@@ -72,14 +75,16 @@ def response_facts(
             "characters": [n for item in items for n in item.characters],
             "inner": rewards.double().tolist(),
             "abs_log_ratio": abs_log_ratio.double().tolist(),
-        }
+        },
+        schema={name: RESPONSES[name] for name in _OF_RESPONSES},
     )
 
 
 def pair_facts(items: Sequence[PromptItem]) -> pl.DataFrame:
     """One row per pair: pair, prompt, and the indices of the chosen and the rejected response (facts.PAIRS)."""
     rows = [(pair, item.cluster, chosen, rejected) for item in items for chosen, rejected, pair in item.pairs]
-    return pl.DataFrame(rows, ["pair", "prompt", "chosen", "rejected"], orient="row")
+    schema = {name: PAIRS[name] for name in ("pair", "prompt", "chosen", "rejected")}
+    return pl.DataFrame(rows, schema, orient="row")  # with types: there may be no row
 
 
 def _check(items: Sequence[PromptItem], outputs: SequenceOutputs) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from innerpo.config.run import RunConfig
 from innerpo.data.tokens import PromptItem, hash_of_items
-from innerpo.errors import UserError, near_matches
+from innerpo.errors import UserError
 from innerpo.evaluation.applied import check_applied
 from innerpo.evaluation.facts import RESPONSES, Scores
 from innerpo.evaluation.parts import Parts
@@ -22,12 +22,13 @@ from innerpo.evaluation.prepared import (
     keys_of,
     label_rows,
     layout_of,
+    noted_as_lost,
     pairs_of_sets,
     score_base,
     tokenise_sets,
 )
 from innerpo.evaluation.score import absolute_log_ratio, pair_facts, response_facts, score_items
-from innerpo.evaluation.sets import EvaluationSet, set_facts
+from innerpo.evaluation.sets import EvaluationSet, check_scored, set_facts
 from innerpo.files import cache_root
 from innerpo.methods.inner_reward import InnerReward
 from innerpo.methods.steering import steering_vector
@@ -70,7 +71,7 @@ def prepare_scoring(
     pairs = pairs_of_sets(sets, {key: pair_facts(split.items) for key, split in splits.items()})
     reference = fingerprint(base.model) or base.identity  # weights in 4 bits have no fingerprint
     prepared = PreparedScoring(
-        sets=tuple(sets),
+        sets=noted_as_lost(sets, pairs),
         reference=reference,
         splits=splits,
         inner=inner,
@@ -172,9 +173,7 @@ def _only(prepared: PreparedScoring, names: Sequence[str]) -> PreparedScoring:
     """Return the part that holds some sets; all of it where none are named."""
     if not names:
         return prepared
-    known = [s.name for s in prepared.sets]
-    if lacking := [name for name in names if name not in known]:
-        raise UserError(f"eval.strength_sets: {lacking[0]!r} is not scored{near_matches(lacking[0], known)}")
+    check_scored("eval.strength_sets", names, prepared.sets)
     sets = tuple(s for s in prepared.sets if s.name in names)
     splits = {key: prepared.splits[key] for key in keys_of(sets)}
     return replace(prepared, sets=sets, splits=splits)

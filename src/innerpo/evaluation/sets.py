@@ -9,7 +9,7 @@ import polars as pl
 from innerpo.config.run import RunConfig
 from innerpo.data.pairs import PreferencePair, choose_negatives, take_prompts
 from innerpo.data.training_pairs import load_split, training_pairs
-from innerpo.errors import UserError
+from innerpo.errors import UserError, near_matches
 from innerpo.evaluation.facts import SETS
 from innerpo.evaluation.overlap import NearDuplicate, near_duplicates
 from innerpo.evaluation.suites import Role, Target, targets
@@ -31,7 +31,8 @@ class EvaluationSet:
     ``pairs`` is empty where nothing could be loaded; ``note`` then says why, and ``fault`` whether somebody asked for
     this set. ``n_seen`` counts the set's prompts that are training prompts, of all that are trained on and not only of
     those that the train set samples; ``near`` lists those that nearly repeat one (overlap.py), None: nobody looked.
-    ``target_reference`` names the set that is like this one without its difficulty.
+    ``target_reference`` names the set that is like this one without its difficulty. ``every`` holds the pairs of the
+    same prompts with all their worse responses, of which ``pairs`` are all or one a prompt.
     """
 
     name: str
@@ -45,6 +46,7 @@ class EvaluationSet:
     near: tuple[NearDuplicate, ...] | None = None
     target_reference: str = ""
     fault: bool = False
+    every: tuple[PreferencePair, ...] = ()
 
     @property
     def n_prompts(self) -> int:
@@ -69,7 +71,8 @@ def load_sets(
 
     A data set that a suite lists and that cannot be loaded gives an empty set with a note: its accuracy is unknown,
     not zero. For one that the config names, or the training set's own, that is a UserError or, where not ``strict``,
-    an empty set that says so in ``fault``. Raises UserError where nothing at all can be scored.
+    an empty set that says so in ``fault``. Raises UserError where nothing at all can be scored, where two sets have one
+    name, and where ``eval.strength_sets`` names none of them.
     """
     source, asked = config.eval.train_dataset or config.data.dataset, config.eval.sets
     if source == config.data.dataset:
@@ -79,13 +82,33 @@ def load_sets(
     test = [Target("test", source, "test", named=True)] if not asked or "test" in asked else []
     sets = [_load(t, config, strict) for t in [*test, *targets(config)]]
     if not asked or "train" in asked:
-        sets.insert(0, EvaluationSet("train", source, "train", "train", "", _sample(trained, config)))
+        sets.insert(0, _with_pairs(EvaluationSet("train", source, "train", "train", "", ()), trained, config))
+    _check_names_differ(sets)
+    check_scored("eval.strength_sets", config.eval.strength_sets, sets)
     for found in sets:
         if found.note:
             log.info(found.note)
     if not any(s.pairs for s in sets):
         raise UserError(f"there is nothing to score: {'; '.join(s.note for s in sets)}")
     return [_with_overlap(s, trained) for s in sets]
+
+
+def check_scored(option: str, names: Sequence[str], sets: Sequence[EvaluationSet]) -> None:
+    """Raise UserError where an option names a set that is not among those scored."""
+    known = [s.name for s in sets]
+    if lacking := [name for name in names if name not in known]:
+        raise UserError(f"{option}: {lacking[0]!r} is not scored{near_matches(lacking[0], known)}")
+
+
+def _check_names_differ(sets: Sequence[EvaluationSet]) -> None:
+    """Raise UserError where two sets have one name: their pairs would be counted as those of one set."""
+    first: dict[str, EvaluationSet] = {}
+    for s in sets:
+        if (other := first.setdefault(s.name, s)) is not s:
+            both = " and ".join(f"{of.dataset} ({of.split})" for of in (other, s))
+            raise UserError(
+                f"two evaluation sets have the name {s.name!r}: {both}; give one another name in a suite file"
+            )
 
 
 def set_facts(sets: Sequence[EvaluationSet]) -> pl.DataFrame:
@@ -134,10 +157,10 @@ def _load(target: Target, config: RunConfig, strict: bool) -> EvaluationSet:
             raise
         note = f"{target.name}: {target.dataset} not scored: {error}"
         return replace(empty, note=note, fault=target.named)
-    return replace(empty, pairs=_sample(every, config), target_reference=target.target_reference)
+    return _with_pairs(replace(empty, target_reference=target.target_reference), every, config)
 
 
-def _sample(pairs: Sequence[PreferencePair], config: RunConfig) -> tuple[PreferencePair, ...]:
-    """Return the pairs of at most ``eval.max_prompts`` prompts, with every worse response or with one."""
-    kept = take_prompts(pairs, config.eval.max_prompts, PROMPT_SEED)
-    return tuple(choose_negatives(kept, config.eval.negatives, PROMPT_SEED))
+def _with_pairs(empty: EvaluationSet, pairs: Sequence[PreferencePair], config: RunConfig) -> EvaluationSet:
+    """Give a set the pairs of at most ``eval.max_prompts`` prompts, with every worse response or with one."""
+    every = take_prompts(pairs, config.eval.max_prompts, PROMPT_SEED)
+    return replace(empty, every=tuple(every), pairs=tuple(choose_negatives(every, config.eval.negatives, PROMPT_SEED)))

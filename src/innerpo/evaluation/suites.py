@@ -1,6 +1,7 @@
 """Suites: which data sets are scored beside a source's own, as data. A suite is a list of targets for a source."""
 
 import tomllib
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -153,13 +154,18 @@ def _set(row: Any, path: Path) -> Target:
 
 def _asked_for(found: list[Target], config: RunConfig, source: str) -> list[Target]:
     """Of the suite's targets those in ``eval.sets`` (all if it is empty), and the other data sets that it names."""
-    asked = config.eval.sets
+    asked = list(dict.fromkeys(config.eval.sets))
     if not asked:
         return found
     own = {t.name: t for t in found}
     of_suite = [replace(own[name], named=True) for name in asked if name in own]
     others = [name for name in asked if name not in own and name not in ("train", "test")]
-    return of_suite + [Target(_name(n), n, "extra", kind_of(source, n), named=True) for n in others]
+    # Two folders may each hold a test.jsonl: a short name that is not that of one set alone gives way to the path.
+    short = Counter([*own, "train", "test", *map(_name, others)])
+    names = [_name(n) if short[_name(n)] == 1 else n for n in others]
+    return of_suite + [
+        Target(name, n, "extra", kind_of(source, n), named=True) for name, n in zip(names, others, strict=True)
+    ]
 
 
 def _name(dataset: str) -> str:

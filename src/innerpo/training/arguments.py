@@ -2,11 +2,12 @@
 
 import logging
 import os
+from contextlib import suppress
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType, parse_flag_from_env
-from transformers import TrainingArguments
+from transformers import Trainer, TrainingArguments
 
 from innerpo.config.run import RunConfig
 from innerpo.errors import UserError
@@ -52,10 +53,17 @@ def training_arguments(config: RunConfig) -> TrainingArguments:
             disable_tqdm=True,
             **{checkpointing: t.gradient_checkpointing, f"{checkpointing}_kwargs": {"use_reentrant": False}},
         )
+        _check_optimiser(args)
     except (ValueError, ImportError) as error:
         raise UserError(f"transformers refuses the training options: {' '.join(str(error).split())[:300]}") from error
     use_one_gpu(args)
     return args
+
+
+def _check_optimiser(args: TrainingArguments) -> None:
+    """Raise ImportError where the optimiser's package is not installed: now, and not behind the reference passes."""
+    with suppress(ValueError):  # some optimisers need the model, and say so after they have found their package
+        Trainer.get_optimizer_cls_and_kwargs(args)
 
 
 def use_one_gpu(args: TrainingArguments) -> None:

@@ -39,6 +39,7 @@ from innerpo.model.trunk import Trunk
 from innerpo.model.trunk_check import plan_trunk
 from innerpo.training.collate import PairCollator
 from innerpo.training.companions import Companions, Compute, companions_of
+from innerpo.training.fitted_log import log_fitted
 from innerpo.training.sampler import first_indices
 
 log = logging.getLogger(__name__)
@@ -145,9 +146,7 @@ def prepare_items(
         seed, pad_id = config.training.seed, base.pad_id
         method = fit_method(method, reference, base.model, seed, layout.layout, pad_id, mismatched)
         notes = fit_notes(method, reference, seed, mismatched)
-    _log_directions(method)
-    _log_notes(notes)
-    _log_cue(method)
+    log_fitted(method, notes)
     in_training: Compute = compute
     if method.ablation is not None:  # what the method is fitted on is the plain reference, what it trains on is not
         in_training = compute_ablated
@@ -200,7 +199,8 @@ def _trunk(config: RunConfig, base: Base, items: Sequence[PromptItem], layout: L
     before = [layer for layer in reads.layers if layer < first] if reads is not None else []
     if reads is not None and before:
         shown = ", ".join(map(str, before))
-        if len(before) == len(reads.layers) and method.request is not None:
+        trains_on = [request for request in (method.request, *method.companions.values()) if request is not None]
+        if len(before) == len(reads.layers) and trains_on:
             raise UserError(
                 f"method.layers reads blocks {shown}, and model.adapt_layers adapts none up to there (the first is "
                 f"{first}): no gradient would reach the adapter from those states"
@@ -272,36 +272,3 @@ def adapted(
 def in_float32(config: RunConfig) -> RunConfig:
     """Return the config with float32 in place of an automatic data type, for checks of small differences."""
     return replace(config, model=replace(config.model, dtype="float32")) if config.model.dtype == "auto" else config
-
-
-def _log_directions(method: Method) -> None:
-    """Log the accuracy and the weight of each layer's direction."""
-    directions = method.directions
-    if directions is None:
-        return
-    values = zip(method.layers, directions.accuracy.tolist(), directions.layer_weights.tolist(), strict=True)
-    shown = ", ".join(f"{layer} (accuracy {accuracy:.2f}, weight {weight:.2f})" for layer, accuracy, weight in values)
-    log.info(f"directions: {method.config.direction}, {method.config.site} of blocks {shown}")
-
-
-def _log_cue(method: Method) -> None:
-    """Log how many dimensions the cue has in each block."""
-    if method.subspace is None:
-        return
-    ranks = (method.subspace.basis != 0.0).any(1).sum(1).tolist()
-    shown = ", ".join(f"{layer} ({rank})" for layer, rank in zip(method.layers, ranks, strict=True))
-    log.info(f"cue: {method.config.cue}, dimensions in blocks {shown}")
-
-
-def _log_notes(notes: PairNotes | None) -> None:
-    """Log what the probe says of the training pairs: how many it gets wrong is what residual and reweight live on."""
-    if notes is None:
-        return
-    if notes.offset.any():
-        wrong, size = float((notes.offset < 0).float().mean()), float(notes.offset.abs().mean())
-        log.info(f"offsets: against the label in {wrong:.1%} of the pairs, mean size {size:.2f} logits")
-    if notes.weight.min() < notes.weight.max():
-        raised = float((notes.weight > notes.weight.min()).float().mean())
-        log.info(
-            f"weights: {raised:.1%} of the pairs weigh {notes.weight.max() / notes.weight.min():.3g} times the rest"
-        )

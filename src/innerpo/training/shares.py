@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from innerpo.errors import UserError
 from innerpo.methods.method import LossOutput
 
 
@@ -32,9 +33,9 @@ class GradientShares:
             return
         trained = [p for p in parameters if p.requires_grad]
         for name, value in out.terms.items():
-            found: tuple[Tensor | None, ...] = (None,) * len(trained)
-            if value.requires_grad:  # a term on states does not, where only the LM head is trained
-                found = torch.autograd.grad(weights[name] * value.sum(), trained, retain_graph=True, allow_unused=True)
+            found: tuple[Tensor | None, ...] = torch.autograd.grad(
+                weights[name] * value.sum(), trained, retain_graph=True, allow_unused=True
+            )
             if self._single:
                 found = tuple(None if f is None else f.float().norm() for f in found)
             before = self._gradients.get(name, [None] * len(found))
@@ -54,3 +55,12 @@ class GradientShares:
         self._gradients = None
         total = torch.stack([n.cpu() for n in norms.values()]).sum().clamp(min=1e-30)
         return {f"grad_share/{name}": (value.cpu() / total).item() for name, value in norms.items()}
+
+
+def check_trained(out: LossOutput) -> None:
+    """Raise UserError where a term of the loss depends on no weight that is trained: it would count for nothing."""
+    if lost := [name for name, value in out.terms.items() if not value.requires_grad]:
+        raise UserError(
+            f"nothing that is trained moves the loss term {lost[0]!r}: it reads states that lie before every adapter "
+            "(model.target_modules, model.adapt_layers); adapt earlier weights, or switch the term off"
+        )

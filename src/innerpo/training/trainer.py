@@ -31,7 +31,7 @@ from innerpo.training.collate import PairBatch, PairCollator
 from innerpo.training.companions import CompanionBatch
 from innerpo.training.evaluate import chosen_sets, mean_metrics, sets_by_name
 from innerpo.training.sampler import PairIndices, PairSampler, SetEpoch
-from innerpo.training.shares import GradientShares
+from innerpo.training.shares import GradientShares, check_trained
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ class PairTrainer(CheckpointTrainer):
         try:
             with (
                 float32_matmul(self.model),
-                compiled_blocks(self.model) if compiled else nullcontext(),
+                compiled_blocks(self.model, first_changed_block(self.model)) if compiled else nullcontext(),
                 nullcontext() if edit is None else edit.installed(self.model),
             ):
                 if isinstance(resume_from_checkpoint, str) and self.load_if_finished(resume_from_checkpoint):
@@ -170,6 +170,8 @@ class PairTrainer(CheckpointTrainer):
         """Return one micro-batch's share of the mean loss over all pairs of the optimiser step."""
         pairs = inputs["pairs"]
         out = self.loss_on(model, pairs, training=True)
+        if self.state.global_step == 0:
+            check_trained(out)
         self._unchecked.append((self.state.global_step + 1, pairs.ids, out.per_pair.detach()))
         if self.checks_every_micro_batch:
             self.check_losses()

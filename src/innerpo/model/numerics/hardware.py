@@ -146,9 +146,10 @@ def activation_bytes(model: nn.Module) -> int:
 
 
 @contextmanager
-def compiled_blocks(model: nn.Module) -> Iterator[None]:
-    """Compile every decoder block inside the context, with dynamic shapes, at the first forward pass.
+def compiled_blocks(model: nn.Module, first: int = 0) -> Iterator[None]:
+    """Compile the decoder blocks from ``first`` on inside the context, with dynamic shapes, at the first forward pass.
 
+    Those before the first that is trained carry no gradient; torch (2.13) fails to compile them under checkpointing.
     The forward function is compiled and not the module, so that hooks that read states stay outside compiled code.
     What a backward pass needs is kept until the graph is dropped, since gradient shares (training/shares.py) go back
     over it once a term; torch would overwrite it ("donated buffers") and refuse the second time. The tag keeps this
@@ -160,7 +161,7 @@ def compiled_blocks(model: nn.Module) -> Iterator[None]:
         stack.enter_context(torch._functorch.config.patch(donated_buffer=False))
         tag = f"{torch.compiler.config.cache_key_tag} no donated buffers"
         stack.enter_context(torch.compiler.config.patch(cache_key_tag=tag))  # type: ignore[attr-defined]
-        for block in decoder_blocks(model):
+        for block in decoder_blocks(model)[first:]:
             stack.enter_context(forward_replaced(block, torch.compile(block.forward, dynamic=True)))
         yield
 

@@ -1,0 +1,48 @@
+"""What a method found in the reference's states before training, as lines of the log."""
+
+import logging
+
+from innerpo.methods.method import Method
+from innerpo.methods.notes.notes import PairNotes
+
+log = logging.getLogger(__name__)
+
+
+def log_fitted(method: Method, notes: PairNotes | None) -> None:
+    """Log a method's directions, the notes on its pairs and its cue, where it has them."""
+    _log_directions(method)
+    _log_notes(notes)
+    _log_cue(method)
+
+
+def _log_directions(method: Method) -> None:
+    """Log the accuracy and the weight of each layer's direction."""
+    directions = method.directions
+    if directions is None:
+        return
+    values = zip(method.layers, directions.accuracy.tolist(), directions.layer_weights.tolist(), strict=True)
+    shown = ", ".join(f"{layer} (accuracy {accuracy:.2f}, weight {weight:.2f})" for layer, accuracy, weight in values)
+    log.info(f"directions: {method.config.direction}, {method.config.site} of blocks {shown}")
+
+
+def _log_cue(method: Method) -> None:
+    """Log how many dimensions the cue has in each block."""
+    if method.subspace is None:
+        return
+    ranks = (method.subspace.basis != 0.0).any(1).sum(1).tolist()
+    shown = ", ".join(f"{layer} ({rank})" for layer, rank in zip(method.layers, ranks, strict=True))
+    log.info(f"cue: {method.config.cue}, dimensions in blocks {shown}")
+
+
+def _log_notes(notes: PairNotes | None) -> None:
+    """Log what the probe says of the training pairs: how many it gets wrong is what residual and reweight live on."""
+    if notes is None:
+        return
+    if notes.offset.any():
+        wrong, size = float((notes.offset < 0).float().mean()), float(notes.offset.abs().mean())
+        log.info(f"offsets: against the label in {wrong:.1%} of the pairs, mean size {size:.2f} logits")
+    if notes.weight.min() < notes.weight.max():
+        raised = float((notes.weight > notes.weight.min()).float().mean())
+        log.info(
+            f"weights: {raised:.1%} of the pairs weigh {notes.weight.max() / notes.weight.min():.3g} times the rest"
+        )
