@@ -105,6 +105,7 @@ def test_the_working_directory_is_refused_before_anything_is_computed(run, tmp_p
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(module, "load_base", None)  # loading would fail
     refused(capsys, ["merge", str(run), "."], ". is the working directory, which cannot be replaced; give a new folder")
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_appears_in_the_folder_during_a_merge_is_not_deleted(run, tmp_path, monkeypatch):
@@ -156,6 +157,7 @@ def test_an_adapter_on_tied_embeddings_is_refused(tmp_path, capsys):
     build_tokenizer().save_pretrained(tied)
     folder = toy_run(tmp_path, tied, **{"model.target_modules": "embed_tokens"})
     refused(capsys, ["merge", str(folder), str(tmp_path / "merged")], "which share their weights; it cannot be merged")
+    assert not (tmp_path / "merged").exists()
 
 
 def test_a_combined_adapter_is_merged(run, toy_folder, tmp_path):

@@ -37,6 +37,16 @@ class FailedRunsError(UserError):
     exit_code = 1
 
 
+def one_line(error: BaseException, most: int = 1000) -> str:
+    """Return what an error says in one line of at most so many characters; its type's name where it says nothing."""
+    return " ".join(str(error).split())[:most] or type(error).__name__
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether it is Python's or torch's error (that one by its name: who plans and lists runs does not load torch)."""
+    return isinstance(error, MemoryError) or any(k.__name__ == "OutOfMemoryError" for k in type(error).__mro__)
+
+
 def fields_in(text: str) -> tuple[str, ...]:
     """Return the config fields that a text names, each once, in their order; ``model.safetensors`` is none."""
     return tuple(dict.fromkeys(word for word in _WORD.findall(text) if word in FIELDS))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from innerpo.errors import MachineError, UserError
+from innerpo.errors import MachineError, UserError, one_line
 
 
 def existing_folder(folder: str | Path) -> Path:
@@ -32,7 +32,7 @@ def machine_errors(path: Path) -> Iterator[None]:
             reason = "no space left on the device"
         raise MachineError(f"cannot write {error.filename or path}: {reason}") from error
     except (SafetensorError, RuntimeError) as error:  # safetensors and torch.save wrap the system's refusal
-        text = " ".join(str(error).split())
+        text = one_line(error)
         if not isinstance(error, SafetensorError) and "write" not in text:
             raise
         raise MachineError(f"cannot write {path}: {text}") from error

@@ -45,7 +45,7 @@ from innerpo.cli.verb_tune import tune
 from innerpo.cli.verb_view import view
 from innerpo.config.run import ModelConfig, default_run
 from innerpo.config.yaml import config_of_folder
-from innerpo.errors import MachineError, UserError
+from innerpo.errors import MachineError, UserError, is_out_of_memory
 from innerpo.files import existing_folder
 
 
@@ -214,7 +214,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         error_line(str(error))
         return error.exit_code
     except Exception as error:
-        if not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError":  # torch's, unimported
+        if not is_out_of_memory(error):
             raise
         error_line("out of memory; a smaller data.batch_size needs less")
         return MachineError.exit_code

@@ -12,7 +12,7 @@ import yaml
 
 from innerpo.config.combined import read_combined
 from innerpo.config.run import RunConfig, default_run
-from innerpo.errors import UserError, near_matches
+from innerpo.errors import UserError, near_matches, one_line
 
 T = TypeVar("T")
 
@@ -54,7 +54,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"cannot read config file {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"{path} is not valid YAML: {one_line(error)}") from error
     if found is None:
         return {}
     if not isinstance(found, dict):

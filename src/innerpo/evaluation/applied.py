@@ -10,7 +10,7 @@ import torch
 from innerpo.data.batching.batch import make_batch
 from innerpo.data.batching.row_plan import Layout
 from innerpo.data.tokens import PromptItem
-from innerpo.errors import UserError
+from innerpo.errors import UserError, one_line
 from innerpo.model.base import Base, reference_mode
 from innerpo.model.forward.outputs import sequence_outputs
 from innerpo.model.strength import is_noop
@@ -62,7 +62,7 @@ def check_tokenizer(folder: Path, base: Base, texts: Sequence[str]) -> None:
     try:
         own = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     except (OSError, ValueError, TypeError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise UserError(f"the tokenizer in {folder} cannot be read: {reason}") from error
     if own.eos_token_id != base.tokenizer.eos_token_id:
         raise UserError(

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from innerpo.config.run import RunConfig, to_dict
 from innerpo.config.yaml import as_yaml, read_yaml
-from innerpo.errors import MachineError, UserError
+from innerpo.errors import MachineError, UserError, is_out_of_memory, one_line
 from innerpo.evaluation.sweep_folder import run_of
 from innerpo.experiments.layout import attempts, failures
 from innerpo.experiments.lease import Lease, LostLeaseError, lease
@@ -101,13 +101,12 @@ def discard(folder: Path, name: str, trained: bool = True) -> None:
 
 def record_failure(folder: Path, planned: PlannedRun, error: BaseException | str) -> Failure:
     """Keep why a run failed; return it."""
-    text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, str):
-        kind, trace = "crash", ""
+        kind, trace, text = "crash", "", " ".join(error.split())
     else:
-        kind = "machine" if isinstance(error, MachineError | MemoryError) or is_out_of_memory(error) else "error"
+        kind = "machine" if isinstance(error, MachineError) or is_out_of_memory(error) else "error"
         kind = "user" if isinstance(error, UserError) and kind == "error" else kind
-        text = f"{type(error).__name__}: {text}" if kind == "error" else text
+        text = f"{type(error).__name__}: {one_line(error)}" if kind == "error" else one_line(error)
         trace = "" if kind == "user" else "".join(traceback.format_exception(error))
     failure = Failure(text[:1000], kind, trace, socket.gethostname(), time.time(), is_trained(folder / planned.name))
     write_text(_failure_path(folder, planned), json.dumps(asdict(failure), indent=2) + "\n")
@@ -157,11 +156,6 @@ def drop_unasked_failures(folder: Path, runs: Iterable[PlannedRun]) -> None:
 
 def _failure_path(folder: Path, planned: PlannedRun) -> Path:
     return failures(folder) / f"{planned.name}.{planned.request}.json"
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether it is torch's error, by its name: who plans and lists runs does not load torch."""
-    return any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
 
 
 def _own_config(run: Path, config: RunConfig) -> None:

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from innerpo.config.run import ModelConfig
-from innerpo.errors import UserError
+from innerpo.errors import UserError, one_line
 from innerpo.model.base import Base
 from innerpo.model.coverage import excluded_from_all_linear, linear_names, log_weights_without_adapter
 from innerpo.model.forward.blocks import blocks_name, decoder_blocks
@@ -59,7 +59,7 @@ def add_adapter(base: Base, config: ModelConfig, seed: int) -> nn.Module:
             return policy
     except ValueError as error:
         if "not found in the base model" not in str(error):
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error, 200)
             raise UserError(f"model.target_modules={names!r} cannot be adapted in {base.name!r}: {reason}") from error
         linear = sorted({n.split(".")[-1] for n, m in base.model.named_modules() if isinstance(m, nn.Linear)})
         raise UserError(
@@ -94,7 +94,7 @@ def load_adapter(base: Base, folder: Path) -> nn.Module:
             fuse_lora(policy)
             return policy
     except (RuntimeError, ValueError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise UserError(f"the adapter in {folder} does not fit the base model {base.name!r}: {reason}") from error
 
 
@@ -141,7 +141,7 @@ def merge_adapter(base: Base, policy: Any) -> Any:
     try:
         merged = policy.merge_and_unload(safe_merge=True)
     except ValueError as error:
-        raise UserError(f"the adapter cannot be merged into {base.name!r}: {' '.join(str(error).split())}") from error
+        raise UserError(f"the adapter cannot be merged into {base.name!r}: {one_line(error)}") from error
     _forget_adapter(merged)
     return merged
 

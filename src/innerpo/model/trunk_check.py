@@ -15,7 +15,7 @@ from torch import nn
 from innerpo.data.batching.batch import TokenBatch, make_batch
 from innerpo.data.batching.row_plan import Layout
 from innerpo.data.tokens import PromptItem
-from innerpo.errors import UserError
+from innerpo.errors import UserError, one_line
 from innerpo.model.base import Base, reference_mode
 from innerpo.model.forward.blocks import blocks_name, decoder_blocks
 from innerpo.model.forward.layout import REFUSALS
@@ -124,7 +124,7 @@ def _tested(
     except StateShapeError:
         return None, "its blocks pass on more than one vector a token"
     except REFUSALS as error:
-        return None, f"the model does not run without its first blocks: {' '.join(str(error).split())[:120]}"
+        return None, f"the model does not run without its first blocks: {one_line(error, 120)}"
 
 
 def _compare(

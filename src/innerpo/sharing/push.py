@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from innerpo.config.run import RunConfig
-from innerpo.errors import UserError
+from innerpo.errors import UserError, one_line
 from innerpo.sharing.held import Held, held_by
 from innerpo.sharing.package import Package, packed
 
@@ -122,7 +122,7 @@ def hub_errors(what: str) -> Iterator[None]:
         if not isinstance(error, OSError | ValueError | RuntimeError) and "httpx" not in type(error).__module__:
             raise
         causes = [error, *([error.__cause__] if error.__cause__ is not None else [])]
-        said = ": ".join(" ".join(str(e).split())[:300] or type(e).__name__ for e in causes)
+        said = ": ".join(one_line(e, 300) for e in causes)
         raise UserError(f"{what}: {said}") from error
 
 
@@ -133,6 +133,6 @@ def _check_name(repo: str) -> None:
     try:
         validate_repo_id(repo)
     except HFValidationError as error:
-        raise UserError(f"{repo!r} is no name of a repository: {' '.join(str(error).split())}") from error
+        raise UserError(f"{repo!r} is no name of a repository: {one_line(error)}") from error
     if "/" not in repo:
         raise UserError(f"{repo!r} is no name of a repository; write owner/name")

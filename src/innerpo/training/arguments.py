@@ -10,7 +10,7 @@ from accelerate.utils import DistributedType, parse_flag_from_env
 from transformers import Trainer, TrainingArguments
 
 from innerpo.config.run import RunConfig
-from innerpo.errors import UserError
+from innerpo.errors import UserError, one_line
 from innerpo.training.paths import CHECKPOINTS
 from innerpo.training.trackers import check_trackers, left_to_transformers
 
@@ -55,7 +55,7 @@ def training_arguments(config: RunConfig) -> TrainingArguments:
         )
         _check_optimiser(args)
     except (ValueError, ImportError) as error:
-        raise UserError(f"transformers refuses the training options: {' '.join(str(error).split())[:300]}") from error
+        raise UserError(f"transformers refuses the training options: {one_line(error, 300)}") from error
     use_one_gpu(args)
     return args
 

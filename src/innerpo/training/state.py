@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from innerpo.errors import MachineError
+from innerpo.errors import MachineError, one_line
 from innerpo.files import write_text
 from innerpo.progress import Reporter, Update, current_reporter, reporting
 from innerpo.training.paths import STATE
@@ -122,8 +122,8 @@ def recorded_state(folder: Path, phase: Phase, write: bool = True) -> Iterator[N
             yield
     except BaseException as error:
         stopped = isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit)
-        text = "" if stopped else " ".join(str(error).split()) or type(error).__name__
-        recorder.state = replace(recorder.state, phase="interrupted" if stopped else "failed", error=text[:500])
+        text = "" if stopped else one_line(error, 500)
+        recorder.state = replace(recorder.state, phase="interrupted" if stopped else "failed", error=text)
         recorder.write()
         if fresh and [p.name for p in folder.glob("*")] == [STATE]:
             recorder.remove()

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from innerpo.config.run import ModelConfig
 from innerpo.data.batching.batch import make_batch
 from innerpo.data.tokens import PromptItem
-from innerpo.errors import UserError
+from innerpo.errors import UserError, one_line
 from innerpo.files import cache_root
 from innerpo.model.adapters import UNSUPPORTED, take_off_parts
 from innerpo.model.base import Base
@@ -49,7 +49,7 @@ class Source:
                 policy: Any = get_peft_model(self.base.model, self.peft_config)
             except ValueError as error:
                 take_off_parts(self.base.model)
-                raise UserError(f"peft_config does not fit the model: {' '.join(str(error).split())[:300]}") from error
+                raise UserError(f"peft_config does not fit the model: {one_line(error, 300)}") from error
         else:
             policy = self.base.model if self.adapted is None else self.adapted
             for parameter in self.trained:

@@ -17,7 +17,7 @@ from typing import Any
 from innerpo.config.run import DataConfig
 from innerpo.data.pairs import BadRows, PreferencePair
 from innerpo.data.sources.parse import BadRowError, divided, leave_out, pair_from_row
-from innerpo.errors import UserError
+from innerpo.errors import UserError, one_line
 
 log = logging.getLogger(__name__)
 HINT = "or save its rows as jsonl and name that file"
@@ -105,7 +105,7 @@ def _one_line(tried: str, hint: str) -> Iterator[None]:
     try:
         yield
     except Exception as e:
-        said = " ".join(str(e).split())[:200] or type(e).__name__
+        said = one_line(e, 200)
         raise UserError(
             f"the Hub data set {tried} could not be loaded ({said}); check its name and the network, {hint}"
         ) from e

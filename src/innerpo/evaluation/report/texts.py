@@ -8,7 +8,7 @@ import polars as pl
 
 from innerpo.data.pairs import PreferencePair, Text
 from innerpo.data.training_pairs import load_split
-from innerpo.errors import UserError
+from innerpo.errors import UserError, one_line
 from innerpo.evaluation.report.folders import config_of, runs_of
 from innerpo.evaluation.sets import PROMPT_SEED
 from innerpo.evaluation.study import Study
@@ -45,7 +45,7 @@ def read_texts(study: Study) -> Texts:
         try:
             found = load_split(dataset, split, data if split == "train" else replace(data, seed=PROMPT_SEED))
         except UserError as error:
-            notes.append(f"The texts of {dataset} ({split}) are not at hand: {' '.join(str(error).split())}")
+            notes.append(f"The texts of {dataset} ({split}) are not at hand: {one_line(error)}")
             continue
         pairs[dataset, split] = {pair.id: pair for pair in found}
     return Texts(pairs, tuple(notes))

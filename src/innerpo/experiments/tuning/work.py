@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from innerpo.config.run import RunConfig
-from innerpo.errors import MachineError, UserError
-from innerpo.experiments.attempt import begin, is_out_of_memory
+from innerpo.errors import MachineError, UserError, is_out_of_memory, one_line
+from innerpo.experiments.attempt import begin
 from innerpo.experiments.lease import STALE, Lease, LostLeaseError, lease
 from innerpo.experiments.tuning.journal import is_hopeless, suggest
 from innerpo.experiments.tuning.objective import Look, Measure
@@ -139,8 +139,7 @@ def _do(
         if trial.number == 0 or is_out_of_memory(error):
             raise
         log.warning(f"{trial.name} failed: {error}")
-        text = " ".join(str(error).split())[:1000]
-        ended = replace(read_trial(folder, trial.number), state="failed", error=text, seconds=held.spent)
+        ended = replace(read_trial(folder, trial.number), state="failed", error=one_line(error), seconds=held.spent)
     with exclusive(folder, stale):
         if held.is_lost:
             return None

@@ -11,7 +11,7 @@ from torch import nn
 from innerpo.data.batching.batch import TokenBatch, make_batch
 from innerpo.data.batching.row_plan import ROW_TOKENS, Layout
 from innerpo.data.tokens import PromptItem
-from innerpo.errors import UserError
+from innerpo.errors import UserError, one_line
 from innerpo.model.forward.blocks import decoder_blocks, text_config
 from innerpo.model.forward.masks import FLEX, layer_kinds
 from innerpo.model.forward.outputs import SequenceOutputs, StateRequest, StateShapeError, sequence_outputs
@@ -163,7 +163,7 @@ def _compare(
             b = _plain(model, batches[0], request)
         a = sequence_outputs(model, batches[1], request)
     except REFUSALS as error:
-        return _Difference(float("inf"), None, _one_line(error)[:120])
+        return _Difference(float("inf"), None, one_line(error, 120))
     finally:
         model.train(was_training)
     index = torch.tensor(list(kept), device=device)
@@ -180,10 +180,6 @@ def _plain(model: nn.Module, batch: TokenBatch, request: StateRequest | None) ->
     except REFUSALS as error:
         if text_config(model)._attn_implementation == FLEX:
             raise UserError(
-                f"flex_attention does not run this model: {_one_line(error)}; use model.attention=sdpa"
+                f"flex_attention does not run this model: {one_line(error, 200)}; use model.attention=sdpa"
             ) from error
-        raise UserError(f"{type(model).__name__} cannot be run on text alone: {_one_line(error)}") from error
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"{type(model).__name__} cannot be run on text alone: {one_line(error, 200)}") from error
