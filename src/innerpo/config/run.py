@@ -27,7 +27,7 @@ class ModelConfig:
     lora_alpha: float = 32.0
     """LoRA scale: updates are multiplied by lora_alpha / lora_r."""
     lora_dropout: float = 0.0
-    """Dropout on the adapter's input; all other dropout is off."""
+    """Dropout on the adapter's input, drawn for each micro-batch, so that their size matters; other dropout is off."""
     target_modules: str = "all-linear"
     """Modules that get an adapter: all-linear, or names separated by commas (q_proj,v_proj)."""
     adapt_layers: str = "all"
