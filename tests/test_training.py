@@ -64,6 +64,18 @@ def test_reading_states_does_not_disturb_dpo(tmp_path):
     assert far(other, dpo) > 1e-2  # the comparison above could fail
 
 
+def test_options_of_states_are_said_to_be_without_effect_where_none_are_read(tmp_path, caplog):
+    says = "without effect, dpo reads no hidden states"
+    with caplog.at_level("WARNING"):
+        train(tmp_path / "a", "innerpo", method={"pool": "last"}, training={"max_steps": 1})
+        train(tmp_path / "b", "dpo", method={"layers": default_run("dpo").method.layers}, training={"max_steps": 1})
+        train(tmp_path / "c", "anchor-drift", training={"max_steps": 1})
+    assert says not in caplog.text
+    with caplog.at_level("WARNING"):
+        train(tmp_path / "d", "dpo", method={"pool": "last"}, training={"max_steps": 1})
+    assert f"method.layers, method.pool: {says}" in caplog.text
+
+
 def test_seed_decides(tmp_path):
     a, b = (train(tmp_path / k)[0] for k in "ab")
     other, _, _ = train(tmp_path / "c", training={"seed": 2})

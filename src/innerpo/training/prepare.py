@@ -39,7 +39,7 @@ from innerpo.model.trunk import Trunk
 from innerpo.model.trunk_check import plan_trunk
 from innerpo.training.collate import PairCollator
 from innerpo.training.companions import Companions, Compute, companions_of
-from innerpo.training.fitted_log import log_fitted
+from innerpo.training.fitted_log import log_fitted, log_unread
 from innerpo.training.sampler import first_indices
 
 log = logging.getLogger(__name__)
@@ -120,8 +120,10 @@ def prepare_items(
     """Do the same for pairs that are tokens already."""
     data, cache = config.data, cache_dir or cache_root(config.data.cache_dir)
     method = build_method(config.method, resolve_layers(config.method.layers, base.n_blocks))
-    if method.fit_request is not None or any(method.companions.values()):
+    if reads_of(method) is not None:
         read_points(base.model, method.layers, config.method.site)  # refuses a site that the model does not have
+    elif config.method.gradient == "none":
+        log_unread(config.method)
     layout = choose_layout(base.model, items, base.pad_id, data.layout)
     log.info(f"layout: {layout.layout} ({layout.reason})")
     trunk = _trunk(config, base, items, layout.layout, method)
