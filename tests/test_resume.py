@@ -138,7 +138,8 @@ def test_killed_before_the_first_checkpoint_and_resumed(command, tmp_path, capsy
 
 def test_an_interrupt_is_one_line_and_leaves_what_can_be_resumed(command, tmp_path):
     out = tmp_path / "out"
-    with process(command("dpo", out)) as running:
+    # More steps than it can make before the signal arrives, however busy the machine is.
+    with process(command("dpo", out, "--training.max-steps=5000")) as running:
         wait_for(running, out, "dpo_toy_seed1+*/checkpoints/checkpoint-*")
         running.send_signal(signal.SIGINT)
         _, err = running.communicate(timeout=60)
