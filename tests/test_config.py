@@ -120,7 +120,7 @@ def test_a_weight_of_an_added_term_must_be_finite_too():
     ],
 )
 def test_values_out_of_range_are_refused_by_name(record, field, value):
-    with pytest.raises(UserError, match=rf"{field} .*{value:.10g}"):
+    with pytest.raises(UserError, match=rf"{field} .*{value}"):
         record(**{field: value})
 
 

@@ -222,7 +222,7 @@ class MethodConfig:
         if not self.anchor_data.strip():
             raise UserError("method.anchor_data must name a data set, a .txt or .md file, self or sentences")
         if not 0.0 <= self.mix <= 1.0:
-            raise UserError(f"method.mix must be from 0 (shared) to 1 (pair), got {self.mix:g}")
+            raise UserError(f"method.mix must be from 0 (shared) to 1 (pair), got {self.mix}")
         if self.lda_ridge <= 0.0:
             raise UserError(f"method.lda_ridge must be above 0, got {self.lda_ridge}")
         if self.output != "none" and self.beta <= 0.0:

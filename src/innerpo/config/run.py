@@ -50,7 +50,7 @@ class ModelConfig:
         if self.lora_r < 0:
             raise UserError(f"model.lora_r must be 0 (full fine-tuning) or more, got {self.lora_r}")
         if not 0.0 <= self.lora_dropout < 1.0:
-            raise UserError(f"model.lora_dropout must be at least 0 and below 1, got {self.lora_dropout:g}")
+            raise UserError(f"model.lora_dropout must be at least 0 and below 1, got {self.lora_dropout}")
         if self.lora_r == 0 and self.dtype == "float16":
             raise UserError(
                 "model.lora_r=0 trains every weight, and float16 cannot hold their updates and optimiser states; use "

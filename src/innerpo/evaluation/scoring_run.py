@@ -28,7 +28,7 @@ from innerpo.evaluation.prepared import (
     tokenise_sets,
 )
 from innerpo.evaluation.score import absolute_log_ratio, pair_facts, response_facts, score_items
-from innerpo.evaluation.sets import EvaluationSet, check_scored, set_facts
+from innerpo.evaluation.sets import EvaluationSet, set_facts
 from innerpo.files import cache_root
 from innerpo.methods.inner_reward import InnerReward
 from innerpo.methods.steering import steering_vector
@@ -139,7 +139,7 @@ def score_run(
     The policy is scored at every strength but 0, which is the base; the rows also hold the other strengths that
     ``parts`` has of the same sets. ``strength_sets``: the sets that are scored at other strengths than 1, all if empty.
     A policy that is the base itself (a frozen method) has the base's facts under the method's label. Raises UserError
-    where the adapter is not applied, or cannot be scaled, and for a set that is not scored at all.
+    where the adapter is not applied, or cannot be scaled.
     """
     splits = list(prepared.splits.values())
     rows = [prepared.base]
@@ -173,7 +173,6 @@ def _only(prepared: PreparedScoring, names: Sequence[str]) -> PreparedScoring:
     """Return the part that holds some sets; all of it where none are named."""
     if not names:
         return prepared
-    check_scored("eval.strength_sets", names, prepared.sets)
     sets = tuple(s for s in prepared.sets if s.name in names)
     splits = {key: prepared.splits[key] for key in keys_of(sets)}
     return replace(prepared, sets=sets, splits=splits)

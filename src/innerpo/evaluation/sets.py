@@ -84,7 +84,7 @@ def load_sets(
     if not asked or "train" in asked:
         sets.insert(0, _with_pairs(EvaluationSet("train", source, "train", "train", "", ()), trained, config))
     _check_names_differ(sets)
-    check_scored("eval.strength_sets", config.eval.strength_sets, sets)
+    _check_strength_sets(config.eval.strength_sets, sets)
     for found in sets:
         if found.note:
             log.info(found.note)
@@ -93,11 +93,11 @@ def load_sets(
     return [_with_overlap(s, trained) for s in sets]
 
 
-def check_scored(option: str, names: Sequence[str], sets: Sequence[EvaluationSet]) -> None:
-    """Raise UserError where an option names a set that is not among those scored."""
+def _check_strength_sets(names: Sequence[str], sets: Sequence[EvaluationSet]) -> None:
+    """Raise UserError where ``eval.strength_sets`` names a set that is not among those scored."""
     known = [s.name for s in sets]
     if lacking := [name for name in names if name not in known]:
-        raise UserError(f"{option}: {lacking[0]!r} is not scored{near_matches(lacking[0], known)}")
+        raise UserError(f"eval.strength_sets: {lacking[0]!r} is not scored{near_matches(lacking[0], known)}")
 
 
 def _check_names_differ(sets: Sequence[EvaluationSet]) -> None:
