@@ -27,8 +27,8 @@ from innerpo.training.largest import Group, largest_group
 FOUR_BIT = 0.516
 """Bytes of a weight in 4 bits with doubly quantised scales (QLoRA, arXiv 2305.14314, section 3: 0.127 bits each)."""
 
-ALLOCATOR = 1.25
-"""What a CPU's allocator holds over what is in use: freed pieces that fit nothing new (glibc, LOG.md: 1.17 to 1.3)."""
+ALLOCATOR = 1.45
+"""What a CPU's allocator holds over what is in use: freed pieces that fit nothing new (glibc, LOG.md: 1.4 to 1.6)."""
 
 
 @dataclass(frozen=True)

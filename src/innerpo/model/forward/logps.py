@@ -31,13 +31,14 @@ class _TargetLogProbs(torch.autograd.Function):
         for start in range(0, len(hidden), chunk):
             part = slice(start, start + chunk)
             logits = nn.functional.linear(hidden[part], weight, bias).float()
-            normaliser = logits.logsumexp(1)
-            logps[part] = logits.gather(1, targets[part, None])[:, 0] - normaliser
+            logps[part], total = _log_softmax_(logits, targets[part, None])
             if unit is not None:
                 # Subtract the one-hot target before rounding to half precision: for p near 1 rounding would lose p - 1.
-                wrong = logits.sub_(normaliser[:, None]).exp_()
-                wrong[torch.arange(len(wrong), device=wrong.device), targets[part]] -= 1.0
+                wrong = logits.div_(total)
+                wrong.scatter_add_(1, targets[part, None], wrong.new_full((len(wrong), 1), -1.0))
                 unit[part] = -(wrong.to(weight.dtype) @ weight)
+                del wrong
+            del logits  # before the next chunk's are made
         ctx.save_for_backward(*([] if unit is None else [unit]))
         return logps
 
@@ -46,6 +47,19 @@ class _TargetLogProbs(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (unit,) = ctx.saved_tensors
         return gradients[0][:, None].to(unit.dtype) * unit, None, None, None, None
+
+
+def _log_softmax_(
+    logits: Float[Tensor, "token vocab"], targets: Int[Tensor, "token 1"]
+) -> tuple[Float[Tensor, " token"], Float[Tensor, "token 1"]]:
+    """Return the targets' log-probabilities, and what to divide by; in place of logits leave exp(logit - highest).
+
+    Nothing of the size of the logits is made beside them, and one exponential serves the gradient too.
+    """
+    logits.sub_(logits.amax(1, keepdim=True))
+    target = logits.gather(1, targets)
+    total = logits.exp_().sum(1, keepdim=True)
+    return (target - total.log())[:, 0], total
 
 
 def target_log_probs(
@@ -60,7 +74,9 @@ def target_log_probs(
 def token_log_probs(logits: Float[Tensor, "token vocab"], targets: Int[Tensor, " token"]) -> Float[Tensor, " token"]:
     """Return the log-probability (nats) of each target, in float32 whatever the model's type."""
     logits = logits.float()
-    return logits.gather(1, targets[:, None])[:, 0] - logits.logsumexp(1)
+    # The operations of _log_softmax_, so that a first pass, which reads logits, gives the bits of all later ones.
+    shifted = logits - logits.detach().amax(1, keepdim=True)
+    return shifted.gather(1, targets[:, None])[:, 0] - shifted.exp().sum(1).log()
 
 
 @contextmanager
