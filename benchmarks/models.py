@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from benchmarks.options import Options
-from innerpo.config.run import ModelConfig
+from innerpo.config.model import ModelConfig
 from innerpo.files import cache_root, staged_directory
 from innerpo.model.base import Base
 from innerpo.model.embedded import embedded_model_folder

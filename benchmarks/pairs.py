@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from benchmarks.options import Options
-from innerpo.config.run import DataConfig
+from innerpo.config.data import DataConfig
 from innerpo.data.pairs import PreferencePair, choose_negatives, cluster_of
 from innerpo.data.sources import load_pairs
 from innerpo.data.tokens import PairTokenizer, PromptItem

@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 
+from innerpo.config.data import DataConfig
 from innerpo.config.identity import run_id
-from innerpo.config.run import DataConfig, default_run, to_dict
+from innerpo.config.run import default_run, to_dict
 from innerpo.config.yaml import as_yaml
 from innerpo.data.training_pairs import load_split
 from innerpo.evaluation.facts import PAIRS, RESPONSES, SETS, Scores

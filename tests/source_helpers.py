@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from innerpo.config.run import DataConfig
+from innerpo.config.data import DataConfig
 from innerpo.data.sources.parse import pair_from_row
 from innerpo.errors import UserError
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from benchmarks import adapters
 from conftest import build_model
-from innerpo.config.run import ModelConfig
+from innerpo.config.model import ModelConfig
 from innerpo.model.adapters import add_adapter
 from innerpo.model.base import Base, reference_mode
 from innerpo.model.numerics import hardware

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from conftest import build_model, build_tokenizer, make_pairs
 from innerpo.cli.verbs import main
-from innerpo.config.run import DataConfig
+from innerpo.config.data import DataConfig
 from innerpo.data.pairs import BadRows, PreferencePair, cluster_of
 from innerpo.data.sources import hub, load_pairs
 from innerpo.data.tokens import PairTokenizer
@@ -38,7 +38,8 @@ def original(split="test", chat=False):
 
 
 def test_the_prompts_are_those_that_a_run_scores(tmp_path):
-    from innerpo.config.run import EvalConfig, RunConfig
+    from innerpo.config.evaluation import EvalConfig
+    from innerpo.config.run import RunConfig
     from innerpo.evaluation.sets import load_sets
 
     data = DataConfig(dataset=NAME)

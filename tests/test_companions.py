@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from conftest import build_model, build_tokenizer, make_pairs
+from innerpo.config.data import DataConfig
 from innerpo.config.method import MethodConfig
-from innerpo.config.run import DataConfig, default_run
+from innerpo.config.run import default_run
 from innerpo.data.companions import companions
 from innerpo.data.pairs import PreferencePair, cluster_of
 from innerpo.data.texts import anchor_items, paragraphs, sentences

@@ -6,9 +6,12 @@ import pytest
 
 import innerpo.run
 from innerpo.cli.verbs import main
+from innerpo.config.data import DataConfig
 from innerpo.config.identity import run_id
 from innerpo.config.method import MethodConfig
-from innerpo.config.run import DataConfig, ModelConfig, RunConfig, TrainingConfig, default_run, to_dict
+from innerpo.config.model import ModelConfig
+from innerpo.config.run import RunConfig, default_run, to_dict
+from innerpo.config.training import TrainingConfig
 from innerpo.config.yaml import as_yaml, overlay, preset_dir, preset_path, read_yaml
 from innerpo.errors import UserError
 from innerpo.registry import METHODS

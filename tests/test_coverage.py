@@ -7,7 +7,7 @@ import torch
 
 from conftest import build_model
 from families import FAST, SMALL
-from innerpo.config.run import ModelConfig
+from innerpo.config.model import ModelConfig
 from innerpo.data.batching.batch import make_batch
 from innerpo.errors import UserError
 from innerpo.model.adapters import add_adapter

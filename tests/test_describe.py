@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 
 from innerpo.cli.render_data import as_rich
-from innerpo.config.run import DataConfig
+from innerpo.config.data import DataConfig
 from innerpo.data.describe import describe, summarise
 from innerpo.data.pairs import BadRows
 from source_helpers import BLUE, GOOD, GREEN, USER, one_line_error, pair, write_jsonl

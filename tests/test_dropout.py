@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from conftest import build_model
 from families import Family
 from innerpo.config.method import MethodConfig
-from innerpo.config.run import ModelConfig
+from innerpo.config.model import ModelConfig
 from innerpo.data.batching.batch import make_batch
 from innerpo.errors import UserError
 from innerpo.methods.method import build_method, fit_method

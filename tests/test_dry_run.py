@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from conftest import build_model, make_pairs
 from innerpo.cli.verbs import main
-from innerpo.config.run import ModelConfig, default_run
+from innerpo.config.model import ModelConfig
+from innerpo.config.run import default_run
 from innerpo.data.batching.batch import make_batch
 from innerpo.data.lengths import MOST_BINS, lengths
 from innerpo.data.tokens import PairTokenizer

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from innerpo.config.run import DataConfig
+from innerpo.config.data import DataConfig
 from innerpo.data.shifts import shifts_from
 from innerpo.data.sources import load_pairs
 from innerpo.data.sources.embedded import DISTRIBUTIONS, SIZES

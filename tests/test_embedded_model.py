@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from innerpo.config.run import ModelConfig
+from innerpo.config.model import ModelConfig
 from innerpo.errors import UserError
 from innerpo.files import cache_root
 from innerpo.model import embedded

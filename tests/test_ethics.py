@@ -2,7 +2,7 @@
 
 import pytest
 
-from innerpo.config.run import DataConfig
+from innerpo.config.data import DataConfig
 from innerpo.data.pairs import BadRows
 from innerpo.data.sources import ethics, load_pairs
 from source_helpers import ITEMS, SHARED, make_ethics, make_genies, needs_ethics, one_line_error

@@ -2,7 +2,7 @@
 
 import pytest
 
-from innerpo.config.run import DataConfig
+from innerpo.config.data import DataConfig
 from innerpo.data.pairs import BadRows
 from innerpo.data.shifts import genies_names
 from innerpo.data.sources import ethics, genies, hub, load_pairs

@@ -386,7 +386,7 @@ def test_a_folder_without_a_task(base, tmp_path):
 @pytest.mark.parametrize("dataset", ["truthful_qa", "alpaca_short"])
 def test_genies_by_the_harness_and_by_this_project(genies_dir, dataset, tmp_path):
     """Equal counts of pairs by mean and by sum on the embedded model, and best of n."""
-    from innerpo.config.run import DataConfig
+    from innerpo.config.data import DataConfig
     from innerpo.evaluation.bridges.selection import split_pairs
 
     base = innerpo.load_base(dtype="float32")

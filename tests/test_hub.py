@@ -4,7 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from innerpo.config.run import DataConfig
+from innerpo.config.data import DataConfig
 from innerpo.data.pairs import BadRows
 from innerpo.data.sources import hub, load_pairs
 from source_helpers import BLUE, GOOD, GREEN, USER, one_line_error

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from conftest import build_model
-from innerpo.config.run import ModelConfig
+from innerpo.config.model import ModelConfig
 from innerpo.data.batching.batch import PADDING, make_batch
 from innerpo.data.batching.order import by_prompt, rows_of, token_batches
 from innerpo.data.tokens import PromptItem

@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 
 import innerpo
 from conftest import build_model
-from innerpo.config.run import ModelConfig, default_run
+from innerpo.config.model import ModelConfig
+from innerpo.config.run import default_run
 from innerpo.data.batching.batch import make_batch
 from innerpo.data.batching.order import by_prompt, length_batches, rows_of, token_batches
 from innerpo.errors import UserError

@@ -119,7 +119,7 @@ def test_token_states_above_the_limit_are_not_kept(run, caplog):
 
 
 def test_reference_mode_is_the_base_model_whatever_the_adapter(items):
-    from innerpo.config.run import ModelConfig
+    from innerpo.config.model import ModelConfig
 
     base = Base(build_model().requires_grad_(False), build_tokenizer(), "toy", "toy")
     batch = make_batch(items[:2], "one_row", 0)

@@ -8,8 +8,11 @@ import pytest
 
 from conftest import build_tokenizer, make_pairs, run_in
 from innerpo.cli.verbs import main
+from innerpo.config.data import DataConfig
+from innerpo.config.evaluation import EvalConfig
 from innerpo.config.method import MethodConfig
-from innerpo.config.run import DataConfig, EvalConfig, TrainingConfig, default_run
+from innerpo.config.run import default_run
+from innerpo.config.training import TrainingConfig
 from innerpo.data.pairs import PreferencePair
 from innerpo.data.tokens import PairTokenizer
 from innerpo.errors import UserError

@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import get_scheduler
 
-from innerpo.config.run import TrainingConfig, default_run
+from innerpo.config.run import default_run
+from innerpo.config.training import TrainingConfig
 from innerpo.errors import UserError
 from innerpo.training.arguments import training_arguments
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from innerpo.config.run import DataConfig
+from innerpo.config.data import DataConfig
 from innerpo.data.shifts import DistributionShift, default_target, genies_names, shifts_from, suites
 from innerpo.data.sources import load_pairs, parse_name
 

@@ -9,7 +9,8 @@ from peft import LoraConfig, get_peft_model
 from conftest import build_model, facts_of
 from innerpo.cli.verbs import main
 from innerpo.config.method import MethodConfig
-from innerpo.config.run import ModelConfig, default_run
+from innerpo.config.model import ModelConfig
+from innerpo.config.run import default_run
 from innerpo.data.batching.batch import make_batch
 from innerpo.errors import UserError
 from innerpo.methods.inner_reward import InnerReward

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from innerpo.config.run import DataConfig
+from innerpo.config.data import DataConfig
 from innerpo.data.pairs import BadRows
 from innerpo.data.sources import SOURCES, hub, load_pairs, parse_name
 from source_helpers import BLUE, GOOD, GREEN, USER, one_line_error, pair

@@ -9,8 +9,9 @@ import torch
 import innerpo.methods.transforms.ether as ether_module
 import innerpo.methods.transforms.hra as hra_module
 from conftest import build_model, facts_of, make_pairs, noisy_siblings
-from innerpo.config.method import MethodConfig, TransformConfig
+from innerpo.config.method import MethodConfig
 from innerpo.config.run import default_run
+from innerpo.config.transform import TransformConfig
 from innerpo.data.batching.batch import make_batch
 from innerpo.data.tokens import PairTokenizer
 from innerpo.errors import UserError

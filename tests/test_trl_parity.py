@@ -10,7 +10,8 @@ from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 
 from conftest import build_model, build_tokenizer, make_pairs
-from innerpo.config.run import DataConfig, default_run
+from innerpo.config.data import DataConfig
+from innerpo.config.run import default_run
 from innerpo.data.batching.batch import make_batch
 from innerpo.data.pairs import choose_negatives
 from innerpo.data.sources import load_pairs

@@ -14,7 +14,8 @@ import innerpo
 from benchmarks import trunk as trunk_benchmark
 from conftest import build_model, build_tokenizer, make_pairs
 from families import FAST, SLOW, Family
-from innerpo.config.run import ModelConfig, default_run
+from innerpo.config.model import ModelConfig
+from innerpo.config.run import default_run
 from innerpo.data.batching.batch import make_batch
 from innerpo.data.batching.token_rows import token_rows
 from innerpo.data.tokens import PairTokenizer, PromptItem

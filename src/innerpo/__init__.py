@@ -9,8 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from innerpo.api import Loaded, combine, evaluate, generate, load, load_base, merge, push, report, run_config, train
-    from innerpo.config.method import MethodConfig, TransformConfig
-    from innerpo.config.run import DataConfig, EvalConfig, ModelConfig, RunConfig, TrainingConfig, default_run
+    from innerpo.config.data import DataConfig
+    from innerpo.config.evaluation import EvalConfig
+    from innerpo.config.method import MethodConfig
+    from innerpo.config.model import ModelConfig
+    from innerpo.config.run import RunConfig, default_run
+    from innerpo.config.training import TrainingConfig
+    from innerpo.config.transform import TransformConfig
     from innerpo.errors import MachineError, UserError
     from innerpo.evaluation.over_runs import compare, table
     from innerpo.experiments.sweep import sweep
@@ -28,18 +33,18 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent unless t
 _PUBLIC = {
     # name -> the module that holds it
     "Base": "innerpo.model.base",
-    "DataConfig": "innerpo.config.run",
-    "EvalConfig": "innerpo.config.run",
+    "DataConfig": "innerpo.config.data",
+    "EvalConfig": "innerpo.config.evaluation",
     "InnerPOConfig": "innerpo.trl",
     "InnerPOTrainer": "innerpo.trl",
     "Loaded": "innerpo.api",
     "MachineError": "innerpo.errors",
     "MethodConfig": "innerpo.config.method",
-    "ModelConfig": "innerpo.config.run",
+    "ModelConfig": "innerpo.config.model",
     "Run": "innerpo.run",
     "RunConfig": "innerpo.config.run",
-    "TrainingConfig": "innerpo.config.run",
-    "TransformConfig": "innerpo.config.method",
+    "TrainingConfig": "innerpo.config.training",
+    "TransformConfig": "innerpo.config.transform",
     "UserError": "innerpo.errors",
     "combine": "innerpo.api",
     "compare": "innerpo.evaluation.over_runs",

@@ -11,7 +11,8 @@ from typing import Any
 from innerpo import run
 from innerpo.capability import with_capability
 from innerpo.config.combined import Combined
-from innerpo.config.run import ModelConfig, RunConfig, default_run
+from innerpo.config.model import ModelConfig
+from innerpo.config.run import RunConfig, default_run
 from innerpo.config.yaml import config_of_folder, nested, overlay
 from innerpo.errors import UserError
 from innerpo.evaluation.generate import GenerationRequest, generate_run

@@ -24,7 +24,8 @@ import tyro
 from scipy.stats import mannwhitneyu
 
 import innerpo
-from innerpo.config.run import EvalConfig, RunConfig, default_run
+from innerpo.config.evaluation import EvalConfig
+from innerpo.config.run import RunConfig, default_run
 from innerpo.data.pairs import PreferencePair
 from innerpo.data.training_pairs import load_split
 from innerpo.evaluation.joined import joined_pairs

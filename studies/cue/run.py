@@ -8,8 +8,9 @@ from pathlib import Path
 
 import tyro
 
+from innerpo.config.evaluation import EvalConfig
 from innerpo.config.labels import group_label
-from innerpo.config.run import EvalConfig, RunConfig, default_run
+from innerpo.config.run import RunConfig, default_run
 from studies.runner import settle
 
 RESULTS = Path(__file__).parent / "results"

@@ -7,8 +7,11 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import arg
 
+from innerpo.config.data import DataConfig
+from innerpo.config.evaluation import EvalConfig
 from innerpo.config.method import MethodConfig
-from innerpo.config.run import DataConfig, EvalConfig, ModelConfig, RunConfig
+from innerpo.config.model import ModelConfig
+from innerpo.config.run import RunConfig
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from innerpo.cli import help as help_pages
 from innerpo.cli.console import say, stdout
 from innerpo.cli.flags import parse, show_choices
 from innerpo.cli.options import unknown
-from innerpo.config.run import DataConfig, ModelConfig
+from innerpo.config.data import DataConfig
+from innerpo.config.model import ModelConfig
 from innerpo.errors import UserError
 
 

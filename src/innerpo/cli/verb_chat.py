@@ -9,7 +9,7 @@ from tyro.conf import arg
 
 from innerpo.cli.commands import FIRST
 from innerpo.cli.flags import parse
-from innerpo.config.run import ModelConfig
+from innerpo.config.model import ModelConfig
 from innerpo.config.yaml import config_of_folder
 from innerpo.files import existing_folder
 

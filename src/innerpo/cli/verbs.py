@@ -43,7 +43,8 @@ from innerpo.cli.verb_sweep import sweep
 from innerpo.cli.verb_table import table
 from innerpo.cli.verb_tune import tune
 from innerpo.cli.verb_view import view
-from innerpo.config.run import ModelConfig, default_run
+from innerpo.config.model import ModelConfig
+from innerpo.config.run import default_run
 from innerpo.config.yaml import config_of_folder
 from innerpo.errors import MachineError, UserError, is_out_of_memory
 from innerpo.files import existing_folder

@@ -1,13 +1,13 @@
 """The config of a method: loss terms with weights, transform, direction, gradient edit; and the methods with names."""
 
-import dataclasses
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, Literal
 
 from tyro.conf import arg
 
+from innerpo.config.checks import check_finite
+from innerpo.config.transform import TransformConfig
 from innerpo.errors import UserError, near_matches
 from innerpo.registry import (
     DIRECTIONS,
@@ -32,6 +32,9 @@ def _choices(names: Mapping[str, Any], *more: str) -> Any:
 MAX_CUE_RANK = 8
 """Most dimensions of a cue: beyond these, ablation takes away what a task is made of."""
 
+OF_STATES = {"innerpo.of_states": True}
+"""Metadata of an option that only matters where a method reads hidden states."""
+
 TransformName = Annotated[str, _choices(TRANSFORMS)]
 DirectionName = Annotated[str, _choices(DIRECTIONS)]
 OutputName = Annotated[str, _choices(OUTPUTS, "none")]
@@ -42,69 +45,30 @@ GradientName = Annotated[str, _choices(GRADIENTS, "none")]
 
 
 @dataclass(frozen=True)
-class TransformConfig:
-    """Options of the transform that ``method.transform`` names. Each help text starts with the transforms it is for."""
-
-    rank: float = 0.25
-    """ether, ortho, hra, svd, random: dimensions kept, as a fraction of the hidden size (0 to 1) or a whole number."""
-    supr_mode: Literal["null", "suppressed"] = "null"
-    """supr: drop the directions that change logits most (null), or keep those along which blocks lower logits."""
-    supr_k: float = 0.25
-    """supr: directions dropped (null) or kept (suppressed), as a fraction of the hidden size or a whole number."""
-    svd_end: Literal["top", "bottom"] = "top"
-    """svd: keep the directions in which chosen and rejected states differ most (top) or least (bottom)."""
-    reflections: int = 8
-    """ether, hra: number of Householder reflections that are multiplied (block-diagonal ones in ether)."""
-    ether_blocks: int = 4
-    """ether: blocks on the diagonal of each reflection; must divide the hidden size."""
-    fit_steps: int = 100
-    """ether, ortho, hra: maximum Adam steps of the subspace fit; it stops early on held-back training prompts."""
-    fit_lr: float = 0.02
-    """ether, ortho, hra: learning rate of the subspace fit, roughly the rotation per step in radians."""
-
-    def __post_init__(self) -> None:
-        check_finite(self, "method.subspace")
-        for name in ("rank", "supr_k"):
-            value = getattr(self, name)
-            if value <= 0 or (value >= 1 and not float(value).is_integer()):
-                raise UserError(
-                    f"method.subspace.{name} must be a fraction of the hidden size (0 < {name} < 1) or a whole number "
-                    f"of directions, got {value:g}"
-                )
-        for name in ("reflections", "ether_blocks"):
-            if getattr(self, name) < 1:
-                raise UserError(f"method.subspace.{name} must be at least 1, got {getattr(self, name)}")
-        if self.fit_steps < 0:
-            raise UserError(f"method.subspace.fit_steps must not be negative, got {self.fit_steps}")
-        if self.fit_lr <= 0:
-            raise UserError(f"method.subspace.fit_lr must be above 0, got {self.fit_lr:g}")
-
-
-@dataclass(frozen=True)
 class MethodConfig:
     """What is optimised. ``innerpo`` = output + alpha * inner + gamma * drift; a term with weight 0 is off."""
 
     name: str = "innerpo"
     """Name of the method (set by the subcommand)."""
-    transform: TransformName = "none"
+    transform: TransformName = field(default="none", metadata=OF_STATES)
     """Linear map with orthonormal rows, applied to pooled states before directions and margins are computed."""
-    subspace: TransformConfig = field(default_factory=TransformConfig)
+    subspace: TransformConfig = field(default_factory=TransformConfig, metadata=OF_STATES)
     """Options of the transform."""
-    layers: str = "0.4,0.6,0.8"
+    layers: str = field(default="0.4,0.6,0.8", metadata=OF_STATES)
     """Decoder blocks whose states are read: 3, negative (-1), fractions of depth (0.5), ranges (range(.3,-1))."""
-    site: str = "residual"
+    site: str = field(default="residual", metadata=OF_STATES)
     """Where in a block: residual, attn_out, mlp_out, o_proj_in, down_proj_in, a module (NAME, NAME_in), re:REGEX."""
-    pool: Literal["mean", "last", "first_divergence"] = "mean"
+    pool: Literal["mean", "last", "first_divergence"] = field(default="mean", metadata=OF_STATES)
     """Tokens averaged into a response's state: all, the last (EOS), or from the first at which responses differ."""
-    direction: DirectionName = "shared"
+    direction: DirectionName = field(default="shared", metadata=OF_STATES)
     """Preference direction: mean difference (shared), pair, mix, lda, context (needs the prompt), artifact, random."""
-    mix: float = 0.5
+    mix: float = field(default=0.5, metadata=OF_STATES)
     """Weight of the pair's own direction in direction=mix (0 = shared, 1 = pair)."""
-    lda_ridge: float = 0.1
+    lda_ridge: float = field(default=0.1, metadata=OF_STATES)
     """Ridge of direction=lda, as a fraction of the mean variance per dimension of the state differences."""
-    remove: tuple[Literal["length", "logprob"], ...] = ()
+    remove: tuple[Literal["length", "logprob"], ...] = field(default=(), metadata=OF_STATES)
     """Regress out of shared, mix, lda: the pair's difference in log token count, in mean log-probability, or both."""
-    layer_weights: Literal["accuracy", "uniform"] = "accuracy"
+    layer_weights: Literal["accuracy", "uniform"] = field(default="accuracy", metadata=OF_STATES)
     """Weight of each layer: its direction's accuracy above chance on left-out prompts, or the same for all."""
     output: OutputName = "dpo"
     """Loss on output log-probabilities (the term "output", weight 1); none switches it off."""
@@ -291,6 +255,15 @@ class MethodConfig:
         return bool(self.state_terms) or self.needs_notes or self.needs_cue
 
     @property
+    def unread(self) -> list[str]:
+        """Options of hidden states that are off their defaults though nothing reads hidden states or directions."""
+        if self.reads_states or self.gradient != "none":
+            return []
+        default = defaults_like(self.name)
+        options = [f.name for f in fields(self) if f.metadata.items() >= OF_STATES.items()]
+        return [name for name in options if getattr(self, name) != getattr(default, name)]
+
+    @property
     def needs_cue(self) -> bool:
         """Whether something works on the cue, which is then fitted on the reference's states before training."""
         return self.ablate != 0.0 or self.inoculate != 0.0 or "soft_ablate" in self.term_weights()
@@ -307,8 +280,8 @@ def default_method(name: str) -> MethodConfig:
     Raises UserError, with near matches, for any other name.
     """
     if name in METHODS:
-        fields = {key: value for key, value in METHODS[name].items() if key not in ("about", "data")}
-        return MethodConfig(name=name, **fields)
+        given = {key: value for key, value in METHODS[name].items() if key not in ("about", "data")}
+        return MethodConfig(name=name, **given)
     for transform in TRANSFORMS:
         plain = name.removesuffix(f"-{transform}")
         if plain in METHODS and (found := default_method(plain)).reads_states:
@@ -316,17 +289,12 @@ def default_method(name: str) -> MethodConfig:
     raise UserError(f"unknown method {name!r}{near_matches(name, method_names())}")
 
 
+def defaults_like(name: str) -> MethodConfig:
+    """Return the defaults of a method of the table; those of the record for a name that a program has made up."""
+    return default_method(name) if name in METHODS else MethodConfig()
+
+
 def method_names() -> list[str]:
     """Return every name that ``default_method`` knows: METHODS, then NAME-TRANSFORM for methods that read states."""
     reading = [name for name in METHODS if default_method(name).reads_states]
     return [*METHODS, *(f"{name}-{transform}" for name in reading for transform in TRANSFORMS)]
-
-
-def check_finite(record: Any, prefix: str) -> None:
-    """Raise UserError, naming the field, where a number of a record is nan or infinite."""
-    for f in dataclasses.fields(record):
-        value = getattr(record, f.name)
-        values = value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else [value]
-        for v in values:
-            if isinstance(v, float) and not math.isfinite(v):
-                raise UserError(f"{prefix}.{f.name} must be a finite number, got {v}")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 
-from innerpo.config.run import DataConfig
+from innerpo.config.data import DataConfig
 from innerpo.data.pairs import BadRows, PreferencePair, n_characters
 from innerpo.data.sources import SPLITS, load_pairs
 from innerpo.errors import UserError

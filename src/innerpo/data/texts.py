@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from random import Random
 
-from innerpo.config.run import DataConfig
+from innerpo.config.data import DataConfig
 from innerpo.data.tokens import PairTokenizer, PromptItem
 from innerpo.data.training_pairs import load_split
 from innerpo.errors import UserError

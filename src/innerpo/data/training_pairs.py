@@ -2,7 +2,8 @@
 
 import logging
 
-from innerpo.config.run import DataConfig, RunConfig
+from innerpo.config.data import DataConfig
+from innerpo.config.run import RunConfig
 from innerpo.data.pairs import BadRows, PreferencePair, take_prompts
 from innerpo.data.sources import load_pairs
 

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from innerpo.config.run import ModelConfig
+from innerpo.config.model import ModelConfig
 from innerpo.errors import UserError, one_line
 from innerpo.model.base import Base
 from innerpo.model.coverage import excluded_from_all_linear, linear_names, log_weights_without_adapter

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from innerpo.config.run import DataConfig, ModelConfig
+from innerpo.config.data import DataConfig
+from innerpo.config.model import ModelConfig
 from innerpo.data.tokens import PairTokenizer
 from innerpo.model.cache import TensorMemory
 from innerpo.model.dropout import switch_off_dropout

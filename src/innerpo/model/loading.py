@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from innerpo.config.run import ModelConfig
+from innerpo.config.model import ModelConfig
 from innerpo.errors import UserError
 from innerpo.model.base import Base
 from innerpo.model.embedded import NAME as EMBEDDED

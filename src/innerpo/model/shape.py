@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from innerpo.config.run import ModelConfig
+from innerpo.config.model import ModelConfig
 from innerpo.config.yaml import preset_dir
 from innerpo.errors import UserError
 from innerpo.model.base import Base

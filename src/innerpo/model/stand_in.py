@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from innerpo.config.run import ModelConfig
+from innerpo.config.model import ModelConfig
 from innerpo.errors import UserError
 from innerpo.model.embedded import NAME as EMBEDDED
 from innerpo.model.embedded import folder_in_cache, wheel_file

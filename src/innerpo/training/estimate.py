@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from innerpo.config.run import EvalConfig, RunConfig
+from innerpo.config.evaluation import EvalConfig
+from innerpo.config.run import RunConfig
 from innerpo.data.batching.batch import make_batch
 from innerpo.data.tokens import PromptItem
 from innerpo.methods.method import build_method

@@ -2,35 +2,18 @@
 
 import logging
 
-from innerpo.config.method import MethodConfig, default_method
+from innerpo.config.method import MethodConfig
 from innerpo.methods.method import Method
 from innerpo.methods.notes.notes import PairNotes
-from innerpo.registry import METHODS
 
 log = logging.getLogger(__name__)
 
 
-OF_STATES = (
-    "transform",
-    "layers",
-    "site",
-    "pool",
-    "direction",
-    "mix",
-    "lda_ridge",
-    "remove",
-    "layer_weights",
-    "subspace",
-)
-"""Options of a method that only matter where it reads hidden states."""
-
-
 def log_unread(config: MethodConfig) -> None:
     """Log the options that were given to a method that reads no hidden states: they change the run's id and no more."""
-    default = default_method(config.name) if config.name in METHODS else MethodConfig()
-    given = [f"method.{name}" for name in OF_STATES if getattr(config, name) != getattr(default, name)]
-    if given:
-        log.warning(f"{', '.join(given)}: without effect, {config.name} reads no hidden states")
+    if config.unread:
+        given = ", ".join(f"method.{name}" for name in config.unread)
+        log.warning(f"{given}: without effect, {config.name} reads no hidden states")
 
 
 def log_fitted(method: Method, notes: PairNotes | None) -> None:

@@ -122,8 +122,7 @@ def prepare_items(
     method = build_method(config.method, resolve_layers(config.method.layers, base.n_blocks))
     if reads_of(method) is not None:
         read_points(base.model, method.layers, config.method.site)  # refuses a site that the model does not have
-    elif config.method.gradient == "none":
-        log_unread(config.method)
+    log_unread(config.method)
     layout = choose_layout(base.model, items, base.pad_id, data.layout)
     log.info(f"layout: {layout.layout} ({layout.reason})")
     trunk = _trunk(config, base, items, layout.layout, method)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainingArguments
 from transformers.trainer_utils import TrainOutput, speed_metrics
 
-from innerpo.config.run import ModelConfig
+from innerpo.config.model import ModelConfig
 from innerpo.data.batching.batch import TokenBatch
 from innerpo.errors import MachineError, UserError
 from innerpo.files import machine_errors

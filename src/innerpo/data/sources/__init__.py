@@ -13,7 +13,7 @@ name                         source
 
 from pathlib import Path
 
-from innerpo.config.run import DataConfig
+from innerpo.config.data import DataConfig
 from innerpo.data.pairs import BadRows, PreferencePair, drop_repeats
 from innerpo.data.shifts import genies_names
 from innerpo.errors import UserError, near_matches

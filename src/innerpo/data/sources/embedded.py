@@ -45,7 +45,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
-from innerpo.config.run import DataConfig
+from innerpo.config.data import DataConfig
 from innerpo.data.pairs import BadRows, PreferencePair
 from innerpo.data.sources.parse import make_pair
 from innerpo.errors import UserError, near_matches

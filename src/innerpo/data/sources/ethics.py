@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from innerpo.config.run import DataConfig
+from innerpo.config.data import DataConfig
 from innerpo.data.pairs import BadRows, PreferencePair
 from innerpo.data.sources import hub
 from innerpo.data.sources.genies import genies_folder

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from innerpo.config.run import DataConfig
+from innerpo.config.data import DataConfig
 from innerpo.data.pairs import BadRows, PreferencePair
 from innerpo.data.sources.parse import BadRowError, divided, leave_out, pair_from_row
 from innerpo.errors import UserError, near_matches

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from innerpo.config.run import DataConfig
+from innerpo.config.data import DataConfig
 from innerpo.data.pairs import BadRows, PreferencePair
 from innerpo.data.shifts import genies_names
 from innerpo.data.sources import hub

@@ -14,7 +14,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from innerpo.config.run import DataConfig
+from innerpo.config.data import DataConfig
 from innerpo.data.pairs import BadRows, PreferencePair
 from innerpo.data.sources.parse import BadRowError, divided, leave_out, pair_from_row
 from innerpo.errors import UserError, one_line

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Literal
 
-from innerpo.config.run import DataConfig, ModelConfig
+from innerpo.config.data import DataConfig
+from innerpo.config.model import ModelConfig
 from innerpo.data.tokens import PairTokenizer
 from innerpo.errors import UserError
 from innerpo.evaluation.bridges.selection import Exported, splits_of

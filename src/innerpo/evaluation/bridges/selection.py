@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from innerpo.config.run import DataConfig
+from innerpo.config.data import DataConfig
 from innerpo.data.pairs import PreferencePair, Text, choose_negatives, take_prompts
 from innerpo.data.sources import SPLITS
 from innerpo.data.training_pairs import load_split

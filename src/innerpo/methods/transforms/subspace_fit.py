@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from innerpo.config.method import TransformConfig
+from innerpo.config.transform import TransformConfig
 from innerpo.errors import UserError
 from innerpo.methods.directions.clusters import mean_without_cluster
 from innerpo.methods.directions.estimate import SCALE_FLOOR

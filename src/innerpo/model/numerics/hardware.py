@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from innerpo.config.run import ModelConfig
+from innerpo.config.model import ModelConfig
 from innerpo.errors import UserError
 from innerpo.model.forward.blocks import decoder_blocks, forward_replaced, text_config
 from innerpo.model.forward.masks import FLEX
