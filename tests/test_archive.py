@@ -19,6 +19,7 @@ from innerpo.evaluation.study import read_study
 from innerpo.experiments.archive import Archive, store
 from innerpo.experiments.attempt import mark, record_failure
 from innerpo.experiments.layout import failures
+from innerpo.experiments.scored import is_done
 from innerpo.experiments.status import Watch
 from innerpo.experiments.sweep import find_study, start, status_of
 from innerpo.experiments.worker import work
@@ -211,10 +212,62 @@ def test_runs_that_a_file_does_not_name_stay_out_of_its_archive(file_of, tmp_pat
     path = file_of(study(tmp_path))
     assert find_study(path, {"seeds": [1]}).archive == tmp_path / "kept"
     assert find_study(path, {"data.genies_dir": str(tmp_path)}).archive == tmp_path / "kept"
-    assert find_study(path, {"training.lr": 1e-3}).archive is None
-    assert find_study(path, {"seeds": [1, 7]}).archive is None
+    assert find_study(path, {"seeds": [1]}).foreign == frozenset()
+    assert len(find_study(path, {"training.lr": 1e-3}).foreign) == 4
+    some = find_study(path, {"seeds": [1, 7]})
+    assert some.foreign == {run.id for run in some.plan.runs if run.config.training.seed == 7}
     assert "2 of 4 runs are none of" in caplog.text
+    nothing = find_study(file_of({k: v for k, v in study(tmp_path).items() if k != "datasets"}), {"datasets": ["math"]})
+    assert len(nothing.foreign) == len(nothing.plan.runs) == 4
+    file_of(study(tmp_path))
     assert find_study(path, {"training.lr": 1e-3}, archive=tmp_path / "mine").archive == tmp_path / "mine"
+
+
+def test_what_a_file_does_not_name_is_read_from_its_archive_and_not_kept_in_it(archived, file_of, tmp_path):
+    found = find_study(file_of(study(tmp_path)), {"seeds": [1, 7]})
+    started = start(found)
+    assert [run.planned.config.training.seed for run in started.archived] == [1, 1]
+    plan = plan_in(found.output_dir, *started.open.runs)
+    for run in plan.runs:
+        mark(scored(run.config), run)
+    assert started.look().count("done") == 4
+    assert len(list(found.archive.iterdir())) == 4
+
+
+def test_a_change_of_format_leaves_one_file_of_each_kind(archived, tmp_path):
+    (run, *_) = archived.plan.runs
+    place = archived.archive / run.name
+    (tmp_path / "gone").rename(archived.output_dir)
+    source = archived.output_dir / run.name
+    (source / "scores.parquet").unlink()
+    (source / "scores.jsonl").write_text("{}")
+    assert store(source, archived.archive) == place
+    assert not (place / "scores.parquet").exists()
+    assert (place / "scores.jsonl").read_text() == "{}"
+
+
+def test_the_table_is_of_the_archive_where_the_folder_lacks_scores(archived):
+    (run, *others) = archived.plan.runs
+    pretend(replace(run.config, output_dir=archived.output_dir))
+    found = start(archived).scored()
+    assert found == [archived.archive / one.name for one in (run, *others)]
+
+
+def test_another_run_under_a_plain_name_does_not_count(tmp_path):
+    """As it is when a release changes the defaults that the name stands for."""
+    (run,) = plan_in(tmp_path, *find_study(study(tmp_path), {"methods": ["dpo"], "seeds": [1]}).plan.runs).runs
+    folder = scored(run.config)
+    assert is_done(folder, run.config)
+    other = replace(run.config, training=replace(run.config.training, lr=1e-9))
+    with pytest.raises(UserError, match="holds another run of this name"):
+        is_done(folder, other)
+
+
+def test_negative_strengths_count(tmp_path):
+    (run,) = plan_in(tmp_path, *find_study(study(tmp_path), {"methods": ["dpo"], "seeds": [1]}).plan.runs).runs
+    config = replace(run.config, eval=replace(run.config.eval, strengths=(-1.0, 1.0)))
+    assert not is_done(scored(run.config), config)
+    assert is_done(scored(run.config, (-1.0, 1.0)), config)
 
 
 def test_a_failure_of_a_run_that_another_machine_has_done_is_forgotten(archived, tmp_path):

@@ -14,6 +14,7 @@ import pytest
 
 from innerpo.cli.sweep_runs import finish
 from innerpo.errors import FailedRunsError, MachineError, UserError
+from innerpo.evaluation.headline_files import scores_folder
 from innerpo.evaluation.sweep_folder import failed_runs
 from innerpo.experiments.archive import Archive
 from innerpo.experiments.attempt import failure_of, forget_failure, record_failure, swept
@@ -170,12 +171,35 @@ def test_a_failed_second_scoring_is_told_until_it_is_done(out, monkeypatch):
     work(plan_in(out, run), out, any_base(), train=pretend)
     (scored,) = plan_in(out, planned(**{"eval.sets": ["oos"]})).runs
     assert scored.name == run.name
-    monkeypatch.setattr("innerpo.run.evaluate", lambda *_: fails(RuntimeError("no"))(None, None))
+    monkeypatch.setattr("innerpo.run.evaluate", lambda *_, **__: fails(RuntimeError("no"))(None, None))
     work(plan_in(out, scored), out, any_base(), train=refused)
     assert failed_runs(out) == [f"{out / run.name} failed: RuntimeError: no"]
-    monkeypatch.setattr("innerpo.run.evaluate", lambda *_: None)
+    monkeypatch.setattr("innerpo.run.evaluate", lambda *_, **__: None)
     work(prepare(plan_in(out, scored), out, retry_failed=True), out, any_base(), train=refused)
     assert failed_runs(out) == []
+
+
+def test_scores_of_other_sets_than_are_asked_for_now_are_not_published_as_its_own(out, bases, monkeypatch):
+    """A trained attempt whose scoring was cut short, and options of evaluation that changed before it is taken up."""
+    (run,) = plan_in(out, *unscored(1)).runs
+
+    def cut_short(config, base):
+        pretend(config)
+        (config.run_dir / "headline.json").write_text("{}")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_one(run, out, bases, train=cut_short)
+    (fewer,) = plan_in(out, planned(**{"eval.max_prompts": 5})).runs
+    assert fewer.name == run.name
+    seen = []
+
+    def train(config, base):
+        seen.append(sorted(p.name for p in config.run_dir.iterdir() if p.name.startswith("headline")))
+        assert scores_folder(config.run_dir, config) == config.run_dir
+
+    assert run_one(fewer, out, bases, train=train).kind == "done"
+    assert seen == [[]]
 
 
 def test_a_failure_that_another_process_recorded_meanwhile_is_not_tried_again(out, bases, monkeypatch):

@@ -1,6 +1,7 @@
 """Generated texts: base and policy side by side, the same each time, with the log-probabilities of their tokens."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +16,8 @@ from innerpo.data.tokens import PairTokenizer
 from innerpo.errors import UserError
 from innerpo.evaluation import generate as module
 from innerpo.evaluation.generate import GenerationRequest, generate_run
-from innerpo.evaluation.generations import FILE, read_generations
+from innerpo.evaluation.generations import FILE, read_generations, write_generations
+from innerpo.evaluation.report.folders import read_lines
 from innerpo.files import write_text
 from innerpo.model import generation
 from innerpo.model.adapters import add_adapter
@@ -243,6 +245,15 @@ def test_the_same_request_gives_the_same_texts_and_others_are_kept(base, run):
     more = generate_run(run.folder, run.config, other, base)
     assert {(g.set, g.strength) for g in more.texts} == {("embedded:compare", 0.0), ("embedded:compare", 0.5)}
     assert read_generations(run.folder) == [*first.texts, *more.texts]
+
+
+def test_any_character_of_a_text_may_stand_in_the_file(base, run):
+    """Separators of lines and paragraphs, which JSON need not escape and str.splitlines takes for ends of lines."""
+    first = generate_run(run.folder, run.config, GenerationRequest(prompts=1, sampling=GREEDY), base)
+    odd = [replace(g, prompt="a\u2028b\u2029c\x85d\n") for g in first.texts]
+    write_generations(run.folder, odd)
+    assert read_generations(run.folder) == odd
+    assert [row["prompt"] for row in read_lines(run.folder / FILE)] == [g.prompt for g in odd]
 
 
 def test_texts_of_other_weights_go(base, run):

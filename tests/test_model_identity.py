@@ -12,7 +12,7 @@ from conftest import build_model
 from innerpo.model import identity
 from innerpo.model.cache import content_key
 from innerpo.model.forward.outputs import StateRequest
-from innerpo.model.identity import environment_key, hash_of_source, hash_of_weights
+from innerpo.model.identity import environment_key, hash_of_adapter, hash_of_source, hash_of_weights
 from innerpo.model.reference import compute_reference
 
 
@@ -27,6 +27,16 @@ def folder(tmp_path, monkeypatch):
 
 def of(folder):
     return hash_of_source(build_model(), str(folder), folder.parent / "cache")
+
+
+def test_what_was_exported_into_a_folder_is_no_part_of_its_policy(tmp_path):
+    for name in ("adapter_config.json", "adapter_model.safetensors", "directions.safetensors"):
+        (tmp_path / name).write_text(name)
+    found = hash_of_adapter(tmp_path, tmp_path / "cache")
+    (tmp_path / "steering.safetensors").write_text("exported")
+    assert hash_of_adapter(tmp_path, tmp_path / "cache") == found
+    (tmp_path / "directions.safetensors").write_text("others")
+    assert hash_of_adapter(tmp_path, tmp_path / "cache") != found
 
 
 def test_the_content_counts_not_the_path(folder):

@@ -20,8 +20,8 @@ import innerpo
 from conftest import make_pairs
 from fake_hub import TOKEN, FakeHub, serving
 from innerpo.cli import main
-from innerpo.config.run import to_dict
-from innerpo.config.yaml import as_yaml, config_of_folder, read_run_config, read_yaml
+from innerpo.config.run import RunConfig, to_dict
+from innerpo.config.yaml import as_yaml, check_training_set, config_of_folder, read_run_config, read_yaml
 from innerpo.errors import UserError
 from innerpo.evaluation.facts import Scores, read_scores
 from innerpo.evaluation.statistics import UNKNOWN, Estimate
@@ -373,6 +373,19 @@ def test_the_command_finds_the_endpoint_in_the_environment(run, tmp_path):
         assert "adapter_model.safetensors" in hub.repos[REPO]["main"]
 
 
+def test_a_whole_model_without_a_run_is_not_pushed(tmp_path):
+    """A merged folder, say: its card would name the default base model and data."""
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with (
+        pytest.raises(UserError, match="a whole model without the config of a run"),
+        packed(tmp_path, RunConfig(), REPO),
+    ):
+        raise AssertionError
+    with pytest.raises(UserError, match=r"name it by eval.train_dataset, and its base by model.base_model"):
+        check_training_set(tmp_path, None)
+    check_training_set(tmp_path, "math")
+
+
 # -- the parts ---------------------------------------------------------------------------------------------------------
 
 
@@ -384,6 +397,7 @@ def result(dataset, set="test", mean=0.71236):
 
 def test_results_of_sets_on_the_hub_have_the_form_of_eval_results():
     results = [result("math"), result("owner/data:hard", "oos"), result("ethics:justice", "rnd"), result("x.jsonl")]
+    assert eval_results([replace(result("math", "train"), split="train")]) == {}  # no result of the data set
     files = eval_results(results)
     assert list(files) == [
         f".eval_results/{n}.yaml" for n in ("test_math", "oos_owner-data-hard", "rnd_ethics-justice")

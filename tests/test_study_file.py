@@ -25,6 +25,16 @@ def test_every_method_on_every_data_set_with_every_seed_those_that_share_most_to
     assert found == [(row, data, seed) for data in ("math", "truthful_qa") for row, seed in one]
 
 
+def test_what_a_method_says_of_itself_comes_before_what_the_study_varies():
+    values = {"methods": ["dpo", {"method": "ipo", "training.lr": 5e-5}], "datasets": ["math"]}
+    plan = study_of(values | {"product": {"training.lr": [1e-4, 2e-4]}}, "s").plan
+    assert [(r.config.method.name, r.config.training.lr) for r in plan.runs] == [
+        ("dpo", 1e-4),
+        ("dpo", 2e-4),
+        ("ipo", 5e-5),
+    ]
+
+
 def test_models_come_before_data_sets():
     plan = study_of(TWO | {"models": ["a", "b"]}, "s").plan
     assert [r.config.model.base_model for r in plan.runs] == ["a"] * 4 + ["b"] * 4
@@ -288,6 +298,14 @@ def test_two_that_say_the_same_are_refused(given, says):
         (TWO | {"seeds": [1], "options": {"training.seed": 2}}, "s: training.seed and seeds say the same"),
         (TWO | {"methods": [{"method": "dpo", "data.dataset": "code"}]}, "data.dataset of dpo is named by the lists"),
         (TWO | {"seeds": [1], "paired": [{"training.seed": [2]}]}, "training.seed of dpo is named by the lists"),
+        (
+            TWO | {"options": {"training.lr": 1e-3}, "product": {"training.lr": [1e-4]}},
+            "training.lr of dpo is varied, and has one value as well",
+        ),
+        (
+            TWO | {"product": {"training.lr": [1e-4]}, "paired": [{"training": {"lr": [1e-3]}}]},
+            "training.lr is varied twice",
+        ),
     ],
 )
 def test_a_file_that_says_a_thing_twice_is_refused(values, says):

@@ -303,6 +303,14 @@ def test_workers_that_are_asked_to_end_are_replaced_however_often(study, tmp_pat
         deaths(monkeypatch, pool.Pool(plan, tmp_path, 1), [1, 130, 1, 1])
 
 
+def test_a_fault_that_kills_every_worker_at_its_start_ends_the_sweep(study, tmp_path, monkeypatch):
+    """A library that needs what the processor does not have, say; a few kills by others do not."""
+    plan = prepare(study_of(study, "s").plan, tmp_path)
+    assert deaths(monkeypatch, pool.Pool(plan, tmp_path, 1), [-4] * 29).count("waiting") == len(plan.runs)
+    with pytest.raises(MachineError, match=r"workers die before they begin a run \(signal 4\)"):
+        deaths(monkeypatch, pool.Pool(plan, tmp_path, 1), [-4] * 31)
+
+
 def test_deaths_between_runs_count_until_a_run_has_ended(study, tmp_path):
     plan = prepare(study_of(study, "s").plan, tmp_path)
     dead = subprocess.Popen([sys.executable, "-S", "-c", "raise SystemExit(1)"])

@@ -70,7 +70,9 @@ def train(config: RunConfig, base: Base | None = None) -> Run:
     check_before_loading(config)
     if is_finished(config):
         log.info(f"{config.run_dir} is finished: nothing to resume, scoring it again")
-        return Run(config.run_dir, config) if config.eval.skip else evaluate(config.run_dir, config, base)
+        if config.eval.skip:
+            return Run(config.run_dir, config)
+        return evaluate(config.run_dir, config, base, strict=True)
     known = training_pairs(config)
     sets = [] if config.eval.skip else load_sets(config, known)
     base = base or load_base(config.model, cache_root(config.data.cache_dir))
@@ -96,15 +98,16 @@ def train(config: RunConfig, base: Base | None = None) -> Run:
     return Run(config.run_dir, config, tuple(sets), scores, write_scores(config.run_dir, scores, sets, config))
 
 
-def evaluate(folder: Path, config: RunConfig, base: Base | None = None) -> Run:
+def evaluate(folder: Path, config: RunConfig, base: Base | None = None, strict: bool = False) -> Run:
     """Score a saved run, or any peft adapter, beside its base model.
 
     What was scored before, at any strength, is not computed again. Raises UserError where base or tokenizer are not
-    those that the run was trained with, or where the adapter is not applied.
+    those that the run was trained with, where the adapter is not applied, or, if ``strict``, where a set that the
+    config names cannot be had (else it has a note, and is among the faults).
     """
     artifacts.check_adapter(folder)
     check_training_set(folder, config.eval.train_dataset)
-    sets = load_sets(config, strict=False)
+    sets = load_sets(config, strict=strict)
     base = base or load_base(config.model, cache_root(config.data.cache_dir))
     check_bare(base)
     check_base(folder, base)

@@ -23,12 +23,17 @@ STYLES: dict[State, str] = {"done": "green", "running": "cyan", "failed": "red",
 def progress_line(status: SweepStatus, n_workers: int) -> str:
     """``12 of 75 runs done, 2 running, 1 failed, about 3.5 h left``."""
     parts = _counts(status)
-    left = status.seconds_left / max(1, n_workers)
+    left = status.seconds_left / at_once(status, n_workers)
     if math.isnan(left):
         parts.append("time left unknown until one is done")
     elif left > 0:
         parts.append(f"about {minutes(left)} left")
     return ", ".join(parts)
+
+
+def at_once(status: SweepStatus, n_workers: int) -> int:
+    """Return how many workers have something to do: no more than there are open runs, and at least one."""
+    return max(1, min(n_workers, status.count("running") + status.count("waiting")))
 
 
 def _counts(status: SweepStatus) -> list[str]:
@@ -57,7 +62,7 @@ def forecast_lines(status: SweepStatus, found: Mapping[str, "Forecast"], how: La
     from innerpo.experiments.forecast import most_memory, total_seconds
     from innerpo.experiments.launchers import n_workers
 
-    n = max(1, n_workers(how, len(status.runs)))
+    n = at_once(status, n_workers(how, len(status.runs)))
     done = _counts(status)
     seconds = total_seconds(status, found)
     if not math.isnan(seconds):

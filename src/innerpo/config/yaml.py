@@ -97,12 +97,14 @@ def config_of_folder(folder: Path) -> RunConfig:
 
 
 def check_training_set(folder: Path, named: str | None) -> None:
-    """Raise UserError where a folder is an adapter made elsewhere and nobody named its training set."""
+    """Raise UserError where a folder is an adapter or a model made elsewhere and nobody named its training set."""
     combined = read_combined(folder)
     known = read_run_config(folder) is not None or (combined is not None and bool(combined.data))
-    if named is None and not known and (folder / "adapter_config.json").is_file():
+    adapter, whole = (folder / "adapter_config.json").is_file(), any(folder.glob("model*.safetensors"))
+    if named is None and not known and (adapter or whole):
+        base = "" if adapter else ", and its base by model.base_model"
         raise UserError(
-            f"{folder} was not trained by innerpo, so its training set is unknown; name it by eval.train_dataset"
+            f"{folder} was not trained by innerpo, so its training set is unknown; name it by eval.train_dataset{base}"
         )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from innerpo.evaluation.columns import Column, Member
-from innerpo.evaluation.grids import NO_SEED, Cells, Grid, paired
+from innerpo.evaluation.grids import NO_SEED, Cells, Grid, once, paired, paired_seeds
 from innerpo.evaluation.metrics.metric import Metric
 from innerpo.evaluation.statistics import (
     UNKNOWN,
@@ -59,7 +59,7 @@ def statistic_of(values: pl.DataFrame, row: str, column: Column, metric: Metric)
     """Return a metric that is no mean: its mean over runs and sets, without an interval."""
     if metric.statistic is None:
         raise ValueError(f"{metric.title} is a mean; estimate it from its grids")
-    found = []
+    found, values = [], once(values)
     for source, dataset, split, role in column.members:
         same = (pl.col("source") == source) & (pl.col("dataset") == dataset) & (pl.col("split") == split)
         rows = values.filter(same, pl.col("row") == row, pl.col("role") == role)
@@ -123,11 +123,12 @@ def _clustered(grid: Grid) -> Clustered:
 def _mcnemar(a: Grid, b: Grid) -> float:
     """The p of McNemar's test where it applies: one pair a prompt, no ties; else NaN."""
     shared = sorted(set(a.prompts) & set(b.prompts))
+    _, rows_a, rows_b = paired_seeds(a, b)
     sides = []
-    for grid in (a, b):
+    for grid, rows in ((a, rows_a), (b, rows_b)):
         where = {prompt: i for i, prompt in enumerate(grid.prompts)}
         index = [where[prompt] for prompt in shared]
-        sides.append(Clustered(grid.values[:1, index], grid.weights[index]))
+        sides.append(Clustered(grid.values[rows[:1]][:, index], grid.weights[index]))
     if any((s.counts != 1).any() or not np.isin(s.sums, (0.0, 1.0)).all() for s in sides):
         return math.nan
     return mcnemar(*sides).p

@@ -67,7 +67,9 @@ def read_generations(folder: Path) -> list[Generation]:
     if not path.is_file():
         raise UserError(f"{folder} holds no {FILE}; generate texts to write it")
     found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+        if not line:
+            continue
         try:
             found.append(_generation(json.loads(line)))
         except (ValueError, TypeError, KeyError, AttributeError) as error:

@@ -43,17 +43,21 @@ def grids(values: pl.DataFrame) -> Cells:
     A model without a seed (the base) has one row of values, though every run holds its own copy; where two runs are of
     one method, source and seed the first counts. Prompts that were not scored for every seed are left out.
     """
-    keys = ["row", *MEMBER]
-    trained = (pl.col("strength") > 0.0) | pl.col("model").str.starts_with("steered ")
-    seeds = pl.when(trained).then(pl.col("seed").fill_null(NO_SEED)).otherwise(NO_SEED)
-    rows = values.with_columns(seed=seeds)
-    rows = rows.filter(pl.col("run") == pl.col("run").first().over([*keys, "seed"]))
-    rows = rows.filter(pl.col("set") == pl.col("set").first().over([*keys, "seed"]))
+    keys, rows = ["row", *MEMBER], once(values)
     sums = rows.group_by([*keys, "seed", "prompt"], maintain_order=True).agg(
         pl.col("value").sum(), pl.col("weight").sum(), n=pl.len()
     )
     parts = sums.partition_by(keys, as_dict=True, maintain_order=True)
     return {(str(key[0]), (str(key[1]), str(key[2]), str(key[3]), str(key[4]))): _grid(p) for key, p in parts.items()}
+
+
+def once(values: pl.DataFrame) -> pl.DataFrame:
+    """Return the values of one run, the first, of each row, set and seed; ``NO_SEED`` for what was not trained."""
+    keys = ["row", *MEMBER, "seed"]
+    trained = (pl.col("strength") != 0.0) | pl.col("model").str.starts_with("steered ")
+    rows = values.with_columns(seed=pl.when(trained).then(pl.col("seed").fill_null(NO_SEED)).otherwise(NO_SEED))
+    rows = rows.filter(pl.col("run") == pl.col("run").first().over(keys))
+    return rows.filter(pl.col("set") == pl.col("set").first().over(keys))
 
 
 def _grid(rows: pl.DataFrame) -> Grid:
@@ -64,9 +68,12 @@ def _grid(rows: pl.DataFrame) -> Grid:
     prompts = tuple(shared["prompt"].unique(maintain_order=True).to_list())
     shape = (len(prompts), len(seeds))
     values, weights = (shared[c].to_numpy().reshape(shape).T for c in ("value", "weight"))
-    return Grid(
-        seeds, prompts, values, weights[0] if len(prompts) else np.zeros(0), int(shared["n"].sum()) // len(seeds)
-    )
+    n = int(shared["n"].sum()) // len(seeds)
+    if not prompts:
+        return Grid(seeds, prompts, values, np.zeros(0), n)
+    if (weights != weights[0]).any():  # a seed was scored with fewer responses of a prompt: its mean counts as much
+        values = values * np.divide(weights[0], weights, out=np.zeros(weights.shape), where=weights > 0)
+    return Grid(seeds, prompts, values, weights[0], n)
 
 
 def paired(a: Grid, b: Grid) -> Grid | None:
@@ -78,14 +85,14 @@ def paired(a: Grid, b: Grid) -> Grid | None:
     prompts = sorted(set(a.prompts) & set(b.prompts))
     if not prompts:
         return None
-    seeds, rows_a, rows_b = _paired_seeds(a, b)
+    seeds, rows_a, rows_b = paired_seeds(a, b)
     at_a, at_b = (_positions(g, prompts) for g in (a, b))
     weights = a.weights[at_a]
     theirs = b.values[np.ix_(rows_b, at_b)] * np.divide(weights, b.weights[at_b])
     return Grid(seeds, tuple(prompts), a.values[np.ix_(rows_a, at_a)] - theirs, weights, round(float(weights.sum())))
 
 
-def _paired_seeds(a: Grid, b: Grid) -> tuple[tuple[int, ...], list[int], list[int]]:
+def paired_seeds(a: Grid, b: Grid) -> tuple[tuple[int, ...], list[int], list[int]]:
     """The seeds of a pairing, and the rows of both grids that stand opposite."""
     if b.seeds == (NO_SEED,) or a.seeds == (NO_SEED,):
         longer = a if len(a.seeds) >= len(b.seeds) and a.seeds != (NO_SEED,) else b

@@ -8,12 +8,15 @@ from pathlib import Path
 from innerpo.config.identity import scores_id
 from innerpo.config.run import RunConfig
 from innerpo.config.yaml import read_run_config
-from innerpo.evaluation.facts import Scores
+from innerpo.evaluation.facts import FILES, Scores
 from innerpo.evaluation.sets import EvaluationSet
 from innerpo.evaluation.statistics import Statistic
 from innerpo.evaluation.tables import Headline, as_markdown, as_plain, headline
 from innerpo.files import write_text
 from innerpo.registry import STATISTICS, resolve
+
+TABLES = "headline.json"
+FACTS = tuple(f"{stem}.{kind}" for stem in FILES.values() for kind in ("parquet", "jsonl"))
 
 
 def headlines(
@@ -35,14 +38,21 @@ def write_scores(
     scorers: Sequence[str] | None = None,
 ) -> dict[str, Headline]:
     """Write the facts (``eval.format``), overlap.jsonl, headline.json and headline.md; return the tables by scorer."""
+    (folder / TABLES).unlink(missing_ok=True)  # it is written last, and says that the scores are whole
     scores.write(folder, config.eval.format)
     near = [{"set": s.name, **asdict(found)} for s in sets for found in s.near or ()]
     write_text(folder / "overlap.jsonl", "".join(json.dumps(row) + "\n" for row in near))
     tables = headlines(scores, sets, scorers)
     plain = {name: as_plain(table) for name, table in tables.items()}
-    write_text(folder / "headline.json", json.dumps(plain, indent=2) + "\n")
     write_text(folder / "headline.md", "\n".join(as_markdown(table) for table in tables.values()))
+    write_text(folder / TABLES, json.dumps(plain, indent=2) + "\n")
     return tables
+
+
+def forget_scores(folder: Path) -> None:
+    """Remove the files of scores from a folder; what was computed for them stays."""
+    for name in (TABLES, *FACTS, "overlap.jsonl", "headline.md"):
+        (folder / name).unlink(missing_ok=True)
 
 
 def scores_folder(folder: Path, config: RunConfig) -> Path:

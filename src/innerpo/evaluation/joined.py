@@ -62,7 +62,7 @@ def row_label() -> pl.Expr:
     policy = pl.when(pl.col("strength") == 1.0).then("method").otherwise(scaled)
     steered = pl.col("model").str.starts_with("steered ")
     return (
-        pl.when(pl.col("strength") > 0.0)
+        pl.when(pl.col("strength") != 0.0)
         .then(policy)
         .when(steered)
         .then(pl.format("{} {}", "method", "model"))

@@ -149,15 +149,28 @@ def score_run(
     if policy is base.model:
         rows.append(prepared.base.with_columns(model=pl.lit(label), strength=pl.lit(1.0)))
     else:
-        some = _only(prepared, strength_sets)
-        known = [] if parts is None else parts.strengths([_split_id(split.items) for split in some.splits.values()])
-        wanted = {s: prepared if s == 1.0 else some for s in sorted({*strengths, *known} - {0.0})}
+        wanted = _wanted(prepared, strengths, strength_sets, parts)
         sizes = {s: sum(len(split.items) for split in of.splits.values()) for s, of in wanted.items()}
         with joined(f"scoring {label}", sum(sizes.values())) as part:
             for strength, of in wanted.items():
                 with part(sizes[strength]), at_strength(policy, strength, base.model):
                     rows.append(score_policy(of, policy, label, strength, parts))
     return Scores(pl.concat([*rows, prepared.steered]), prepared.pairs, set_facts(prepared.sets))
+
+
+def _wanted(
+    prepared: PreparedScoring, strengths: Sequence[float], strength_sets: Sequence[str], parts: Parts | None
+) -> dict[float, PreparedScoring]:
+    """Return what is scored at each strength but 0: what is asked for, and the sets that were scored at it before."""
+    asked = [s.name for s in prepared.sets if not strength_sets or s.name in strength_sets]
+    names: dict[float, set[str]] = {s: set(asked) for s in strengths if s != 0.0}
+    if 1.0 in names:
+        names[1.0] = {s.name for s in prepared.sets}
+    for one in prepared.sets if parts is not None else ():
+        ids = [_split_id(prepared.splits[key].items) for key in keys_of([one])]
+        for strength in parts.strengths(ids) if parts is not None else ():
+            names.setdefault(strength, set()).add(one.name)
+    return {strength: _only(prepared, sorted(names[strength])) for strength in sorted(names)}
 
 
 def _with_fitting_trunk(prepared: PreparedScoring, policy: Any) -> PreparedScoring:

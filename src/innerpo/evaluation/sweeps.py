@@ -54,19 +54,24 @@ def sweeps(study: Study, scorer: str = "mean_logp") -> list[Swept]:
 def _sweep(
     cells: Mapping[str, Cells], rows: Sequence[tuple[float, str]], test: Member, target: Member
 ) -> tuple[tuple[float, ...], tuple[int, ...], dict[str, tuple[Grid, ...]]] | None:
-    """The strengths of a method on a shift, the seeds that all of them have, and the grids; None without a policy."""
+    """The strengths of a method on a shift, its seeds, and the grids; None without a policy.
+
+    The seeds are those of full strength (without it, those of all strengths); other strengths that lack one of them are
+    left out.
+    """
     wanted = {"test": ("accuracy", test), "oos": ("accuracy", target), "drift": ("drift", target)}
     known = [
         (s, [cells[metric][row, member] for metric, member in wanted.values()])
         for s, row in rows
         if all((row, member) in cells[metric] for metric, member in wanted.values())
     ]
-    policies = [found for s, found in known if s > 0.0]
+    policies = {s: set.intersection(*(set(g.seeds) for g in found)) for s, found in known if s > 0.0}
     if not policies:
         return None
-    seeds = tuple(sorted(set.intersection(*(set(g.seeds) for found in policies for g in found))))
-    if not seeds:
+    whole = policies.get(1.0) or set.intersection(*policies.values())  # the seeds; a strength that lacks one goes
+    if not whole:
         return None
+    seeds, known = tuple(sorted(whole)), [(s, found) for s, found in known if s == 0.0 or whole <= policies[s]]
     columns = zip(*([on_seeds(g, seeds) for g in found] for _, found in known), strict=True)
     return (
         tuple(s for s, _ in known),

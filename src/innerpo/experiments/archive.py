@@ -39,10 +39,11 @@ class Archive:
     """The archived runs in a folder, which need not exist yet; without a folder nothing is archived.
 
     A run is found by what it trains, not by its name, which holds an id of all fields that a config had then.
-    ``fault`` says why the last run could not be archived.
+    ``foreign``: ids of runs that it does not get. ``fault`` says why the last run could not be archived.
     """
 
     folder: Path | None = None
+    foreign: frozenset[str] = frozenset()
     fault: str = ""
     _runs: dict[str, list[Path]] = field(init=False, repr=False, default_factory=dict)
     _found: dict[str, Path] = field(init=False, repr=False, default_factory=dict)
@@ -89,7 +90,7 @@ class Archive:
         if self.folder is None:
             return
         for run in runs:
-            if run.state != "done" or self.find(run.planned) is not None:
+            if run.state != "done" or run.planned.id in self.foreign or self.find(run.planned) is not None:
                 continue
             try:
                 place = store(folder / run.planned.name, self.folder)

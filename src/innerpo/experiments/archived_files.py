@@ -11,11 +11,10 @@ from innerpo.config.run import RunConfig, to_dict
 from innerpo.config.yaml import as_yaml, read_run_config, read_yaml
 from innerpo.errors import UserError
 from innerpo.evaluation.capability_file import FILE as CAPABILITY
-from innerpo.evaluation.facts import FILES
+from innerpo.evaluation.headline_files import FACTS
 from innerpo.files import write_atomically, write_text
 from innerpo.training.paths import CONFIG, METRICS, RECORD, SWEPT
 
-FACTS = tuple(f"{stem}.{kind}" for stem in FILES.values() for kind in ("parquet", "jsonl"))
 KEPT = (RECORD, SWEPT, METRICS, *FACTS, "overlap.jsonl", "inspect.json", "headline.json")
 """Files of a run, and of the folders of other scores beneath it, that are archived as they are; the last one written
 says that the scores are whole."""
@@ -37,6 +36,8 @@ def copy_files(run: Path, place: Path) -> None:
         for name in KEPT:
             if (source / name).is_file():
                 write_atomically(target / name, partial(shutil.copyfile, source / name))
+            elif name in FACTS:  # in another format now
+                (target / name).unlink(missing_ok=True)
     write_text(place / CONFIG, as_yaml(_without_places(config) | _identity(run)))
 
 

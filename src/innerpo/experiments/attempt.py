@@ -14,9 +14,11 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from innerpo.config.identity import scores_id
 from innerpo.config.run import RunConfig, to_dict
-from innerpo.config.yaml import as_yaml, read_yaml
+from innerpo.config.yaml import as_yaml, read_run_config, read_yaml
 from innerpo.errors import MachineError, UserError, is_out_of_memory, one_line
+from innerpo.evaluation.headline_files import forget_scores
 from innerpo.evaluation.sweep_folder import run_of
 from innerpo.experiments.layout import attempts, failures
 from innerpo.experiments.lease import Lease, LostLeaseError, lease
@@ -54,6 +56,9 @@ def begin(folder: Path, config: RunConfig, number: int) -> RunConfig:
         run = root / config.run_name
         if run.is_dir() and not (run / CONFIG).is_file():  # killed before it had begun
             shutil.rmtree(run)
+        if is_trained(run) and (held := read_run_config(run)) is not None and scores_id(held) != scores_id(config):
+            forget_scores(run)  # those of its own sets, which are others now
+            _own_config(run, replace(config, output_dir=root))
     return replace(config, output_dir=root, training=replace(config.training, resume=True, overwrite=False))
 
 

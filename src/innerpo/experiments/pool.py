@@ -38,8 +38,15 @@ PATIENCE = 60.0
 CRASHES = 3
 """A run whose worker dies this often has failed; so has a sweep whose workers die as often without a run."""
 
+KILLS = 10
+"""Deaths by a signal between runs that count as one: others may kill a few workers, a fault of a library kills all."""
+
 ASKED = (INTERRUPTED, -signal.SIGTERM, -signal.SIGINT)
 """Exit codes of a worker that was asked to end."""
+
+
+KILLED = "-"
+"""Stands for no run among the counts of deaths, where a signal ended the worker."""
 
 
 @dataclass
@@ -117,7 +124,8 @@ class Pool:
         """Count what a worker was at when it died, and give that up where it happens again and again.
 
         A worker that somebody asked to end (SIGTERM) does not count. One that was killed does (SIGKILL): so ends a
-        process that takes more memory than there is. Deaths between runs count until another run has ended.
+        process that takes more memory than there is. Deaths between runs count until another run has ended, those by
+        a signal less: the run of a worker that seems to have none may just be taken up by another.
         """
         pid, code = worker.process.pid, worker.process.returncode
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
@@ -125,14 +133,15 @@ class Pool:
         log.warning(
             f"worker {worker.place + 1} died ({how}) {f'at {name}' if name else 'between runs'}; see {worker.log}"
         )
-        if code in ASKED or (not name and code < 0):  # the latter: killed between two runs, or its run is taken up
+        if code in ASKED:
             return
         status = watch.look()
         if (ended := status.count("done") + status.count("failed")) != self._ended:
             self._ended = ended
-            del self._died[""]
-        self._died[name] += 1
-        if self._died[name] < self.crashes:
+            del self._died[""], self._died[KILLED]
+        what = name or (KILLED if code < 0 else "")
+        self._died[what] += 1
+        if self._died[what] < self.crashes * (KILLS if what == KILLED else 1):
             return
         if not name:
             raise MachineError(f"workers die before they begin a run ({how}); the reason stands in {worker.log}")

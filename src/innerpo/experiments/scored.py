@@ -4,7 +4,9 @@ from pathlib import Path
 
 import polars as pl
 
+from innerpo.config.identity import run_id
 from innerpo.config.run import RunConfig
+from innerpo.config.yaml import read_run_config
 from innerpo.errors import UserError
 from innerpo.evaluation.facts import FILES
 from innerpo.evaluation.headline_files import scores_folder
@@ -12,9 +14,18 @@ from innerpo.experiments.attempt import is_trained
 
 
 def is_done(run: Path, config: RunConfig) -> bool:
-    """Whether nothing is left to do. ``run`` is the folder of the run."""
+    """Whether nothing is left to do. ``run`` is the folder of the run.
+
+    Raises UserError where it holds another run: a plain name is that of a method's defaults, which releases may change.
+    """
     if not is_trained(run):
         return False
+    held = read_run_config(run)
+    if held is not None and run_id(held) != run_id(config):
+        raise UserError(
+            f"{run} holds another run of this name (id {run_id(held)}, asked for is {run_id(config)}), made with other "
+            "defaults, say; use another output_dir, or move it away"
+        )
     return config.eval.skip or is_scored(scores_folder(run, config), config)
 
 
@@ -23,7 +34,7 @@ def is_scored(folder: Path, config: RunConfig) -> bool:
     if not (folder / "headline.json").is_file() or not _facts(folder, "responses"):  # the former is written last
         return False
     wanted = {1.0} if config.method.frozen else set(config.eval.strengths) - {0.0}
-    rows = _strengths(folder).filter(pl.col("strength") > 0.0)
+    rows = _strengths(folder).filter(pl.col("strength") != 0.0)
     sets = rows["set"].unique().to_list()
     some = [name for name in config.eval.strength_sets or sets if name in sets]
     found = set(rows.rows())

@@ -9,6 +9,7 @@ import itertools
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,15 @@ KEYS = (*LISTS, *SCORING, *VARIED, "options", "groups", *FOLDERS, "about")
 
 @dataclass(frozen=True)
 class StudyFile:
-    """What a study file stands for: its runs in order, the folder in which they land, and that of their archive."""
+    """What a study file stands for: its runs in order, the folder in which they land, and that of their archive.
+
+    ``foreign``: ids of the runs that are none of the file's own, which its archive does not get.
+    """
 
     plan: Plan
     output_dir: Path
     archive: Path | None = None
+    foreign: frozenset[str] = frozenset()
 
 
 def read_study_file(path: Path, changes: Mapping[str, Any] | None = None) -> StudyFile:
@@ -69,8 +74,10 @@ def study_of(
     _check_rows(runs, where)
     folder = _path(changes, "output_dir", where) or _path(values, "output_dir", where) or default
     plan = ordered(runs)
-    archive = _path(changes, "archive", where) or _own_archive(values, changes, plan, where)
-    return StudyFile(plan, Path(folder), Path(archive) if archive else None)
+    named, own = _path(changes, "archive", where), _path(values, "archive", where)
+    foreign = frozenset[str]() if named or own is None else _foreign(values, changes, plan, where)
+    archive = named or own
+    return StudyFile(plan, Path(folder), Path(archive) if archive else None, foreign)
 
 
 def _path(values: Mapping[str, Any], key: str, where: str) -> str | Path | None:
@@ -81,20 +88,22 @@ def _path(values: Mapping[str, Any], key: str, where: str) -> str | Path | None:
     return value or None
 
 
-def _own_archive(values: Mapping[str, Any], changes: Mapping[str, Any], plan: Plan, where: str) -> str | Path | None:
-    """The archive that a file names, for runs of that file: others, which options beside it ask for, stay out of it."""
-    named = _path(values, "archive", where)
-    if named is None or not set(changes) - set(FOLDERS):
-        return named
-    own = {run.id for run in study_of(values, where).plan.runs}
-    others = [run for run in plan.runs if run.id not in own]
-    if not others:
-        return named
-    log.warning(
-        f"{len(others)} of {len(plan.runs)} runs are none of {where}: nothing is read from or kept in its archive "
-        f"{named} (the option archive names another)"
-    )
-    return None
+def _foreign(values: Mapping[str, Any], changes: Mapping[str, Any], plan: Plan, where: str) -> frozenset[str]:
+    """The runs that options beside a file ask for: its archive is read for them too, but does not get them."""
+    if not set(changes) - set(FOLDERS):
+        return frozenset()
+    alone = {key: value for key, value in values.items() if key not in FOLDERS}
+    try:
+        own = {run.id for run in study_of(alone, where).plan.runs}
+    except UserError:  # the file alone is no study
+        own = set()
+    others = frozenset(run.id for run in plan.runs if run.id not in own)
+    if others:
+        log.warning(
+            f"{len(others)} of {len(plan.runs)} runs are none of {where}: they are not kept in its archive "
+            f"{values['archive']} (the option archive names another)"
+        )
+    return others
 
 
 def _merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
@@ -120,7 +129,12 @@ def _runs(values: Mapping[str, Any], group: int, where: str) -> list[PlannedRun]
         name, row, own, more = _method(method, where)
         listed = _data(dataset, where) | ({} if seed is None else {"training.seed": seed})
         listed |= {} if model is None else {"model.base_model": model}
-        for varied in ({**a, **b} for a in grid for b in more):
+        # What a method says of itself comes before what the study varies.
+        for a, b in itertools.product(grid, more):
+            varied = {field: value for field, value in a.items() if field not in own} | b
+            twice = [field for field in (*a, *b) if field in (own if field in b else fixed)]
+            if twice:
+                raise UserError(f"{where}: {twice[0]} of {name} is varied, and has one value as well; drop one")
             options = fixed | own | varied
             twice = [field for field in (*listed, "method.name") if field in options]
             if twice:
@@ -157,7 +171,15 @@ def _combinations(values: Mapping[str, Any], where: str) -> list[dict[str, Any]]
             counts = ", ".join(f"{name} has {n}" for name, n in lengths.items())
             raise UserError(f"{at}: paired values must be of one length: {counts}")
         axes.append([dict(zip(together, chosen, strict=True)) for chosen in zip(*together.values(), strict=True)])
-    return [{k: v for part in parts for k, v in part.items()} for parts in itertools.product(*axes)]
+    return [reduce(partial(_joined, where=where), parts, {}) for parts in itertools.product(*axes)]
+
+
+def _joined(first: Mapping[str, Any], second: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Two choices of values as one. Raises UserError for a field in both."""
+    twice = [field for field in second if field in first]
+    if twice:
+        raise UserError(f"{where}: {twice[0]} is varied twice; drop one")
+    return {**first, **second}
 
 
 def _method(entry: Any, where: str) -> tuple[str, str, dict[str, Any], list[dict[str, Any]]]:

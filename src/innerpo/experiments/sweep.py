@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from innerpo.errors import MachineError, UserError
+from innerpo.evaluation.headline_files import scores_folder
 from innerpo.experiments.archive import Archive
 from innerpo.experiments.attempt import drop_unasked_failures, forget_failure, is_trained, mark
 from innerpo.experiments.launch_options import Launch, LauncherName, RayOptions, SlurmOptions
 from innerpo.experiments.launchers import check_launcher, launch
 from innerpo.experiments.plan import Plan, PlannedRun, in_folder, ordered, write_plan
+from innerpo.experiments.scored import is_scored
 from innerpo.experiments.status import RunStatus, SweepStatus, Watch
 from innerpo.experiments.study import LISTS, StudyFile, read_study_file, study_of
 from innerpo.experiments.study_fields import SCORING, VARIED
@@ -96,14 +98,15 @@ class Started:
         found = []
         for planned in (run for run in self.plan.runs if not run.config.eval.skip):
             own = self.folder / planned.name
-            place = own if is_trained(own) else self.archive.find(planned)
+            whole = is_trained(own) and is_scored(scores_folder(own, planned.config), planned.config)
+            place = own if whole else self.archive.find(planned) or (own if is_trained(own) else None)
             found += [] if place is None or place in found else [place]
         return found
 
 
 def start(study: StudyFile, retry_failed: bool = False) -> Started:
     """Make the folder of a study ready for those of its runs that are not archived."""
-    folder, archive = study.output_dir, Archive(study.archive)
+    folder, archive = study.output_dir, Archive(study.archive, study.foreign)
     if study.archive is not None:
         if study.archive.resolve() == folder.resolve():
             raise UserError(f"{folder} cannot be the folder of a study and its archive, which keeps no weights")

@@ -113,7 +113,7 @@ def _do(planned: PlannedRun, folder: Path, base: Base, held: Lease, train: Calla
     config, place = replace(planned.config, output_dir=folder), folder / planned.name
     if is_trained(place):
         log.info(f"{planned.name} is trained: scoring it")
-        run.evaluate(place, config, base)
+        run.evaluate(place, config, base, strict=True)
         return
     if place.exists():
         raise UserError(

@@ -66,7 +66,7 @@ def hash_of_source(model: Any, source: str, cache_dir: Path) -> str:
 
 def hash_of_adapter(folder: Path, cache_dir: Path) -> str:
     """Return a hash of the files that make a policy of a folder: adapter or whole model, and directions."""
-    names = ("adapter_config.json", "adapter_model.bin", "*.safetensors")
+    names = ("adapter_config.json", "adapter_model.*", "model*.safetensors", "directions.safetensors")
     files = [path for name in names for path in folder.glob(name)]
     return _hash_of_files(folder, files, cache_dir)
 

@@ -14,6 +14,7 @@ from innerpo.config.combined import FILE as COMBINED
 from innerpo.config.labels import label_of_folder
 from innerpo.config.run import RunConfig, to_dict
 from innerpo.config.yaml import as_yaml, read_yaml
+from innerpo.errors import UserError
 from innerpo.evaluation.facts import FILES as FACTS
 from innerpo.evaluation.facts import read_scores
 from innerpo.files import cache_root
@@ -52,6 +53,11 @@ def packed(folder: Path, config: RunConfig, repo: str, merged: bool = False) -> 
     where a path of this machine or a secret would be uploaded.
     """
     artifacts.check_adapter(folder)
+    if not (folder / ADAPTER[0]).is_file() and not (folder / CONFIG).is_file():
+        raise UserError(
+            f"{folder} holds a whole model without the config of a run, so its base and data are unknown; push the run "
+            "that it was merged from, as a merged model"
+        )
     if merged:
         check_mergeable(folder, config)
     with TemporaryDirectory(prefix="innerpo-push-") as made:
@@ -136,7 +142,7 @@ def _json(source: Path, target: Path, cleaner: Cleaner) -> None:
 
 
 def _lines(source: Path, target: Path, cleaner: Cleaner) -> None:
-    rows = (json.loads(line) for line in source.read_text().splitlines() if line)
+    rows = (json.loads(line) for line in source.read_text().split("\n") if line)
     target.write_text("".join(json.dumps(cleaner.value(row)) + "\n" for row in rows))
 
 

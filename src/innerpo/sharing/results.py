@@ -88,12 +88,15 @@ def on_hub(dataset: str) -> tuple[str, str] | None:
 
 
 def eval_results(results: Sequence[Result]) -> dict[str, str]:
-    """Return the files of ``.eval_results`` as name to YAML, one for each set whose data are on the Hub."""
+    """Return the files of ``.eval_results`` as name to YAML, one for each set whose data are on the Hub.
+
+    Not for what was trained on: an entry has no field for the split, and a data set's page would show it as a result.
+    """
     from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
     files = {}
     for r in results:
-        if r.hub is None:
+        if r.hub is None or r.split == "train":
             continue
         notes = f"{METRIC}, {r.split} split, {r.pairs} pairs of {r.accuracy.clusters} prompts"
         notes = "; ".join([notes, f"base model {r.base.mean:.4f}", *([r.note] if r.note else [])])

@@ -129,7 +129,9 @@ def harness_results(model: Any, tokenizer: Any, folder: Path, batch_size: int = 
 
 def _samples(file: Path) -> list[Sample]:
     found = list[Sample]()
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(file.read_text(encoding="utf-8").split("\n"), 1):
+        if not line:
+            continue
         try:
             sample = json.loads(line)
         except ValueError as error:

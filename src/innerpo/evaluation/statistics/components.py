@@ -112,14 +112,21 @@ def padded_mean(data: Clustered, bounds: Bounds) -> float:
 def added_square(data: Clustered, bounds: Bounds) -> float:
     """Return what the added prompts add to the mean square of prompts, for one seed.
 
-    To outcomes always: their number of wrong (or right) prompts may be small. To differences only where there are none
-    at all: otherwise their variance is far from 0, and more would make their interval too wide (docs/statistics.md).
+    To outcomes always: their number of wrong (or right) prompts may be small. To differences only where all are the
+    same (0, say): otherwise their variance is far from 0, and more would make their interval too wide
+    (docs/statistics.md).
     """
-    if not all(math.isfinite(bound) for bound in bounds) or (bounds != UNIT and data.sums.any()):
+    if not all(math.isfinite(bound) for bound in bounds) or (bounds != UNIT and not _is_constant(data)):
         return 0.0
     centre, weight = padded_mean(data, bounds), ADDED if bounds == UNIT else ADDED_TO_NONE
     squares = sum((bound - centre) ** 2 for bound in bounds)
     return weight * squares / (data.n_clusters - 1)
+
+
+def _is_constant(data: Clustered) -> bool:
+    """Whether the mean of every prompt and seed is that of all, to rounding."""
+    scale = np.abs(data.sums).max(initial=0.0)
+    return bool(np.abs(data.sums - data.mean * data.counts).max(initial=0.0) <= 1e-12 * scale)
 
 
 def prompt_parts(data: Clustered, bounds: Bounds) -> tuple[Part, ...]:

@@ -13,7 +13,7 @@ from innerpo.data.shifts import plain_name, shifts_from
 from innerpo.errors import UserError
 from innerpo.experiments.tuning.journal import check_installed
 from innerpo.experiments.tuning.outcome import Tuned, tuned, write_outcome
-from innerpo.experiments.tuning.request import REPORT, TuneRequest, keep_request, tune_request
+from innerpo.experiments.tuning.request import REPORT, RESULT, TuneRequest, keep_request, tune_request
 from innerpo.experiments.tuning.trials import Trial
 from innerpo.experiments.tuning.work import Budget
 from innerpo.files import cache_root, machine_errors
@@ -93,6 +93,7 @@ def search(
     check_bare(base)
     check_precision(request.config.model, base)
     keep_request(folder, request, {**parts.facts, "base": base.identity})
+    old = not (folder / REPORT).is_file() or _is_older(folder / REPORT, folder / RESULT)
     before = done = sum(trial.has_ended for trial in read_trials(folder))
     with task("trials", budget.trials) as update:
         update(done)
@@ -106,8 +107,13 @@ def search(
                 each(trial)
 
         work(folder, request, budget, lambda c, look: try_config(c, base, parts, request, look), each=ended)
-    write_outcome(folder, request, parts, page=done > before or not (folder / REPORT).is_file())
+    write_outcome(folder, request, parts, page=done > before or old)
     return tuned(folder, request, parts)
+
+
+def _is_older(page: Path, result: Path) -> bool:
+    """Whether a result was written after its page, as an interrupt leaves it."""
+    return result.is_file() and page.stat().st_mtime < result.stat().st_mtime
 
 
 def _check(request: TuneRequest, budget: Budget) -> None:
