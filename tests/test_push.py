@@ -291,6 +291,34 @@ def test_code_that_a_downloaded_config_asks_for_does_not_run(hub, run):
         innerpo.load(REPO)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["eval"],
+        ["inspect"],
+        ["generate"],
+        ["chat"],
+        ["merge", "MADE"],
+        ["push", REPO, "--merged"],
+        ["export"],
+        ["export", "MADE", "--to=gguf"],
+    ],
+    ids=" ".join,
+)
+def test_code_that_a_folder_asks_for_does_not_run(words, tmp_path, capsys):
+    """A folder may come from anywhere: only who gives the command may allow what its config asks for."""
+    config = RunConfig(model=replace(RunConfig().model, base_model="evil/model", trust_remote_code=True))
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text(as_yaml(to_dict(config)))
+    (run / "adapter_config.json").write_text("{}")
+    verb, *more = (str(tmp_path / "made") if word == "MADE" else word for word in words)
+    assert main([verb, str(run), *more]) == 2
+    assert "runs code of evil/model; read it, then pass trust_remote_code=True" in " ".join(
+        capsys.readouterr().err.split()
+    )
+
+
 def refused(capsys, words, *says):
     assert main(words) == 2
     err = " ".join(capsys.readouterr().err.split("error:")[-1].split())

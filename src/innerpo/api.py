@@ -13,7 +13,7 @@ from innerpo.capability import with_capability
 from innerpo.config.combined import Combined
 from innerpo.config.model import ModelConfig
 from innerpo.config.run import RunConfig, default_run
-from innerpo.config.yaml import config_of_folder, nested, overlay
+from innerpo.config.yaml import nested, overlay, trusted_config
 from innerpo.errors import UserError
 from innerpo.evaluation.generate import GenerationRequest, generate_run
 from innerpo.evaluation.generations import Generation
@@ -80,7 +80,8 @@ def evaluate(base: Base | None, folder: str | Path, **options: Any) -> Run:
     another base model.
     """
     path = existing_folder(folder)
-    config = overlay(config_of_folder(path), nested(options), "options")
+    trusted = base is not None or options.get("model.trust_remote_code") is True
+    config = overlay(trusted_config(path, trusted), nested(options), "options")
     if base is not None:  # by whatever name: run.evaluate compares the weights
         model = loading.as_loaded(config.model, base)
         config = replace(config, model=replace(model, base_model=config.model.base_model))
@@ -122,7 +123,8 @@ def generate(
     with the scores; base and policy take turns. Raises UserError where the adapter belongs to another base model.
     """
     path = existing_folder(folder)
-    config = overlay(config_of_folder(path), nested(options), "options")
+    trusted = base is not None or options.get("model.trust_remote_code") is True
+    config = overlay(trusted_config(path, trusted), nested(options), "options")
     if base is not None:
         model = loading.as_loaded(config.model, base)
         config = replace(config, model=replace(model, base_model=config.model.base_model))
@@ -151,14 +153,15 @@ def combine(
     return combine_adapters([Path(folder) for folder in folders], weights, Path(out), arithmetic)
 
 
-def merge(folder: str | Path, out: str | Path, *, dtype: Dtype = "auto") -> Merged:
+def merge(folder: str | Path, out: str | Path, *, dtype: Dtype = "auto", trust_remote_code: bool = False) -> Merged:
     """Write a run's base with its adapter added as a model of its own, which plain transformers loads.
 
     Merged in float32 and rounded once to ``dtype`` (float32, bfloat16, float16; auto is the type in which the base is
-    stored). Raises UserError for a full fine-tune, a base in 4 bits, and a base with other weights than the run's.
+    stored). Raises UserError for a full fine-tune, a base in 4 bits, a base with other weights than the run's, and one
+    that brings code of its own unless ``trust_remote_code`` allows it.
     """
     path = existing_folder(folder)
-    return merge_run(path, config_of_folder(path), Path(out), dtype)
+    return merge_run(path, trusted_config(path, trust_remote_code), Path(out), dtype)
 
 
 def push(
@@ -169,6 +172,7 @@ def push(
     revision: str | None = None,
     merged: bool = False,
     dry_run: bool = False,
+    trust_remote_code: bool = False,
 ) -> Pushed:
     """Upload a run to the repository ``owner/name`` of the Hub, in one commit.
 
@@ -180,7 +184,7 @@ def push(
     """
     path = existing_folder(folder)
     options: dict[str, Any] = {"private": private, "revision": revision, "merged": merged, "dry_run": dry_run}
-    return push_run(path, config_of_folder(path), repo, **options)
+    return push_run(path, trusted_config(path, trust_remote_code or not merged), repo, **options)
 
 
 @dataclass(frozen=True)
@@ -224,11 +228,7 @@ def load(
     and where the run's config asks to run code that comes with a model, unless ``trust_remote_code`` allows it.
     """
     path = folder_of(run, revision)
-    config = config_of_folder(path)
-    if config.model.trust_remote_code and not trust_remote_code and base is None:
-        raise UserError(
-            f"the config of {run} runs code of {config.model.base_model}; read it, then pass trust_remote_code=True"
-        )
+    config = trusted_config(path, trust_remote_code or base is not None)
     artifacts.check_adapter(path)
     base = base or loading.load_base(config.model, cache_root(config.data.cache_dir))
     check_bare(base)

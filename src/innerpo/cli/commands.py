@@ -88,6 +88,8 @@ class ExportCommand:
     """File format."""
     out: Path | None = None
     """File to write; else steering.<format> in the run's folder."""
+    trust_remote_code: bool = False
+    """Run the code that comes with the base model, where the run's config asks for it. Read that code first."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,8 @@ class ExportAdapterCommand:
     """Folder to write to."""
     to: Literal["gguf"] = "gguf"
     """Form of the adapter."""
+    trust_remote_code: bool = False
+    """Run the code that comes with the base model, where the run's config asks for it. Read that code first."""
 
 
 @dataclass(frozen=True)

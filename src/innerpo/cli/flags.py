@@ -15,7 +15,7 @@ from innerpo.cli.commands import EvalCommand
 from innerpo.cli.options import check_words, unknown
 from innerpo.config.method import method_names
 from innerpo.config.run import RunConfig, default_run
-from innerpo.config.yaml import check_training_set, config_of_folder, overlay, preset_path, read_yaml, without_identity
+from innerpo.config.yaml import check_training_set, overlay, preset_path, read_yaml, trusted_config, without_identity
 from innerpo.errors import UserError
 from innerpo.files import existing_folder
 from innerpo.registry import METHODS
@@ -87,8 +87,9 @@ def show_choices(helps: dict[str, str], prog: str, about: str) -> NoReturn:
 
 def command_on_folder(record: type[E], words: Sequence[str], prog: str) -> tuple[E, RunConfig]:
     """Read the options of a verb on a run's folder, whose own config holds the defaults."""
-    folder = existing_folder(parse(record, words, prog).run)
-    config = config_of_folder(folder)
+    given = parse(record, words, prog)
+    folder = existing_folder(given.run)
+    config = trusted_config(folder, given.model.trust_remote_code)
     default = record(run=folder, eval=config.eval, data=config.data, model=config.model)
     command = parse(record, words, prog, default)
     check_training_set(folder, command.eval.train_dataset)

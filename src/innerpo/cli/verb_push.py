@@ -9,7 +9,7 @@ from tyro.conf import arg
 
 from innerpo.cli.console import say
 from innerpo.cli.flags import parse
-from innerpo.config.yaml import config_of_folder
+from innerpo.config.yaml import trusted_config
 from innerpo.files import existing_folder
 
 
@@ -29,12 +29,14 @@ class PushCommand:
     """Upload the merged model in place of the adapter."""
     dry_run: bool = False
     """Only list what would be uploaded, and deleted of an earlier push."""
+    trust_remote_code: bool = False
+    """Run the code that comes with the base model, where the run's config asks for it. Read that code first."""
 
 
 def push(args: list[str]) -> None:
     """Upload a run to the Hub: push outputs/dpo_math_seed1 owner/name --dry-run."""
     command = parse(PushCommand, args, "innerpo push")
-    config = config_of_folder(existing_folder(command.run))
+    config = trusted_config(existing_folder(command.run), command.trust_remote_code or not command.merged)
     from innerpo.sharing.push import push_run
 
     options = {"private": command.private, "merged": command.merged, "dry_run": command.dry_run}

@@ -45,7 +45,7 @@ from innerpo.cli.verb_tune import tune
 from innerpo.cli.verb_view import view
 from innerpo.config.model import ModelConfig
 from innerpo.config.run import default_run
-from innerpo.config.yaml import config_of_folder
+from innerpo.config.yaml import trusted_config
 from innerpo.errors import MachineError, UserError, is_out_of_memory
 from innerpo.files import existing_folder
 
@@ -118,7 +118,7 @@ def export(args: list[str]) -> None:
         _export_adapter(args)
         return
     command = parse(ExportCommand, args, "innerpo export")
-    config = config_of_folder(existing_folder(command.run))
+    config = trusted_config(existing_folder(command.run), command.trust_remote_code)
     from innerpo.evaluation.export import export_run
 
     say(f"written to {export_run(command.run, config, command.format, command.out)}")
@@ -126,7 +126,7 @@ def export(args: list[str]) -> None:
 
 def _export_adapter(args: list[str]) -> None:
     command = parse(ExportAdapterCommand, args, "innerpo export")
-    config = config_of_folder(existing_folder(command.run))
+    config = trusted_config(existing_folder(command.run), command.trust_remote_code)
     from innerpo.sharing.gguf_lora import export_lora
 
     say(f"written to {export_lora(command.run, config, command.dir)}")

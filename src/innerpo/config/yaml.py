@@ -96,6 +96,20 @@ def config_of_folder(folder: Path) -> RunConfig:
     return dataclasses.replace(config, model=dataclasses.replace(config.model, base_model=named)) if named else config
 
 
+def trusted_config(folder: Path, trusted: bool) -> RunConfig:
+    """Return the config of a folder whose base model is to be loaded.
+
+    Raises UserError where it asks to run code that comes with the model, unless the caller, not the folder, allows it
+    (``trusted``): a folder may come from anywhere.
+    """
+    config = config_of_folder(folder)
+    if config.model.trust_remote_code and not trusted:
+        raise UserError(
+            f"the config of {folder} runs code of {config.model.base_model}; read it, then pass trust_remote_code=True"
+        )
+    return config
+
+
 def check_training_set(folder: Path, named: str | None) -> None:
     """Raise UserError where a folder is an adapter or a model made elsewhere and nobody named its training set."""
     combined = read_combined(folder)
