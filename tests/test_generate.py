@@ -24,6 +24,7 @@ from innerpo.model.adapters import add_adapter
 from innerpo.model.base import Base, reference_mode
 from innerpo.model.generation import GenerationPrompt, generate, generate_both, not_in_one_batch
 from innerpo.model.sampling import GumbelNoise, Sampling
+from innerpo.training.artifacts import load_policy
 
 GREEDY = Sampling(max_new_tokens=6)
 DRAWN = Sampling(max_new_tokens=6, sample=True, temperature=0.8, top_p=0.9, seed=3)
@@ -317,6 +318,14 @@ def test_a_fully_fine_tuned_policy(base, toy_folder, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_torn_file_of_whole_weights_is_told_in_one_line(base, tmp_path):
+    base.model.save_pretrained(tmp_path)
+    (weights,) = tmp_path.glob("model*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(UserError, match="cannot load the model in"):
+        load_policy(base, tmp_path)
+
+
 def test_a_frozen_method_writes_what_its_base_writes(base, tmp_path):
     places = {"data.cache_dir": tmp_path, "output_dir": tmp_path, "eval.skip": True, "method.layers": "1"}
     made = innerpo.train(base, "probe", data="embedded:compare", **places)

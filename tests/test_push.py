@@ -468,6 +468,8 @@ def test_a_cleaner_by_hand():
     assert cleaner.value(kinds) == ["files:pairs.jsonl", "files:p.jsonl", "ethics:justice", "https://a.b/c", "/"]
     assert list(places_in(kinds)) == ["/data/secret/pairs.jsonl", "~/p.jsonl"]
     frame = pl.DataFrame({"dataset": ["/home/me/x.jsonl", "math"], "n": [1, 2]})
+    own = replace(cleaner, cuts=False)  # of a model's files, in which a token may begin with a slash
+    assert own.value({"content": "/nothink", "at": "/home/me/models/toy"}) == {"content": "/nothink", "at": "owner/toy"}
     assert Cleaner({"/home/me/x.jsonl": "x.jsonl"}).frame(frame)["dataset"].to_list() == ["x.jsonl", "math"]
 
 

@@ -42,6 +42,11 @@ def one_line(error: BaseException, most: int = 1000) -> str:
     return " ".join(str(error).split())[:most] or type(error).__name__
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, where the rest is advice; its type's name where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether it is Python's or torch's error (that one by its name: who plans and lists runs does not load torch)."""
     return isinstance(error, MemoryError) or any(k.__name__ == "OutOfMemoryError" for k in type(error).__mro__)

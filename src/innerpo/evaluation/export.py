@@ -8,7 +8,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from innerpo.config.run import RunConfig
-from innerpo.errors import UserError
+from innerpo.errors import UserError, first_line
 from innerpo.files import cache_root, write_atomically
 from innerpo.methods.steering import steering_vector
 from innerpo.model.loading import model_source
@@ -79,5 +79,5 @@ def _model_type(config: RunConfig) -> str:
     try:
         found = AutoConfig.from_pretrained(source, revision=m.revision, trust_remote_code=m.trust_remote_code)
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot read the config of {m.base_model!r}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"cannot read the config of {m.base_model!r}: {first_line(error)}") from error
     return str(found.get_text_config().model_type)

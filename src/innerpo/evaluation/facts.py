@@ -7,7 +7,7 @@ from typing import Literal
 import polars as pl
 from polars.datatypes import DataTypeClass
 
-from innerpo.errors import UserError
+from innerpo.errors import UserError, first_line
 from innerpo.files import write_atomically
 
 Format = Literal["parquet", "jsonl"]
@@ -127,5 +127,5 @@ def _read(path: Path, schema: dict[str, DataTypeClass]) -> pl.DataFrame:
         frame = pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_ndjson(path, schema=schema)
         return frame.select(list(schema)).with_columns(pl.col(pl.Float64).fill_null(float("nan")))
     except (pl.exceptions.PolarsError, OSError) as error:
-        first = str(error).splitlines()[0]
+        first = first_line(error)
         raise UserError(f"cannot read {path} as scores: {first}; evaluate the run to write it again") from error

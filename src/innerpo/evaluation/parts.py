@@ -12,6 +12,7 @@ from pathlib import Path
 
 import polars as pl
 
+from innerpo.errors import first_line
 from innerpo.files import write_atomically
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ class Parts:
             try:
                 return pl.read_parquet(path)
             except (pl.exceptions.PolarsError, OSError) as error:
-                log.info(f"{path} cannot be read ({str(error).splitlines()[0]}); scored again")
+                log.info(f"{path} cannot be read ({first_line(error)}); scored again")
         rows = compute()
         write_atomically(path, rows.write_parquet)
         return rows

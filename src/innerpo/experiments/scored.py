@@ -7,7 +7,7 @@ import polars as pl
 from innerpo.config.identity import run_id
 from innerpo.config.run import RunConfig
 from innerpo.config.yaml import read_run_config
-from innerpo.errors import UserError
+from innerpo.errors import UserError, first_line
 from innerpo.evaluation.facts import FILES
 from innerpo.evaluation.headline_files import scores_folder
 from innerpo.experiments.attempt import is_trained
@@ -56,4 +56,4 @@ def _strengths(folder: Path) -> pl.DataFrame:
     try:
         return scan(path).select("set", "strength").unique().collect()
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise UserError(f"cannot read {path} as scores: {str(error).splitlines()[0]}") from error
+        raise UserError(f"cannot read {path} as scores: {first_line(error)}") from error

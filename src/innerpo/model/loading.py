@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError
 
 from innerpo.config.model import ModelConfig
-from innerpo.errors import UserError
+from innerpo.errors import UserError, first_line
 from innerpo.model.base import Base
 from innerpo.model.embedded import NAME as EMBEDDED
 from innerpo.model.embedded import embedded_model_folder
@@ -72,7 +72,7 @@ def load_tokenizer(config: ModelConfig, cache_dir: Path) -> Any:
             model_source(config, cache_dir), revision=config.revision, trust_remote_code=config.trust_remote_code
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"cannot load the tokenizer of the base model {config.base_model!r}: {reason}") from error
 
 
@@ -99,7 +99,7 @@ def load_base(config: ModelConfig, cache_dir: Path) -> Base:
             **placement,
         )
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise UserError(
             f"cannot load the base model {config.base_model!r}: {reason} (model.base_model is a Hub "
             f"name, a local folder with config.json and safetensors, or {EMBEDDED!r})"

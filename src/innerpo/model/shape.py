@@ -10,7 +10,7 @@ from torch import nn
 
 from innerpo.config.model import ModelConfig
 from innerpo.config.yaml import preset_dir
-from innerpo.errors import UserError
+from innerpo.errors import UserError, first_line
 from innerpo.model.base import Base
 from innerpo.model.embedded import NAME as EMBEDDED
 from innerpo.model.numerics.hardware import choose_attention, choose_dtype
@@ -70,7 +70,7 @@ def meta_model(config: ModelConfig, device: torch.device) -> tuple[Any, str]:
                 found, dtype=dtype, attn_implementation=attention, trust_remote_code=config.trust_remote_code
             )
     except (ValueError, KeyError, ImportError, AttributeError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"cannot build the shape of {config.base_model!r} from {source}: {reason}") from error
     return model, source
 
@@ -90,7 +90,7 @@ def find_config(config: ModelConfig) -> tuple[Any, str]:
     try:
         found = AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=config.trust_remote_code)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise UserError(
             f"cannot find the configuration of the base model {config.base_model!r}: {reason} (model.base_model is a "
             f"Hub name, a local folder, or {EMBEDDED!r})"

@@ -24,9 +24,13 @@ _UNREAD = (".safetensors", "tokenizer.json")
 
 @dataclass(frozen=True)
 class Cleaner:
-    """Replaces the names of places on this machine; ``names``: each to what stands in its place."""
+    """Replaces the names of places on this machine; ``names``: each to what stands in its place.
+
+    ``cuts``: other absolute paths are cut to their last part. Not in a model's own files, where ``/think`` is a token.
+    """
 
     names: Mapping[str, str]
+    cuts: bool = True
 
     def text(self, text: str) -> str:
         """Return a text with every known place replaced."""
@@ -35,7 +39,7 @@ class Cleaner:
         return text
 
     def value(self, value: Any) -> Any:
-        """Return plain data with every known place replaced, and every other absolute path cut to its last part."""
+        """Return plain data with every known place replaced, and (``cuts``) other absolute paths cut."""
         if isinstance(value, dict):
             return {self.text(str(k)): self.value(v) for k, v in value.items()}
         if isinstance(value, list | tuple):
@@ -43,6 +47,8 @@ class Cleaner:
         if not isinstance(value, str):
             return value
         text = self.text(value)
+        if not self.cuts:
+            return text
         kind, rest = _split(text)
         return kind + Path(rest).name if is_place(text) else text
 

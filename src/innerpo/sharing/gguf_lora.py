@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from innerpo.config.run import RunConfig
-from innerpo.errors import UserError
+from innerpo.errors import UserError, first_line
 from innerpo.files import cache_root, write_atomically
 from innerpo.model.loading import model_source
 from innerpo.model.lora_sum import Factors
@@ -112,7 +112,7 @@ def _model_config(config: RunConfig) -> Any:
     try:
         found = AutoConfig.from_pretrained(source, revision=m.revision, trust_remote_code=m.trust_remote_code)
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot read the config of {m.base_model!r}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"cannot read the config of {m.base_model!r}: {first_line(error)}") from error
     return found.get_text_config()
 
 

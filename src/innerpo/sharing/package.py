@@ -74,12 +74,13 @@ def _pack(folder: Path, config: RunConfig, repo: str, merged: bool, made: Path) 
         weights = merge_run(folder, config, made / "merged").folder
     patterns = (*MODEL, *["*.py"] * config.model.trust_remote_code) if whole else ADAPTER
     files = {p.name: p for pattern in patterns for p in sorted(weights.glob(pattern)) if p.is_file()}
+    of_model = set(files) if whole else set()
     files |= {name: folder / name for name in (*RECORDS, DIRECTIONS) if (folder / name).is_file()}
     files |= {name: scored / name for name in TABLES if (scored / name).is_file()}
     files |= {p.name: p for stem in FACTS.values() for p in sorted(scored.glob(f"{stem}.*")) if p.suffix in _FACTS}
     for name, path in files.items():
         if (write := _WRITERS.get(path.suffix)) is not None and name != "tokenizer.json":
-            write(path, made / name, cleaner)
+            write(path, made / name, replace(cleaner, cuts=name not in of_model))
             files[name] = made / name
     own, note = results_of(scored, label_of_folder(folder, config)), SCORED_BEFORE if merged else ""
     results = [replace(r, dataset=cleaner.value(r.dataset), note=note) for r in own]

@@ -7,8 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from innerpo.config.yaml import read_run_config
-from innerpo.errors import UserError
+from innerpo.errors import UserError, first_line
 from innerpo.files import staging_folder, write_text
 from innerpo.methods.method import Method
 from innerpo.model.adapters import load_adapter, remove_adapter
@@ -60,13 +62,19 @@ def check_adapter(folder: Path) -> None:
 
 
 def load_policy(base: Base, folder: Path) -> Any:
-    """Return the model of a run: its adapter on the base, the fully fine-tuned weights, or (frozen) the base."""
+    """Return the model of a run: its adapter on the base, the fully fine-tuned weights, or (frozen) the base.
+
+    Raises UserError where the files cannot be loaded, or do not fit the base.
+    """
     if is_frozen(folder):
         return base.model
     if (folder / "adapter_config.json").is_file():
         return load_adapter(base, folder)
     attention = base.model.config._attn_implementation
-    policy = type(base.model).from_pretrained(folder, dtype=base.model.dtype, attn_implementation=attention)
+    try:
+        policy = type(base.model).from_pretrained(folder, dtype=base.model.dtype, attn_implementation=attention)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"cannot load the model in {folder}: {first_line(error)}") from error
     return policy.to(base.model.device)
 
 

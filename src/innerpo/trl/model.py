@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from innerpo.config.model import ModelConfig
 from innerpo.data.batching.batch import make_batch
 from innerpo.data.tokens import PromptItem
-from innerpo.errors import UserError, one_line
+from innerpo.errors import UserError, first_line, one_line
 from innerpo.files import cache_root
 from innerpo.model.adapters import UNSUPPORTED, take_off_parts
 from innerpo.model.base import Base
@@ -78,7 +78,7 @@ def load(model: Any, args: InnerPOConfig, quantization_config: Any) -> Any:
     try:
         return AutoModelForCausalLM.from_pretrained(source, **options)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise UserError(f"cannot load the model {str(model)!r}: {str(error).strip().splitlines()[0]}") from error
+        raise UserError(f"cannot load the model {str(model)!r}: {first_line(error)}") from error
 
 
 def load_tokenizer(processing_class: Any, model: Any, args: InnerPOConfig) -> Any:
