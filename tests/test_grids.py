@@ -11,6 +11,7 @@ from innerpo.evaluation.curves import curves
 from innerpo.evaluation.estimates import compare_grids, statistic_of
 from innerpo.evaluation.grids import Grid, grids
 from innerpo.evaluation.joined import outcomes
+from innerpo.evaluation.marks import find_marks, winners
 from innerpo.evaluation.study import read_study
 from innerpo.registry import METRICS, resolve
 from study_helpers import config_of, name_of, right, run_of, scores_of, write_run
@@ -95,3 +96,17 @@ def test_the_prompts_that_a_second_scoring_added_are_no_second_seed():
     column = Column("test", "test", (("toy", "toy", "test", "test"),))
     found = statistic_of(values(rows), "dpo", column, metric)
     assert (found.mean, found.seeds) == (1.5, 1)
+
+
+def test_a_mark_and_a_winner_are_of_the_first_scoring(tmp_path):
+    """Of the prompts that the policy gets right, not of these and those that were scored later, which it gets wrong."""
+    config = config_of("dpo", 1)
+    run = run_of(tmp_path, "dpo", 1, (1, 1), (1, 1), (1, 0), (1, 0))
+    later = right(0, 0, 0, prefix="q")
+    models = {(m, s): {"test": later, "oos": later} for m, s in (("base", 0.0), (config.method_label, 1.0))}
+    write_run(run / "eval-0123abcd", scores_of(models))
+    study = read_study([str(run), str(run / "eval-0123abcd")])
+    assert len(study.pairs) == 10
+    found = winners(study, ["mean_logp"])
+    assert found["accuracy"].to_list() == [1.0, 1.0]
+    assert not [mark for mark in find_marks(study) if mark.kind == "did not learn"]

@@ -53,7 +53,7 @@ def run_sweep(study: StudyFile, how: Launch, retry_failed: bool, format: str) ->
     workers = _workers(how, n) if started.open.runs else "nothing to do"
     say(f"{len(started.plan.runs)} runs in {started.folder}, {_archived(started)}{workers}")
     status = started.look()
-    if status.count("done") + status.count("failed") < len(status.runs):
+    if status.ended < len(status.runs):
         try:
             with _shown(n) as show:
                 status = launch(started.open, started.folder, how, lambda s: show(started.joined(s)))
@@ -111,7 +111,7 @@ class _Lines:
         self.n_workers, self.ended, self.said = n_workers, -1, time.monotonic()
 
     def __call__(self, status: SweepStatus) -> None:
-        ended = status.count("done") + status.count("failed")
+        ended = status.ended
         if ended != self.ended or time.monotonic() - self.said > LINES:
             self.ended, self.said = ended, time.monotonic()
             say(progress_line(status, self.n_workers))

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import polars as pl
 
 from innerpo.evaluation.columns import MEMBER
+from innerpo.evaluation.grids import once
 from innerpo.evaluation.joined import outcomes_by
 from innerpo.evaluation.metrics.metric import Measured, measure
 from innerpo.evaluation.study import Study
@@ -55,7 +56,7 @@ def find_marks(study: Study, scorer: str = "mean_logp", measured: Measured | Non
     facts by this scorer, if they are at hand.
     """
     measured = measured or measure(study, scorer)
-    pairs, responses = measured.pairs, measured.responses
+    pairs, responses = once(measured.pairs), once(measured.responses)
     own = pl.col("strength") == 1.0
     return [
         *_did_not_learn(pairs.filter(own)),
@@ -73,7 +74,7 @@ def winners(study: Study, scorers: Sequence[str] | None = None) -> pl.DataFrame:
     set has no row there.
     """
     names = [name for name in RANKING if name in SCORERS] if scorers is None else list(scorers)
-    rows = outcomes_by(study, names).filter(pl.col("strength") == 1.0)
+    rows = once(outcomes_by(study, names)).filter(pl.col("strength") == 1.0)
     means = rows.group_by([*MEMBER, "row"], maintain_order=True).agg(pl.col(name).mean() for name in names)
     parts = []
     for name in names:

@@ -67,7 +67,7 @@ class Fleet:
                     status = watch.look()
                     if show is not None:
                         show(status)
-                    finished = status.count("done") + status.count("failed")
+                    finished = status.ended
                     if finished == len(status.runs):
                         self.jobs, over = self._at_work(), min(over, time.monotonic())
                         if not self.jobs or time.monotonic() - over >= PATIENCE:

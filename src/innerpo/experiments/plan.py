@@ -42,7 +42,7 @@ class PlannedRun:
     @cached_property
     def request(self) -> str:
         """Return 8 hex digits that stand for all that is asked for: a failure belongs to it, not to the run."""
-        text = json.dumps(_plain(self.config), sort_keys=True, default=str)
+        text = json.dumps(portable(self.config), sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
     @cached_property
@@ -125,12 +125,12 @@ def read_plan(folder: Path, id: str) -> Plan:
 
 
 def _text(plan: Plan) -> str:
-    runs = [{"row": run.row, "group": run.group, "config": _plain(run.config)} for run in plan.runs]
+    runs = [{"row": run.row, "group": run.group, "config": portable(run.config)} for run in plan.runs]
     return json.dumps({"runs": runs}, indent=1) + "\n"
 
 
-def _plain(config: RunConfig) -> dict[str, Any]:
-    """The config without the place of its folder, which other machines may see elsewhere."""
+def portable(config: RunConfig) -> dict[str, Any]:
+    """Return a config as plain data without the place of its folder, which other machines may see elsewhere."""
     return {key: value for key, value in to_dict(config).items() if key != "output_dir"}
 
 

@@ -136,7 +136,7 @@ class Pool:
         if code in ASKED:
             return
         status = watch.look()
-        if (ended := status.count("done") + status.count("failed")) != self._ended:
+        if (ended := status.ended) != self._ended:
             self._ended = ended
             del self._died[""], self._died[KILLED]
         what = name or (KILLED if code < 0 else "")

@@ -42,6 +42,11 @@ class SweepStatus:
         return sum(run.state == state for run in self.runs)
 
     @property
+    def ended(self) -> int:
+        """Number of runs that are done or have failed."""
+        return self.count("done") + self.count("failed")
+
+    @property
     def failed(self) -> tuple[RunStatus, ...]:
         """The runs that failed."""
         return tuple(run for run in self.runs if run.state == "failed")

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from innerpo.config.identity import run_id, settings
-from innerpo.config.run import RunConfig, to_dict
+from innerpo.config.run import RunConfig
 from innerpo.config.yaml import nested, overlay
 from innerpo.errors import UserError, near_matches
+from innerpo.experiments.plan import portable
 from innerpo.files import write_text
 from innerpo.registry import SCORERS, check_name
 from innerpo.spaces import Range, space_of
@@ -118,7 +119,7 @@ def keep_request(folder: Path, request: TuneRequest, facts: Mapping[str, Any]) -
     path, wanted = folder / STUDY, {**request.identity(), **facts}
     wanted = json.loads(json.dumps(wanted))
     if not path.is_file():
-        write_text(path, json.dumps({**wanted, "config": _plain(request.config)}, indent=2) + "\n")
+        write_text(path, json.dumps({**wanted, "config": portable(request.config)}, indent=2) + "\n")
         return
     held = read_json(path)
     differs = [f"{key} is {held.get(key)!r}, here {value!r}" for key, value in wanted.items() if held.get(key) != value]
@@ -143,7 +144,3 @@ def _check(name: str, low: float, high: float, scale: str) -> None:
     if not (math.isfinite(low) and math.isfinite(high) and low < high) or (scale == "log" and low <= 0):
         above = " and above 0" if scale == "log" else ""
         raise UserError(f"the range of {name} must go from a lower to a higher number{above}, got {low:g} to {high:g}")
-
-
-def _plain(config: RunConfig) -> dict[str, Any]:
-    return {key: value for key, value in to_dict(config).items() if key != "output_dir"}
