@@ -80,11 +80,7 @@ def evaluate(base: Base | None, folder: str | Path, **options: Any) -> Run:
     another base model.
     """
     path = existing_folder(folder)
-    trusted = base is not None or options.get("model.trust_remote_code") is True
-    config = overlay(trusted_config(path, trusted), nested(options), "options")
-    if base is not None:  # by whatever name: run.evaluate compares the weights
-        model = loading.as_loaded(config.model, base)
-        config = replace(config, model=replace(model, base_model=config.model.base_model))
+    config = _own_config(path, base, options)
     return with_capability(run.evaluate(path, config, base), base)
 
 
@@ -123,11 +119,7 @@ def generate(
     with the scores; base and policy take turns. Raises UserError where the adapter belongs to another base model.
     """
     path = existing_folder(folder)
-    trusted = base is not None or options.get("model.trust_remote_code") is True
-    config = overlay(trusted_config(path, trusted), nested(options), "options")
-    if base is not None:
-        model = loading.as_loaded(config.model, base)
-        config = replace(config, model=replace(model, base_model=config.model.base_model))
+    config = _own_config(path, base, options)
     sampling = Sampling(max_new_tokens, sample, temperature, top_p, seed)
     request = GenerationRequest(prompts, set, dataset, strength, sampling)
     return generate_run(path, config, request, base).texts
@@ -234,6 +226,16 @@ def load(
     check_bare(base)
     check_base(path, base)
     return Loaded(artifacts.load_policy(base, path), base, load_directions(path), config, path)
+
+
+def _own_config(folder: Path, base: Base | None, options: dict[str, Any]) -> RunConfig:
+    """The config of a run's folder, changed by options, and on a base that is in memory where there is one."""
+    trusted = base is not None or options.get("model.trust_remote_code") is True
+    config = overlay(trusted_config(folder, trusted), nested(options), "options")
+    if base is None:
+        return config
+    model = loading.as_loaded(config.model, base)  # by whatever name: who scores compares the weights
+    return replace(config, model=replace(model, base_model=config.model.base_model))
 
 
 def _config(base: Base | None, method: str | RunConfig, data: str | None, options: dict[str, Any]) -> RunConfig:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import tyro
 
@@ -85,11 +85,16 @@ def show_choices(helps: dict[str, str], prog: str, about: str) -> NoReturn:
     raise AssertionError("help leaves the program")
 
 
-def command_on_folder(record: type[E], words: Sequence[str], prog: str) -> tuple[E, RunConfig]:
-    """Read the options of a verb on a run's folder, whose own config holds the defaults."""
+def own_config(record: Any, words: Sequence[str], prog: str) -> tuple[Path, RunConfig]:
+    """Return the folder that words name, and its config. Code of its model runs only where the words allow it."""
     given = parse(record, words, prog)
     folder = existing_folder(given.run)
-    config = trusted_config(folder, given.model.trust_remote_code)
+    return folder, trusted_config(folder, given.model.trust_remote_code)
+
+
+def command_on_folder(record: type[E], words: Sequence[str], prog: str) -> tuple[E, RunConfig]:
+    """Read the options of a verb on a run's folder, whose own config holds the defaults."""
+    folder, config = own_config(record, words, prog)
     default = record(run=folder, eval=config.eval, data=config.data, model=config.model)
     command = parse(record, words, prog, default)
     check_training_set(folder, command.eval.train_dataset)

@@ -8,10 +8,8 @@ import tyro
 from tyro.conf import arg
 
 from innerpo.cli.commands import FIRST
-from innerpo.cli.flags import parse
+from innerpo.cli.flags import own_config, parse
 from innerpo.config.model import ModelConfig
-from innerpo.config.yaml import trusted_config
-from innerpo.files import existing_folder
 
 
 @dataclass(frozen=True)
@@ -46,9 +44,7 @@ FIRST[ChatCommand] = ("run", "strength", "temperature", "top_p", "max_new_tokens
 
 def chat(args: list[str]) -> None:
     """Talk to base and adapter side by side: chat outputs/dpo_math_seed1 --temperature=0.7."""
-    given = parse(ChatCommand, args, "innerpo chat")
-    folder = existing_folder(given.run)
-    config = trusted_config(folder, given.model.trust_remote_code)
+    folder, config = own_config(ChatCommand, args, "innerpo chat")
     command = parse(ChatCommand, args, "innerpo chat", ChatCommand(run=folder, model=config.model))
     from innerpo.cli.chat_loop import run_chat
     from innerpo.model.sampling import Sampling

@@ -5,9 +5,7 @@ from typing import TYPE_CHECKING
 
 from innerpo.cli.commands import FIRST, EvalCommand
 from innerpo.cli.console import say, stdout
-from innerpo.cli.flags import parse
-from innerpo.config.yaml import trusted_config
-from innerpo.files import existing_folder
+from innerpo.cli.flags import own_config, parse
 
 if TYPE_CHECKING:
     from innerpo.config.run import RunConfig
@@ -61,9 +59,7 @@ def _read(args: list[str]) -> "tuple[GenerateCommand, RunConfig]":
     """Read the options; those of the run are the defaults. The training set matters only for the run's own sets."""
     from dataclasses import replace
 
-    given = parse(GenerateCommand, args, "innerpo generate")
-    folder = existing_folder(given.run)
-    config = trusted_config(folder, given.model.trust_remote_code)
+    folder, config = own_config(GenerateCommand, args, "innerpo generate")
     default = GenerateCommand(run=folder, eval=config.eval, data=config.data, model=config.model)
     command = parse(GenerateCommand, args, "innerpo generate", default)
     return command, replace(config, eval=command.eval, data=command.data, model=command.model)

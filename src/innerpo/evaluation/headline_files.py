@@ -57,7 +57,11 @@ def forget_scores(folder: Path) -> None:
 
 def scores_folder(folder: Path, config: RunConfig) -> Path:
     """Where scores belong: beside a run's adapter for its own sets; else, and for adapters made elsewhere, beneath."""
-    own = read_run_config(folder)
+    return scores_place(folder, read_run_config(folder), config)
+
+
+def scores_place(folder: Path, own: RunConfig | None, config: RunConfig) -> Path:
+    """Return the same where the folder's own config is known."""
     if own is not None and scores_id(config) == scores_id(own):
         return folder
     return folder / f"eval-{scores_id(config)}"

@@ -166,10 +166,10 @@ def _wanted(
     names: dict[float, set[str]] = {s: set(asked) for s in strengths if s != 0.0}
     if 1.0 in names:
         names[1.0] = {s.name for s in prepared.sets}
-    for one in prepared.sets if parts is not None else ():
-        ids = [_split_id(prepared.splits[key].items) for key in keys_of([one])]
-        for strength in parts.strengths(ids) if parts is not None else ():
-            names.setdefault(strength, set()).add(one.name)
+    if parts is not None:
+        for one in prepared.sets:
+            for strength in parts.strengths([_split_id(prepared.splits[key].items) for key in keys_of([one])]):
+                names.setdefault(strength, set()).add(one.name)
     return {strength: _only(prepared, sorted(names[strength])) for strength in sorted(names)}
 
 

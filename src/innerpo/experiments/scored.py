@@ -9,7 +9,7 @@ from innerpo.config.run import RunConfig
 from innerpo.config.yaml import read_run_config
 from innerpo.errors import UserError, first_line
 from innerpo.evaluation.facts import FILES
-from innerpo.evaluation.headline_files import scores_folder
+from innerpo.evaluation.headline_files import scores_place
 from innerpo.experiments.attempt import is_trained
 
 
@@ -26,7 +26,7 @@ def is_done(run: Path, config: RunConfig) -> bool:
             f"{run} holds another run of this name (id {run_id(held)}, asked for is {run_id(config)}), made with other "
             "defaults, say; use another output_dir, or move it away"
         )
-    return config.eval.skip or is_scored(scores_folder(run, config), config)
+    return config.eval.skip or is_scored(scores_place(run, held, config), config)
 
 
 def is_scored(folder: Path, config: RunConfig) -> bool:

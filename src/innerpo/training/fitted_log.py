@@ -11,8 +11,8 @@ log = logging.getLogger(__name__)
 
 def log_unread(config: MethodConfig) -> None:
     """Log the options that were given to a method that reads no hidden states: they change the run's id and no more."""
-    if config.unread:
-        given = ", ".join(f"method.{name}" for name in config.unread)
+    if unread := config.unread:
+        given = ", ".join(f"method.{name}" for name in unread)
         log.warning(f"{given}: without effect, {config.name} reads no hidden states")
 
 
