@@ -270,6 +270,21 @@ def test_negative_strengths_count(tmp_path):
     assert is_done(scored(run.config, (-1.0, 1.0)), config)
 
 
+def test_a_set_that_a_suite_got_since_is_missing(tmp_path):
+    """The id of scores holds the path of the file, not what it lists."""
+    suite = tmp_path / "mine.toml"
+    suite.write_text("")
+    options = {"methods": ["dpo"], "seeds": [1], "eval.suite": str(suite)}
+    (run,) = plan_in(tmp_path, *find_study(study(tmp_path), options).plan.runs).runs
+    folder = scored(run.config)
+    lists = '[[sets]]\nname = "{}"\ndataset = "{}"\n'
+    for name, dataset, done in [("oos", "far", True), ("oos", "other", False), ("more", "far", False)]:
+        suite.write_text(lists.format(name, dataset))
+        assert is_done(folder, run.config) == done
+    suite.unlink()  # an archive may outlive it
+    assert is_done(folder, run.config)
+
+
 def test_a_failure_of_a_run_that_another_machine_has_done_is_forgotten(archived, tmp_path):
     (run, *_) = archived.plan.runs
     record_failure(tmp_path / "out", run, ValueError("x"))

@@ -19,9 +19,9 @@ from innerpo.evaluation.sweep_folder import failed_runs
 from innerpo.experiments.archive import Archive
 from innerpo.experiments.attempt import failure_of, forget_failure, record_failure, swept
 from innerpo.experiments.layout import attempts, failures, leases
-from innerpo.experiments.lease import lease
+from innerpo.experiments.lease import last_holder, lease
 from innerpo.experiments.plan import Plan
-from innerpo.experiments.status import Watch, expected_seconds
+from innerpo.experiments.status import ARCHIVED, Watch, expected_seconds
 from innerpo.experiments.sweep import Started, prepare
 from innerpo.experiments.worker import Bases, run_one, work
 from sweep_helpers import any_base, plan_in, planned, pretend, unscored
@@ -122,6 +122,7 @@ def test_a_failure_is_kept_and_tried_again_on_request_only(out, bases, error, ki
     forget_failure(out, run)
     assert failure_of(out, run) is None
     assert bool(list(attempts(out).glob("*/*"))) == (kind == "machine")  # else from the start
+    assert (last_holder(out, run.name) is not None) == (kind == "machine")  # and without the time of what is gone
     work(plan_in(out, run), out, any_base(), train=pretend)
     assert steps(out / run.name) == [0, 1, 2]
 
@@ -346,6 +347,9 @@ def test_the_time_that_is_left_is_that_of_past_runs(out):
     assert expected_seconds(plan.runs[2], took) == 3.0
     assert expected_seconds(plan.runs[3], took) == 3.0
     assert replace(done, runs=tuple(took)).seconds_left == 6.0
+    elsewhere = [replace(took[0], note=ARCHIVED), *took[1:]]
+    assert expected_seconds(plan.runs[2], elsewhere) == 4.0
+    assert expected_seconds(plan.runs[2], elsewhere[:1]) == 2.0
     nothing = Watch(plan, out / "empty").look()
     assert nothing.seconds_left != nothing.seconds_left
 

@@ -23,7 +23,7 @@ from innerpo.experiments.archived_files import copy_files, same_training
 from innerpo.experiments.attempt import drop_failure, is_trained, mark
 from innerpo.experiments.plan import Plan, PlannedRun
 from innerpo.experiments.scored import is_done
-from innerpo.experiments.status import RunStatus, seconds_of
+from innerpo.experiments.status import ARCHIVED, RunStatus, seconds_of
 from innerpo.files import machine_errors
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class Archive:
     def split(self, plan: Plan) -> tuple[tuple[RunStatus, ...], tuple[PlannedRun, ...]]:
         """Return how the runs of a plan stand that are archived, and those that are not."""
         found = {planned.id: self.find(planned) for planned in plan.runs}
-        done = [RunStatus(p, "done", seconds_of(place), "archived") for p in plan.runs if (place := found[p.id])]
+        done = [RunStatus(p, "done", seconds_of(place), ARCHIVED) for p in plan.runs if (place := found[p.id])]
         return tuple(done), tuple(p for p in plan.runs if found[p.id] is None)
 
     def settle(self, done: Iterable[RunStatus], folder: Path) -> None:

@@ -142,6 +142,8 @@ def forget_failure(folder: Path, planned: PlannedRun) -> None:
             return
         if failure.kind not in ("machine", "crash"):
             discard(folder, planned.name, trained=False)
+            if not any((left / planned.name).is_dir() for left in attempts(folder).glob("*/")):
+                held.remove()  # with it the time of what is gone
         drop_failure(folder, planned)
 
 

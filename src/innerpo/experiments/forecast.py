@@ -9,7 +9,7 @@ from pathlib import Path
 from innerpo.errors import UserError
 from innerpo.experiments.attempt import is_trained
 from innerpo.experiments.plan import PlannedRun
-from innerpo.experiments.status import RunStatus, SweepStatus, share_left
+from innerpo.experiments.status import ARCHIVED, RunStatus, SweepStatus, share_left
 from innerpo.plan import available_bytes, plan_run
 from innerpo.progress import task
 
@@ -82,7 +82,7 @@ def _is_like(run: RunStatus, planned: PlannedRun) -> bool:
     """Whether a run was done on this machine that takes as long as another."""
     a, b = run.planned, planned
     same = (a.row, a.config.data.dataset, a.config.model) == (b.row, b.config.data.dataset, b.config.model)
-    return same and run.state == "done" and run.note != "archived" and not math.isnan(run.seconds)
+    return same and run.state == "done" and run.note != ARCHIVED and not math.isnan(run.seconds)
 
 
 def _forecast(planned: PlannedRun, trained: bool) -> Forecast:

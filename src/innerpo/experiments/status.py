@@ -17,6 +17,8 @@ from innerpo.training.state import RunState, read_state
 
 State = Literal["done", "running", "failed", "waiting"]
 STATES = get_args(State)
+ARCHIVED = "archived"
+"""Note of a run that is done in the archive of a study."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +101,12 @@ def status_of_run(planned: PlannedRun, folder: Path) -> RunStatus:
 
 
 def expected_seconds(planned: PlannedRun, known: Iterable[RunStatus]) -> float:
-    """Return how long a run takes by those that are done: those most like it count; NaN where none is known."""
+    """Return how long a run takes by those that are done: those most like it count; NaN where none is known.
+
+    Runs of the archive count where none was done here: they may be another machine's.
+    """
     past = [run for run in known if run.state == "done" and not math.isnan(run.seconds)]
+    past = [run for run in past if run.note != ARCHIVED] or past
     config = planned.config
 
     def same(run: RunStatus) -> Mapping[str, bool]:
