@@ -13,7 +13,7 @@ from innerpo.cli.verbs import main
 from innerpo.errors import UserError
 from innerpo.evaluation.comparison import compare_rows
 from innerpo.evaluation.curve_text import curve_text, gain_text, render_curves
-from innerpo.evaluation.curves import curves, gains, suite_gains
+from innerpo.evaluation.curves import Curve, curves, gains, suite_gains
 from innerpo.evaluation.formats import render_comparison
 from innerpo.evaluation.study import read_study
 from study_helpers import DEFAULT_SETS, config_of, right, run_of, scores_of, write_run
@@ -252,6 +252,31 @@ def test_curves_as_text(tmp_path):
     text = render_curves(found, gained, "csv").splitlines()
     assert text[:2] == ["method,source,target,seed,strength,test,oos,drift", "dpo,toy,far,1,0.0,0.4,0.6,0.0"]
     assert len(json.loads(render_curves(found, gained, "json"))["gains"]) == 1
+
+
+def test_a_shift_that_was_scored_under_two_names_is_one(tmp_path):
+    """oos beside the run's own adapter, and its data set's name in a suite that was scored later."""
+    named = {"test": ("toy", "test", "test"), "far": ("far", "test", "oos")}
+    for method, points in (("dpo", STRAIGHT), ("ipo", BETTER)):
+        own = curve_run(tmp_path / "runs", method, 1, points)
+        again = curve_run(tmp_path / "again", method, 1, points, sets=named)
+        (again / "config.yaml").unlink()
+        again.rename(own / "eval-12345678")
+    study = read_study(str(tmp_path / "runs" / "*"))
+    assert study.runs.height == 4
+    assert [(g.method, g.target) for g in gains(study)] == [("ipo", "far")]
+    assert suite_gains(study) == []
+    assert [len(curve.points) for curve in curves(study)] == [3, 3]
+
+
+def test_a_method_with_other_seeds_on_other_shifts_names_them(tmp_path):
+    def curve(source, seeds):
+        return Curve("dpo", source, "far", (), dict.fromkeys(seeds, ()))
+
+    alike = curve_text([curve("a", (1, 2)), curve("b", (1, 2))]).notes[1:]
+    assert alike == ("dpo: seeds 1, 2",)
+    found = curve_text([curve("a", (1, 2)), curve("b", (1, 2)), curve("c", (1,))]).notes[1:]
+    assert found == ("dpo: seeds 1, 2 (a -> far, b -> far)", "dpo: seeds 1 (c -> far)")
 
 
 def test_the_verb_shows_curves(tmp_path, capsys):

@@ -1,14 +1,18 @@
 """Generated texts: base and policy side by side, the same each time, with the log-probabilities of their tokens."""
 
 import json
+import math
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
+from rich.console import Console
 
 import innerpo
 from conftest import build_model, build_tokenizer, make_pairs
+from innerpo.cli.render_generations import side_by_side
 from innerpo.cli.verbs import main
 from innerpo.config.run import to_dict
 from innerpo.config.yaml import as_yaml
@@ -332,6 +336,26 @@ def test_a_frozen_method_writes_what_its_base_writes(base, tmp_path):
     texts = innerpo.generate(made.folder, base=base, prompts=3, max_new_tokens=8)
     assert [(g.text, g.logp) for g in texts[::2]] == [(g.text, g.logp) for g in texts[1::2]]
     assert [g.model for g in texts[:2]] == ["base", "probe-none"]
+
+
+def test_sets_at_other_strengths_that_the_run_names_are_no_hindrance(base, run):
+    options = replace(run.config.eval, strengths=(0.5, 1.0), strength_sets=("test", "oos"))
+    found = generate_run(run.folder, replace(run.config, eval=options), GenerationRequest(prompts=1), base)
+    assert [(g.set, g.strength) for g in found.texts] == [("test", 0.0), ("test", 1.0)]
+
+
+@pytest.mark.parametrize("strength", [math.nan, math.inf])
+def test_a_strength_that_is_no_number(strength):
+    with pytest.raises(UserError, match="strength must be a finite number, got"):
+        GenerationRequest(strength=strength)
+
+
+def test_texts_at_strength_0_are_not_those_of_the_policy_as_trained(base, run, capsys):
+    texts = generate_run(
+        run.folder, run.config, GenerationRequest(prompts=1, strength=0.0, sampling=GREEDY), base
+    ).texts
+    Console(file=sys.stdout, width=200).print(side_by_side(texts))
+    assert "dpo x 0" in capsys.readouterr().out
 
 
 def test_a_set_that_is_not_there(base, run):

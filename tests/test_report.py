@@ -4,6 +4,7 @@ import gc
 import json
 import math
 import re
+import shutil
 import time
 import weakref
 from dataclasses import replace
@@ -14,18 +15,21 @@ import pytest
 
 from innerpo import report
 from innerpo.errors import UserError
-from innerpo.evaluation.estimates import PairedTest
+from innerpo.evaluation.columns import Column
+from innerpo.evaluation.estimates import NO_TEST, PairedTest
 from innerpo.evaluation.joined import joined_pairs
 from innerpo.evaluation.report import cells, charts, embed
 from innerpo.evaluation.report.examples import choose, examples, flips, margins
 from innerpo.evaluation.report.generated import generations
+from innerpo.evaluation.report.layers import layers_section
 from innerpo.evaluation.report.overlap import overlap_section
 from innerpo.evaluation.report.records import Cell, Figure, Section, Table
 from innerpo.evaluation.report.render import content_policy, section_html, table_html
-from innerpo.evaluation.report.summary import against_base, against_baseline
+from innerpo.evaluation.report.results import headings
+from innerpo.evaluation.report.summary import against_base, against_baseline, compared
 from innerpo.evaluation.report.texts import cut, plain, read_texts
 from innerpo.evaluation.report.theme import series_of
-from innerpo.evaluation.report.training_curves import logged
+from innerpo.evaluation.report.training_curves import logged, training_section
 from innerpo.evaluation.statistics import UNKNOWN
 from innerpo.evaluation.study import read_study
 from tests.report_helpers import HOSTILE, study_folders
@@ -205,6 +209,49 @@ def test_examples_carry_the_texts_of_their_pairs(folders):
     assert all(texts[1].startswith("Answer") for texts in by_pair.values())
 
 
+def test_data_sets_of_one_part_are_sets_of_their_own(folders):
+    """The targets of several sources are all named oos; there are few pairs of each where there are many."""
+    study = read_study(folders)
+    one = {"target0": "oos", "target1": "oos"}
+    merged = replace(
+        study, **{f: getattr(study, f).with_columns(pl.col("set").replace(one)) for f in ("responses", "pairs", "sets")}
+    )
+    found = margins(merged)
+    names = set(found["set"])
+    assert len(names) == 4
+    assert {name.partition(": ")[0] for name in names} == {"test", "oos", "rnd"}
+    assert {name.rpartition("/")[2] for name in names if ": " in name} == {"target0.jsonl", "target1.jsonl"}
+    assert found["set"].len() == margins(study)["set"].len()
+    assert set(examples(merged, None).sets) == names
+
+
+def test_files_of_one_name_keep_their_folders():
+    def column(name, *members):
+        return Column(name, "oos", members or (("s", name, "test", "oos"),))
+
+    two = (("s", "x", "test", "oos"), ("t", "y", "test", "oos"))
+    found = headings([column("a/test.jsonl"), column("b/test.jsonl"), column("c/own.jsonl"), column("rnd", *two)])
+    assert found == ("a/test.jsonl", "b/test.jsonl", "own.jsonl", "rnd, mean of 2 sets")
+    assert headings([column("mean", *two)]) == ("mean of 2 shifts",)
+
+
+def test_scores_of_a_suite_belong_to_the_run_they_lie_in(folders, tmp_path):
+    """One log, one inspection and one run, however many sets of scores it has."""
+    own = tmp_path / "dpo_seed1"
+    shutil.copytree(folders[0], own)
+    (own / "eval-12345678").mkdir()
+    for name in ("scores.parquet", "pairs.parquet", "sets.parquet"):
+        rows, other = pl.read_parquet(own / name), pl.col("set") == "rnd"
+        rows.filter(~other).write_parquet(own / name)
+        rows.filter(other).write_parquet(own / "eval-12345678" / name)
+    study = read_study(str(tmp_path / "*"))
+    assert study.runs.height == 2
+    series = series_of(["dpo"])
+    assert training_section(study, series).text == ("Logs of 1 runs; one line is one run.",)
+    assert "of the 1 runs that were inspected" in layers_section(study, series).text[0]
+    assert compared(study)[0] == ("methods", "dpo (1 run, 1 seed)")
+
+
 def test_a_data_set_that_is_gone_is_named_and_its_texts_are_missing(tmp_path):
     folders = study_folders(tmp_path, methods=("dpo",), prompts=4, shifts=1)
     (tmp_path / "target0.jsonl").unlink()
@@ -284,6 +331,14 @@ def test_generations_stand_side_by_side_with_the_base_once(folders):
         (folder / "generations.jsonl").unlink()
 
 
+def test_texts_at_strength_0_have_a_name_of_their_own(tmp_path):
+    (folder,) = study_folders(tmp_path, methods=("dpo",), prompts=4, shifts=1)
+    rows = [{"set": "test", "prompt": "why?", "model": "dpo", "strength": s, "text": str(s)} for s in (0.0, 1.0)]
+    (folder / "generations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    ((found,), _) = generations(read_study([folder]))
+    assert [label for label, _, _ in found.answers] == ["dpo x 0, seed 1", "dpo, seed 1"]
+
+
 # -- the headline sentence ---------------------------------------------------------------------------------------------
 
 
@@ -327,7 +382,13 @@ def test_one_method_is_compared_with_its_base(gain, sentence):
             {"a": paired(0.03, 0.01, 0.05, 0.01), "b": paired(0.0, -0.1, 0.1, 0.9)},
             "1 of 2 methods differs from dpo here: a by +3.0 points [1.0, 5.0]; no difference found for the others.",
         ),
-        ({"a": paired(math.nan, math.nan, math.nan, math.nan)}, "Whether a differs from dpo here is not known."),
+        ({"a": NO_TEST}, "Whether a differs from dpo here is not known."),
+        ({"a": NO_TEST, "b": NO_TEST}, "Whether any of a and b differs from dpo here is not known."),
+        # two methods have no test: .04 is the p of the one comparison there is
+        (
+            {"a": NO_TEST, "b": paired(0.03, 0.01, 0.05, 0.04), "c": NO_TEST},
+            "b is more often right than dpo here: +3.0 points [1.0, 5.0]. Not known of a and c.",
+        ),
     ],
 )
 def test_methods_are_compared_with_the_baseline_after_holms_correction(tests, sentence):

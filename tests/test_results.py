@@ -137,6 +137,32 @@ def test_strengths_have_rows_where_asked(tmp_path):
     assert list(result_table(study, strengths=True).rows) == ["base", "dpo x 0.5", "dpo", "dpo x 1.5"]
 
 
+def test_what_was_not_scored_as_trained_has_no_row_and_a_note(tmp_path):
+    a = {"test": right(1, 0)}
+    study = read_study(write_run(tmp_path / "run", scores_of({("base", 0.0): a, ("dpo", 0.5): a}), config_of()))
+    table = result_table(study)
+    assert list(table.rows) == ["base"]
+    assert table.notes[0] == "dpo: scored at 0.5 times the adapter's update, not at 1; it has no row"
+    assert not [note for note in result_table(study, strengths=True).notes if "no row" in note]
+
+
+def test_a_column_with_fewer_seeds_than_its_row_says_so(tmp_path):
+    """A study in the midst of its runs: three seeds on one shift, one on the other, and means of both."""
+    rng = random.Random(2)
+    for source, seeds in (("math", (1, 2, 3)), ("cooking", (1,))):
+        for seed in seeds:
+            suite_run(tmp_path, "dpo", seed, source, [f"{source} far"], 0.6, rng)
+    table = result_table(read_study(str(tmp_path / "*")))
+    assert table.rows["dpo"]["mean"].estimate.seeds == 1
+    found = [note for note in table.notes if " of 3 seeds" in note]
+    alone = "; an interval of one seed does not cover seeds"
+    assert found == [
+        f"test: 1 of 3 seeds of dpo, those that all its sets have{alone}",
+        f"cooking -> cooking far: 1 of 3 seeds of dpo{alone}",
+        f"mean: 1 of 3 seeds of dpo, those that all its sets have{alone}",
+    ]
+
+
 def test_unknown_names_are_refused(study):
     for options in ({"metric": "acuracy"}, {"scorer": "meanlogp"}):
         with pytest.raises(UserError, match="did you mean"):

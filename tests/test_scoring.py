@@ -17,8 +17,8 @@ import innerpo.run
 from conftest import build_model, build_tokenizer, make_pairs, run_in
 from innerpo.capability import capability_config, with_capability
 from innerpo.cli.verbs import main
-from innerpo.config.run import default_run
-from innerpo.config.yaml import config_of_folder, overlay
+from innerpo.config.run import default_run, to_dict
+from innerpo.config.yaml import as_yaml, config_of_folder, overlay
 from innerpo.errors import UserError
 from innerpo.evaluation import scoring_run
 from innerpo.evaluation.applied import check_applied, check_tokenizer
@@ -137,10 +137,35 @@ def test_a_changed_adapter_is_scored_anew(copied, passes):
                 p.mul_(2.0)
     policy.save_pretrained(folder)
     second = innerpo.run.evaluate(folder, changed()).scores.responses
-    assert len(passes) == before + 4
+    assert len(passes) == before + 8
     one = (pl.col("model") == "dpo", pl.col("strength") == 1.0)
     assert (first.filter(*one)["logp"] - second.filter(*one)["logp"]).abs().max() > 1e-3
-    assert second.filter(pl.col("strength") == 0.5).is_empty()  # of the adapter that was
+    half = (pl.col("model") == "dpo", pl.col("strength") == 0.5)
+    assert (first.filter(*half)["logp"] - second.filter(*half)["logp"]).abs().max() > 1e-3
+
+
+def test_scores_whose_parts_are_gone_are_not_lost(copied, passes):
+    """The folder of parts may be deleted, and another version of torch finds none in it."""
+    folder, changed = copied
+    innerpo.run.evaluate(folder, changed(strengths=(0.25, 1.0), strength_sets=("oos",)))
+    shutil.rmtree(folder / "scored")
+    passes.clear()
+    rows = innerpo.run.evaluate(folder, changed(strengths=(0.5,), strength_sets=("test",))).scores.responses
+    found = rows.filter(pl.col("model") == "dpo").select("strength", "set").unique().sort("strength", "set").rows()
+    assert found == [(0.25, "oos"), (0.5, "test"), *((1.0, s) for s in ("oos", "rnd", "test", "train"))]
+    assert passes == [SPLITS[2], SPLITS[1], *SPLITS]
+
+
+def test_sets_at_other_strengths_that_a_run_names_do_not_bind_another_suite(copied):
+    """Its own config names sets that other sets need not hold; what is named now must be there."""
+    folder, changed = copied
+    own = changed(strengths=(0.5, 1.0), strength_sets=("test", "oos"))
+    (folder / "config.yaml").write_text(as_yaml(to_dict(own)))
+    other = replace(own, eval=replace(own.eval, sets=("test", "rnd")))
+    rows = innerpo.run.evaluate(folder, other).scores.responses.filter(pl.col("model") == "dpo")
+    assert set(rows.select("set", "strength").rows()) == {(s, x) for s in ("test", "rnd") for x in (0.5, 1.0)}
+    with pytest.raises(UserError, match=r"eval\.strength_sets: 'train' is not scored"):
+        innerpo.run.evaluate(folder, replace(other, eval=replace(other.eval, strength_sets=("train",))))
 
 
 def test_a_torn_part_is_scored_anew(copied, passes):

@@ -15,7 +15,7 @@ from innerpo.view.folders import OutsideError, open_beneath, run_folder, run_pat
 from innerpo.view.reading import Log, Reader
 from innerpo.view.runs import Runs
 from innerpo.view.status import Evidence, minutes, planned_steps, status_of
-from view_helpers import HEADLINE, LINES, drawn_rows, finished, training, write_config, write_log, write_state
+from view_helpers import HEADLINE, LINES, drawn_rows, estimate, finished, training, write_config, write_log, write_state
 
 # -- folders -----------------------------------------------------------------------------------------------------------
 
@@ -280,6 +280,17 @@ def test_tables_of_scores(tmp_path):
     assert {name: cell.text for name, cell in tables.overview(run).items()} == {
         "train": "–", "test": "0.875 [0.775, 0.975]", "oos": "–", "rnd": "–"
     }  # fmt: skip
+
+
+def test_the_overview_is_of_the_policy_as_trained(tmp_path):
+    """Scored at several strengths, each has a row with its own name."""
+    folder = finished(tmp_path / "a")
+    table = HEADLINE["mean_logp"]
+    rows = {"base": table["base"], "dpo x 0.5": {"test": estimate(0.5)}, "dpo x 1": table["dpo"]}
+    (folder / "headline.json").write_text(json.dumps({"mean_logp": rows | {"columns": table["columns"]}}))
+    assert tables.overview(Runs(tmp_path).one("a"))["test"].text == "0.875 [0.775, 0.975]"
+    (folder / "headline.json").write_text(json.dumps({"mean_logp": {"dpo x 0.5": {"test": estimate(0.5)}}}))
+    assert tables.overview(Runs(tmp_path).one("a"))["test"].text == "–"
 
 
 def test_the_base_stands_once_where_it_is_the_same_and_options_that_differ_are_named(tmp_path):

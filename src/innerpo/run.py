@@ -14,15 +14,15 @@ from accelerate import PartialState
 
 from innerpo.config.labels import label_of_folder
 from innerpo.config.run import RunConfig
-from innerpo.config.yaml import check_training_set
+from innerpo.config.yaml import check_training_set, read_run_config
 from innerpo.data.tokens import hash_of_items
 from innerpo.data.training_pairs import training_pairs
 from innerpo.evaluation.applied import check_tokenizer
 from innerpo.evaluation.facts import Scores, combine
-from innerpo.evaluation.headline_files import scores_folder, write_scores
+from innerpo.evaluation.headline_files import scored_before, scores_folder, write_scores
 from innerpo.evaluation.prepared import PreparedScoring, tokenise_sets, with_names
 from innerpo.evaluation.scoring_run import parts_of, prepare_scoring, score_other_base, score_run
-from innerpo.evaluation.sets import EvaluationSet, load_sets, texts_of
+from innerpo.evaluation.sets import EvaluationSet, load_sets, strength_sets, texts_of
 from innerpo.evaluation.tables import Headline
 from innerpo.files import cache_root
 from innerpo.model.adapters import check_bare
@@ -107,7 +107,7 @@ def evaluate(folder: Path, config: RunConfig, base: Base | None = None, strict: 
     """
     artifacts.check_adapter(folder)
     check_training_set(folder, config.eval.train_dataset)
-    sets = load_sets(config, strict=strict)
+    sets = load_sets(config, strict=strict, own=read_run_config(folder))
     base = base or load_base(config.model, cache_root(config.data.cache_dir))
     check_bare(base)
     check_base(folder, base)
@@ -119,8 +119,8 @@ def evaluate(folder: Path, config: RunConfig, base: Base | None = None, strict: 
         return Run(target, config)
     label = label_of_folder(folder, config)
     with artifacts.loaded_policy(base, folder) as policy, recorded_state(target, "scoring"):
-        parts, some = parts_of(folder, base, config), config.eval.strength_sets
-        scores = score_run(scoring, policy, base, label, config.eval.strengths, parts, some)
+        parts, some = parts_of(folder, base, config), strength_sets(config, sets)
+        scores = score_run(scoring, policy, base, label, config.eval.strengths, parts, some, scored_before(target))
     scores = combine([scores, *other])
     tables, faults = write_scores(target, scores, sets, config), tuple(s.note for s in sets if s.fault)
     return Run(target, config, tuple(sets), scores, tables, faults)

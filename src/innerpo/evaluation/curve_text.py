@@ -15,8 +15,16 @@ def curve_text(found: Sequence[Curve]) -> TextTable:
         for c in found
         for p in c.points
     )
-    seeds = {c.method: ", ".join(map(str, c.by_seed)) for c in found}
-    notes = ("strength 0 is the base; drift in nats per token", *(f"{m}: seeds {s}" for m, s in seeds.items()))
+    seeds: dict[str, dict[str, list[str]]] = {}
+    for c in found:
+        own = seeds.setdefault(c.method, {}).setdefault(", ".join(map(str, c.by_seed)), [])
+        own.append(f"{c.source} -> {c.target}")
+    lines = [
+        f"{method}: seeds {which}" + (f" ({', '.join(shifts)})" if len(by_seeds) > 1 else "")
+        for method, by_seeds in seeds.items()
+        for which, shifts in by_seeds.items()
+    ]
+    notes = ("strength 0 is the base; drift in nats per token", *lines)
     return TextTable("Accuracy by strength of the adapter", header, rows, frozenset(), notes)
 
 

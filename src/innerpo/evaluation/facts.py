@@ -98,11 +98,32 @@ class Scores:
 
 def read_scores(folder: Path) -> Scores:
     """Return the scores that a folder holds. Raises UserError where there are none or they are of another form."""
-    formats: tuple[Format, ...] = ("parquet", "jsonl")
-    for format in formats:
-        if (folder / f"{FILES['responses']}.{format}").is_file():
-            return Scores(*(_read(folder / f"{FILES[name]}.{format}", schema) for name, schema in SCHEMAS.items()))
-    raise UserError(f"{folder} holds no scores.parquet and no scores.jsonl; evaluate the run to write them")
+    responses = file_of(folder, "responses")
+    if responses is None:
+        raise UserError(f"{folder} holds no scores.parquet and no scores.jsonl; evaluate the run to write them")
+    kind = responses.suffix
+    return Scores(*(_read(folder / f"{FILES[name]}{kind}", schema) for name, schema in SCHEMAS.items()))
+
+
+def file_of(folder: Path, name: str) -> Path | None:
+    """Return the file of responses, pairs or sets in a folder; None where there is none."""
+    paths = [folder / f"{FILES[name]}.{format}" for format in ("parquet", "jsonl")]
+    return next((path for path in paths if path.is_file()), None)
+
+
+def distinct(folder: Path, name: str, *columns: str) -> pl.DataFrame:
+    """Return the different rows of some columns of a folder's responses, pairs or sets; none where there is no file.
+
+    Raises UserError where it cannot be read.
+    """
+    path = file_of(folder, name)
+    if path is None:
+        return pl.DataFrame(schema=columns)
+    scan = pl.scan_parquet if path.suffix == ".parquet" else pl.scan_ndjson
+    try:
+        return scan(path).select(*columns).unique().collect()
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise UserError(f"cannot read {path} as scores: {first_line(error)}") from error
 
 
 def combine(parts: list[Scores]) -> Scores:

@@ -1,6 +1,7 @@
 """Texts of a run's policy and of its base on the same prompts, kept with the scores."""
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -51,6 +52,8 @@ class GenerationRequest:
     def __post_init__(self) -> None:
         if self.prompts < 0:
             raise UserError(f"prompts must not be negative, got {self.prompts}")
+        if not math.isfinite(self.strength):
+            raise UserError(f"strength must be a finite number, got {self.strength:g}")
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,7 @@ def _of_run(name: str, config: RunConfig) -> EvaluationSet:
     known = ["train", "test", *(target.name for target in targets(config))]
     if name not in known:
         raise UserError(f"there is no evaluation set {name!r}{near_matches(name, known)}")
-    (found,) = load_sets(replace(config, eval=replace(config.eval, sets=(name,))))
+    (found,) = load_sets(replace(config, eval=replace(config.eval, sets=(name,), strength_sets=())))
     return found
 
 

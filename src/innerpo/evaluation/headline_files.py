@@ -8,7 +8,8 @@ from pathlib import Path
 from innerpo.config.identity import scores_id
 from innerpo.config.run import RunConfig
 from innerpo.config.yaml import read_run_config
-from innerpo.evaluation.facts import FILES, Scores
+from innerpo.errors import UserError
+from innerpo.evaluation.facts import FILES, Scores, distinct
 from innerpo.evaluation.sets import EvaluationSet
 from innerpo.evaluation.statistics import Statistic
 from innerpo.evaluation.tables import Headline, as_markdown, as_plain, headline
@@ -53,6 +54,19 @@ def forget_scores(folder: Path) -> None:
     """Remove the files of scores from a folder; what was computed for them stays."""
     for name in (TABLES, *FACTS, "overlap.jsonl", "headline.md"):
         (folder / name).unlink(missing_ok=True)
+
+
+def scored_before(folder: Path) -> dict[float, set[str]]:
+    """Return the sets that a folder's scores have at each strength but 0; nothing where they cannot be read."""
+    try:
+        rows = distinct(folder, "responses", "strength", "set").rows()
+    except UserError:  # they are written anew
+        return {}
+    found: dict[float, set[str]] = {}
+    for strength, name in rows:
+        if strength != 0.0:
+            found.setdefault(strength, set()).add(name)
+    return found
 
 
 def scores_folder(folder: Path, config: RunConfig) -> Path:

@@ -37,6 +37,24 @@ def caption_of(metric: Metric, scorer: str, table: Mapping[str, Mapping[str, Est
     return text if any("seeds" in level for level in levels) else f"{text} (seeds not covered: one seed)"
 
 
+def seed_notes(
+    table: Mapping[str, Mapping[str, Estimate]], columns: Sequence[Column], seeds: Mapping[str, tuple[int, ...]]
+) -> list[str]:
+    """Return a line for a column in which rows have fewer seeds than elsewhere: a mean takes those of all its sets."""
+    lines = []
+    for column in columns:
+        cells = {row: by_column[column.name] for row, by_column in table.items()}
+        fewer = {row: e for row, e in cells.items() if 0 < e.seeds < len(seeds[row]) and not math.isnan(e.mean)}
+        if fewer:
+            which = ", ".join(f"{e.seeds} of {len(seeds[row])} seeds of {row}" for row, e in fewer.items())
+            why = ", those that all its sets have" if len(column.members) > 1 else ""
+            alone = (
+                "; an interval of one seed does not cover seeds" if any(e.seeds == 1 for e in fewer.values()) else ""
+            )
+            lines.append(f"{column.name}: {which}{why}{alone}")
+    return lines
+
+
 def notes_of(
     study: Study, marks: Sequence[Mark], columns: Sequence[Column], seeds: Mapping[str, tuple[int, ...]], scorer: str
 ) -> tuple[str, ...]:

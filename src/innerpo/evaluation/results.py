@@ -12,7 +12,7 @@ from innerpo.evaluation.grids import Cells, grids
 from innerpo.evaluation.marks import find_marks
 from innerpo.evaluation.metrics.elicitation import capabilities as known_capabilities
 from innerpo.evaluation.metrics.metric import Metric, measure
-from innerpo.evaluation.result_notes import caption_of, notes_of, signs_of
+from innerpo.evaluation.result_notes import caption_of, notes_of, seed_notes, signs_of
 from innerpo.evaluation.statistics import Estimate, holm
 from innerpo.evaluation.study import Study
 from innerpo.registry import METRICS, SCORERS, resolve
@@ -67,6 +67,7 @@ def result_table(
     measured = measure(study, scorer)
     known = known_capabilities(study, measured.pairs) if capabilities is None else capabilities
     values = kind.function(type(measured)(measured.pairs, measured.responses, known))
+    lacking = [] if strengths else _without_full_strength(values)
     if not strengths:
         values = values.filter((pl.col("strength") == 1.0) | (pl.col("strength") == 0.0))
     if kind.relative:
@@ -98,7 +99,7 @@ def result_table(
         {c.name: signs_of(marks, "", c) for c in columns},
         seeds,
         caption_of(kind, scorer, table),
-        notes_of(study, marks, columns, seeds, scorer),
+        (*lacking, *seed_notes(table, columns, seeds), *notes_of(study, marks, columns, seeds, scorer)),
     )
 
 
@@ -116,6 +117,17 @@ def _order(values: pl.DataFrame) -> list[str]:
     kind = pl.when(pl.col("model") == "base").then(0).when(pl.col("strength") == 0.0).then(1).otherwise(2)
     first = found.with_row_index("at").with_columns(place=pl.col("at").min().over("method"))
     return first.sort(kind, "place", "strength", "at", maintain_order=True)["row"].to_list()
+
+
+def _without_full_strength(values: pl.DataFrame) -> list[str]:
+    """A line about every policy that has no row, as it was not scored as trained."""
+    policies = values.filter(pl.col("strength") != 0.0)
+    found = policies.group_by("method", maintain_order=True).agg(pl.col("strength").unique().sort())
+    return [
+        f"{method}: scored at {', '.join(f'{s:g}' for s in own)} times the adapter's update, not at 1; it has no row"
+        for method, own in found.iter_rows()
+        if 1.0 not in own
+    ]
 
 
 def _best(

@@ -1,7 +1,7 @@
 """Score base, policy at its strengths and steered base on evaluation sets, each split of a data set once."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -133,11 +133,13 @@ def score_run(
     strengths: Sequence[float] = (1.0,),
     parts: Parts | None = None,
     strength_sets: Sequence[str] = (),
+    before: Mapping[float, Set[str]] | None = None,
 ) -> Scores:
     """Return the scores of base, policy and steered base, in this order.
 
     The policy is scored at every strength but 0, which is the base; the rows also hold the other strengths that
     ``parts`` has of the same sets. ``strength_sets``: the sets that are scored at other strengths than 1, all if empty.
+    ``before``: the sets that had scores at each strength, which stay even where ``parts`` has none of them.
     A policy that is the base itself (a frozen method) has the base's facts under the method's label. Raises UserError
     where the adapter is not applied, or cannot be scaled.
     """
@@ -149,7 +151,7 @@ def score_run(
     if policy is base.model:
         rows.append(prepared.base.with_columns(model=pl.lit(label), strength=pl.lit(1.0)))
     else:
-        wanted = _wanted(prepared, strengths, strength_sets, parts)
+        wanted = _wanted(prepared, strengths, strength_sets, parts, before or {})
         sizes = {s: sum(len(split.items) for split in of.splits.values()) for s, of in wanted.items()}
         with joined(f"scoring {label}", sum(sizes.values())) as part:
             for strength, of in wanted.items():
@@ -159,7 +161,11 @@ def score_run(
 
 
 def _wanted(
-    prepared: PreparedScoring, strengths: Sequence[float], strength_sets: Sequence[str], parts: Parts | None
+    prepared: PreparedScoring,
+    strengths: Sequence[float],
+    strength_sets: Sequence[str],
+    parts: Parts | None,
+    before: Mapping[float, Set[str]],
 ) -> dict[float, PreparedScoring]:
     """Return what is scored at each strength but 0: what is asked for, and the sets that were scored at it before."""
     asked = [s.name for s in prepared.sets if not strength_sets or s.name in strength_sets]
@@ -170,6 +176,11 @@ def _wanted(
         for one in prepared.sets:
             for strength in parts.strengths([_split_id(prepared.splits[key].items) for key in keys_of([one])]):
                 names.setdefault(strength, set()).add(one.name)
+    known = {s.name for s in prepared.sets if s.pairs}
+    for strength, sets in before.items():
+        if lost := sorted((sets & known) - names.get(strength, set())):
+            log.info(f"scored again at strength {strength:g}, as its scores are of other weights or software: {lost}")
+            names.setdefault(strength, set()).update(lost)
     return {strength: _only(prepared, sorted(names[strength])) for strength in sorted(names)}
 
 

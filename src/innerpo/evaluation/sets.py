@@ -65,14 +65,17 @@ class EvaluationSet:
 
 
 def load_sets(
-    config: RunConfig, trained: Sequence[PreferencePair] | None = None, strict: bool = True
+    config: RunConfig,
+    trained: Sequence[PreferencePair] | None = None,
+    strict: bool = True,
+    own: RunConfig | None = None,
 ) -> list[EvaluationSet]:
     """Load train, test and the sets of ``eval.suite``. ``trained``: all training pairs, if they are loaded already.
 
     A data set that a suite lists and that cannot be loaded gives an empty set with a note: its accuracy is unknown,
     not zero. For one that the config names, or the training set's own, that is a UserError or, where not ``strict``,
     an empty set that says so in ``fault``. Raises UserError where nothing at all can be scored, where two sets have one
-    name, and where ``eval.strength_sets`` names none of them.
+    name, and where ``eval.strength_sets`` names another set, unless it was taken over from the config ``own``.
     """
     source, asked = config.eval.train_dataset or config.data.dataset, config.eval.sets
     if source == config.data.dataset:
@@ -84,7 +87,8 @@ def load_sets(
     if not asked or "train" in asked:
         sets.insert(0, _with_pairs(EvaluationSet("train", source, "train", "train", "", ()), trained, config))
     _check_names_differ(sets)
-    _check_strength_sets(config.eval.strength_sets, sets)
+    if own is None or config.eval.strength_sets != own.eval.strength_sets:
+        _check_strength_sets(config.eval.strength_sets, sets)
     for found in sets:
         if found.note:
             log.info(found.note)
@@ -98,6 +102,15 @@ def _check_strength_sets(names: Sequence[str], sets: Sequence[EvaluationSet]) ->
     known = [s.name for s in sets]
     if lacking := [name for name in names if name not in known]:
         raise UserError(f"eval.strength_sets: {lacking[0]!r} is not scored{near_matches(lacking[0], known)}")
+
+
+def strength_sets(config: RunConfig, sets: Sequence[EvaluationSet]) -> tuple[str, ...]:
+    """Return the names in ``eval.strength_sets``: none, so that all sets count, where they are those of other sets."""
+    names, known = config.eval.strength_sets, {s.name for s in sets}
+    if set(names) <= known:
+        return names
+    log.info(f"eval.strength_sets of the run ({', '.join(names)}) are not these sets; every set gets every strength")
+    return ()
 
 
 def _check_names_differ(sets: Sequence[EvaluationSet]) -> None:

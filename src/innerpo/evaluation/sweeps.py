@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from innerpo.evaluation.columns import Member
+from innerpo.evaluation.columns import MEMBER, Member
 from innerpo.evaluation.grids import Cells, Grid, grids, on_prompts, on_seeds
 from innerpo.evaluation.metrics.metric import measure
 from innerpo.evaluation.remembered import remembered
@@ -37,7 +37,7 @@ def sweeps(study: Study, scorer: str = "mean_logp") -> list[Swept]:
     policies = (
         facts.filter(pl.col("strength") > 0.0).select("method", "strength", "row").unique().sort("method", "strength")
     )
-    sets = facts.select("source", "dataset", "split", "role", "set").unique(maintain_order=True)
+    sets = facts.select(*MEMBER, "set").unique(MEMBER, keep="first", maintain_order=True)  # one may have two names
     tests = {s: (s, d, p, r) for s, d, p, r, _ in sets.rows() if r == "test"}
     found = []
     for method in facts.filter(pl.col("strength") > 0.0)["method"].unique(maintain_order=True):

@@ -47,7 +47,8 @@ def headline(
     for model, strength in models.iter_rows():
         own = outcomes.filter(pl.col("model") == model, pl.col("strength") == strength)
         by_set = {name: own.filter(pl.col("set") == name) for name in columns}
-        label = f"{model} x {strength:g}" if model in several else model
+        as_trained = strength in (0.0, 1.0) and model not in several
+        label = model if as_trained else f"{model} x {strength:g}"
         cells[label] = {name: accuracy(rows, statistic) if len(rows) else UNKNOWN for name, rows in by_set.items()}
     sources = {s.name: s.source for s in sets if s.pairs}
     return Headline(scorer, cells, sources, [s.note for s in sets if s.note] + overlap_notes(sets), columns)

@@ -7,8 +7,8 @@ import polars as pl
 from innerpo.config.identity import run_id
 from innerpo.config.run import RunConfig
 from innerpo.config.yaml import read_run_config
-from innerpo.errors import UserError, first_line
-from innerpo.evaluation.facts import FILES
+from innerpo.errors import UserError
+from innerpo.evaluation.facts import distinct, file_of
 from innerpo.evaluation.headline_files import scores_place
 from innerpo.evaluation.suites import targets
 from innerpo.experiments.attempt import is_trained
@@ -32,22 +32,16 @@ def is_done(run: Path, config: RunConfig) -> bool:
 
 def is_scored(folder: Path, config: RunConfig) -> bool:
     """Whether a folder holds scores at every strength, on every set that is to have it, that a config asks for."""
-    if not (folder / "headline.json").is_file() or not _facts(folder, "responses"):  # the former is written last
+    if not (folder / "headline.json").is_file() or not file_of(folder, "responses"):  # the former is written last
         return False
     wanted = {1.0} if config.method.frozen else set(config.eval.strengths) - {0.0}
-    rows = _rows(folder, "responses", "set", "strength").filter(pl.col("strength") != 0.0)
+    rows = distinct(folder, "responses", "set", "strength").filter(pl.col("strength") != 0.0)
     sets = rows["set"].unique().to_list()
     some = [name for name in config.eval.strength_sets or sets if name in sets]
     found = set(rows.rows())
-    if not _of_file(config) <= set(_rows(folder, "sets", "set", "dataset", "split").rows()):
+    if not _of_file(config) <= set(distinct(folder, "sets", "set", "dataset", "split").rows()):
         return False
     return all((name, strength) in found for strength in wanted for name in (sets if strength == 1.0 else some))
-
-
-def _facts(folder: Path, name: str) -> Path | None:
-    """The file of some facts; None where there is none."""
-    paths = [folder / f"{FILES[name]}.{kind}" for kind in ("parquet", "jsonl")]
-    return next((path for path in paths if path.is_file()), None)
 
 
 def _of_file(config: RunConfig) -> set[tuple[str, str, str]]:
@@ -56,15 +50,3 @@ def _of_file(config: RunConfig) -> set[tuple[str, str, str]]:
     if suite.suffix != ".toml" or not suite.is_file():  # an archive may outlive the file
         return set()
     return {(target.name, target.dataset, target.split) for target in targets(config) if target.named}
-
-
-def _rows(folder: Path, name: str, *columns: str) -> pl.DataFrame:
-    """The different rows of some columns of a table of facts; none where it is not there."""
-    path = _facts(folder, name)
-    if path is None:
-        return pl.DataFrame(schema=columns)
-    scan = pl.scan_parquet if path.suffix == ".parquet" else pl.scan_ndjson
-    try:
-        return scan(path).select(*columns).unique().collect()
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise UserError(f"cannot read {path} as scores: {first_line(error)}") from error

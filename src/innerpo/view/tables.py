@@ -30,9 +30,9 @@ def headline_tables(run: Run) -> list[Table]:
 
 
 def overview(run: Run) -> dict[str, Cell]:
-    """Return the accuracy of a run's own model on each headline set by mean_logp, as far as it is known."""
+    """Return the accuracy of a run's own model, as trained, on each headline set by mean_logp, where it is known."""
     rows = list(_rows(run.tables.get("", {}).get(SCORER)))
-    own = [cells for model, cells in rows if model == run.method] or [c for m, c in rows if m != "base"][:1]
+    own = [cells for name in (run.method, f"{run.method} x 1") for model, cells in rows if model == name]
     return {name: _cell(own[0].get(name)) if own else UNKNOWN for name in SETS}
 
 

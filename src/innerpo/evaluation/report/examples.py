@@ -17,6 +17,9 @@ CHANGED = 24
 DRAWN = 12
 """Pairs of a set that are shown besides, drawn at random: those that changed most are no picture of the rest."""
 
+MOST = 432
+"""Pairs of all sets together, about; where there are many sets, each has fewer."""
+
 CHARACTERS = 1500
 """A prompt or a response is cut after so many characters."""
 
@@ -27,14 +30,18 @@ def margins(study: Study) -> pl.DataFrame:
     """Return a row per run, set and pair of the policies as trained (strength 1), beside the base.
 
     Columns: run, method, set, dataset, split, pair; before and after (margins of mean log-probability, nats per token,
-    chosen less rejected), and flip: 1 where the outcome is better than the base's, -1 where it is worse, else 0.
+    chosen less rejected), and flip: 1 where the outcome is better than the base's, -1 where it is worse, else 0. Where
+    several data sets have one part in the comparison (the targets of several sources), ``set`` names the data set too.
     """
     joined = joined_pairs(as_trained(study), "mean_logp").filter(pl.col("strength") == 1.0)
     change = (pl.col("outcome") - pl.col("base_outcome")).fill_nan(0.0)
+    several = pl.struct("dataset", "split").n_unique().over("set") > 1
+    name = pl.when(several).then(pl.format("{}: {}", "set", "dataset")).otherwise("set")
     return joined.select(
         "run",
         "method",
-        *PAIR,
+        name.alias("set"),
+        *PAIR[1:],
         before=pl.col("base_score_chosen") - pl.col("base_score_rejected"),
         after=pl.col("score_chosen") - pl.col("score_rejected"),
         flip=change.sign().cast(pl.Int64),
@@ -62,7 +69,9 @@ def examples(study: Study, texts: Texts | None) -> Examples | None:
     found = margins(study)
     if not len(found):
         return None
-    chosen = choose(found)
+    share = min(1.0, MOST / ((CHANGED + DRAWN) * found["set"].n_unique()))
+    changed, drawn = (max(1, round(n * share)) for n in (CHANGED, DRAWN))
+    chosen = choose(found, changed, drawn)
     sets, runs = (list(dict.fromkeys(chosen[name].to_list())) for name in ("set", "run"))
     keys = list(dict.fromkeys(chosen.select("dataset", "split", "pair").iter_rows()))
     place = {key: i for i, key in enumerate(keys)}
@@ -79,7 +88,9 @@ def examples(study: Study, texts: Texts | None) -> Examples | None:
         for row in chosen.iter_rows(named=True)
     )
     shown = tuple(None if texts is None else _texts(texts, *key) for key in keys)
-    return Examples(tuple(sets), tuple(runs), shown, rows, flips(found), _notes(found, len(keys), texts))
+    return Examples(
+        tuple(sets), tuple(runs), shown, rows, flips(found), _notes(found, len(keys), changed, drawn, texts)
+    )
 
 
 def flips(found: pl.DataFrame) -> Table:
@@ -106,10 +117,10 @@ def _texts(texts: Texts, dataset: str, split: str, pair: str) -> tuple[str, str,
     return prompt, chosen, rejected
 
 
-def _notes(found: pl.DataFrame, kept: int, texts: Texts | None) -> tuple[str, ...]:
+def _notes(found: pl.DataFrame, kept: int, changed: int, drawn: int, texts: Texts | None) -> tuple[str, ...]:
     every = found.select("dataset", "split", "pair").n_unique()
     choice = (
-        f"Of the {every} pairs, {kept} are below: of every set the {CHANGED} that changed most in any run, and {DRAWN} "
+        f"Of the {every} pairs, {kept} are below: of every set the {changed} that changed most in any run, and {drawn} "
         f"drawn at random (seed 0). Texts are cut after {CHARACTERS} characters."
     )
     if texts is None:

@@ -23,6 +23,16 @@ def runs_of(study: Study) -> Iterator[dict[str, Any]]:
     yield from study.runs.iter_rows(named=True)
 
 
+def trained_runs(study: Study) -> Iterator[tuple[dict[str, Any], Path]]:
+    """Iterate over the runs that were trained, with their folders; scores in ``eval-<hash>`` are those of the run."""
+    seen = set()
+    for run in runs_of(study):
+        folder = run_folder(run["folder"])
+        if folder.resolve() not in seen:
+            seen.add(folder.resolve())
+            yield run, folder
+
+
 def config_of(folder: str | Path) -> RunConfig:
     """Return the config of a run, or of a peft adapter made elsewhere what can be known of it."""
     path = run_folder(folder)

@@ -44,7 +44,7 @@ def _label(row: dict[str, Any], run: dict[str, Any]) -> str:
     if model == "base":
         return "base"
     seed = "" if run["seed"] is None else f", seed {run['seed']}"
-    scaled = f" x {strength:g}" if isinstance(strength, int | float) and strength not in (0, 1) else ""
+    scaled = f" x {strength:g}" if isinstance(strength, int | float) and strength != 1 else ""
     steered = f" {model}" if model.startswith("steered ") else ""
     return f"{run['method']}{scaled}{steered}{seed}"
 

@@ -26,9 +26,10 @@ COLUMNS = ("run", "block", "read", "along", "across", "cosine", "accuracy before
 
 def layers_section(study: Study, series: tuple[Series, ...]) -> Section | None:
     """Return four charts over the blocks, or None where no run was inspected."""
+    files = {path: run for run in reversed(list(runs_of(study))) if (path := _file(run)).is_file()}
     found = {}
-    for run in runs_of(study):
-        blocks = read_json(_file(run)).get("blocks")
+    for path, run in reversed(files.items()):
+        blocks = read_json(path).get("blocks")
         if isinstance(blocks, list) and blocks:
             found[run["run"]] = (run, [b for b in blocks if isinstance(b, dict) and "block" in b])
     if not found:
@@ -47,7 +48,7 @@ def layers_section(study: Study, series: tuple[Series, ...]) -> Section | None:
     )
     about = (
         f"Policy against reference on test pairs, block by block, of the {len(found)} runs that were inspected: means "
-        "over pairs, without intervals. The directions are those of the reference, the same for every method."
+        "over pairs, without intervals. The directions are those of the reference on the run's own training pairs."
     )
     return Section("layers", "Movement by layer", (about,), (), figures, used, Table("By block", COLUMNS, rows))
 

@@ -1,10 +1,10 @@
 """The sections on results: headline table, gains per set, scorers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import polars as pl
 
-from innerpo.evaluation.columns import MEAN, MEMBER, Column, columns_of
+from innerpo.evaluation.columns import MEAN, MEMBER, Column, Member, columns_of
 from innerpo.evaluation.estimates import at, estimate
 from innerpo.evaluation.grids import grids
 from innerpo.evaluation.marks import SIGNS, winners
@@ -32,7 +32,7 @@ MARKS = {
 
 def result_as_table(found: ResultTable, signed: bool = False) -> Table:
     """Return a table of results as the page shows it: intervals, marks in words, the best of each column bold."""
-    columns = ("method", *(heading(column) for column in found.columns))
+    columns = ("method", *headings(found.columns))
     marks = ((), *(_words(found.column_marks.get(column.name, ())) for column in found.columns))
     rows = tuple(
         (text(_named(row, found)), *(result_cell(found, row, column.name, signed) for column in found.columns))
@@ -50,7 +50,8 @@ def headline_section(found: ResultTable) -> Section:
 
 def gains_section(found: ResultTable, series: tuple[Series, ...]) -> Section | None:
     """Forest plot of gains over the base, set by set; None where there is no policy. ``found``: the metric gain."""
-    rows = [row for column in found.columns if column.role != "train" for row in _estimates(found, column)]
+    named = zip(found.columns, headings(found.columns), strict=True)
+    rows = [row for column, name in named if column.role != "train" for row in _estimates(found, column, name)]
     used = tuple(s for s in series if any(row["series"] == s.label for row in rows))
     if not used:
         return None
@@ -73,8 +74,8 @@ def scorers_section(study: Study, series: tuple[Series, ...]) -> Section | None:
     if len(names) < 2:
         return None
     columns, found = accuracies(study, names)
-    shown = [c for c in columns if c.role in ("test", "oos")]
-    figures = tuple(_scorer_figure(found, column, series) for column in shown[:1] + shown[-1:])
+    shown = [(c, name) for c, name in zip(columns, headings(columns), strict=True) if c.role in ("test", "oos")]
+    figures = tuple(_scorer_figure(found, c, name, series) for c, name in shown[:1] + shown[-1:])
     used = tuple(s for s in series if any(s.label in by_row for by_row in found.values()))
     about = "A scorer turns what was measured of a response into one number; a pair is right where chosen has more."
     if len(used) < 2:
@@ -93,11 +94,18 @@ def result_cell(found: ResultTable, row: str, column: str, signed: bool = False)
     return interval(e.mean, e.low, e.high, found.digits, signed, _words(cell.marks), cell.best)
 
 
-def heading(column: Column) -> str:
-    """Name of a column as the page shows it: of a mean, over how many sets."""
-    several = len(column.members) > 1
-    kind = "shifts" if column.name == MEAN else "sets"
-    return f"{column.name} of {len(column.members)} {kind}" if several else short_name(column.name)
+def headings(columns: Sequence[Column]) -> tuple[str, ...]:
+    """Names of columns as the page shows them: files without their folders where no two agree, means with a count."""
+    short_names = [short_name(column.name) for column in columns]
+    return tuple(_heading(c, name if short_names.count(name) == 1 else c.name)
+                 for c, name in zip(columns, short_names, strict=True))  # fmt: skip
+
+
+def _heading(column: Column, name: str) -> str:
+    count = len(column.members)
+    if count == 1:
+        return name
+    return f"{name} of {count} shifts" if column.name == MEAN else f"{name}, mean of {count} sets"
 
 
 def _words(signs: Sequence[str]) -> tuple[str, ...]:
@@ -109,14 +117,14 @@ def _named(row: str, found: ResultTable) -> str:
     return f"{row} ({len(seeds)} seeds)" if len(seeds) > 1 else row
 
 
-def _estimates(found: ResultTable, column: Column) -> list[dict[str, object]]:
+def _estimates(found: ResultTable, column: Column, name: str) -> list[dict[str, object]]:
     """The policies' estimates of a column as rows of a forest plot."""
     rows = []
     for row, cells in found.rows.items():
         e = cells[column.name].estimate
         shown = result_cell(found, row, column.name, signed=True).text
         values = {"mean": e.mean, "low": e.low, "high": e.high, "text": shown}
-        rows += [] if row == BASE else [{"set": heading(column), "series": row} | values]
+        rows += [] if row == BASE else [{"set": name, "series": row} | values]
     return rows
 
 
@@ -138,7 +146,7 @@ def accuracies(
 
 
 def _scorer_figure(
-    found: Mapping[str, Mapping[str, Mapping[str, Estimate]]], column: Column, series: tuple[Series, ...]
+    found: Mapping[str, Mapping[str, Mapping[str, Estimate]]], column: Column, name: str, series: tuple[Series, ...]
 ) -> Figure:
     rows, data = [], []
     for scorer, by_row in found.items():
@@ -153,29 +161,38 @@ def _scorer_figure(
     covers = ", ".join(level for level in levels if level)
     return Figure(
         f"scorers-{column.role}",
-        heading(column),
-        f"Accuracy on {heading(column)} by scorer, 95 % intervals over {covers}.",
-        f"Accuracy on {heading(column)} by scorer, with intervals; a table has the numbers.",
+        name,
+        f"Accuracy on {name} by scorer, 95 % intervals over {covers}.",
+        f"Accuracy on {name} by scorer, with intervals; a table has the numbers.",
         charts.forest(rows, used, "accuracy", category="scorer", rule=None),
-        Table(f"Accuracy on {heading(column)}", ("scorer", "method", "accuracy"), tuple(data)),
+        Table(f"Accuracy on {name}", ("scorer", "method", "accuracy"), tuple(data)),
     )
 
 
 def _winner_table(found: pl.DataFrame, names: Sequence[str], columns: Sequence[Column]) -> tuple[Table, list[str]]:
     """Who has the highest accuracy on each set by each scorer, and the sets where it is not always the same."""
     rows, differing = [], []
-    for column in columns:
-        if len(column.members) != 1:
-            continue
-        same = pl.all_horizontal(*(pl.col(k) == v for k, v in zip(MEMBER, column.members[0], strict=True)))
+    for name, member in _sets(columns):
+        same = pl.all_horizontal(*(pl.col(k) == v for k, v in zip(MEMBER, member, strict=True)))
         by_scorer = dict(found.filter(same).select("scorer", "winner").iter_rows())
         usual = by_scorer.get("mean_logp")
         if len(set(by_scorer.values())) > 1:
-            differing.append(heading(column))
+            differing.append(name)
         cells = (Cell(by_scorer.get(n, "–"), best=by_scorer.get(n, usual) != usual) for n in names)
-        rows.append((text(heading(column)), *cells))
+        rows.append((text(name), *cells))
     caption = "Method with the highest accuracy, by scorer; bold where it is another than by mean_logp"
     return Table(caption, ("set", *names), tuple(rows)), differing
+
+
+def _sets(columns: Sequence[Column]) -> Iterator[tuple[str, Member]]:
+    """Every set of some columns once, with its name; those of the mean over shifts have columns of their own."""
+    for column, name in zip(columns, headings(columns), strict=True):
+        if len(column.members) == 1:
+            yield name, column.members[0]
+        elif column.name != MEAN:
+            for member in column.members:
+                source, dataset = map(short_name, member[:2])
+                yield f"{column.name}: {dataset if source == dataset else f'{source} -> {dataset}'}", member
 
 
 def _distinct(figures: tuple[Figure, ...]) -> tuple[Figure, ...]:

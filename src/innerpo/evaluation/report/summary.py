@@ -10,6 +10,7 @@ from innerpo.evaluation.estimates import PairedTest, at, compare_grids
 from innerpo.evaluation.grids import grids
 from innerpo.evaluation.metrics.metric import Metric, measure
 from innerpo.evaluation.report.cells import short, short_name
+from innerpo.evaluation.report.folders import trained_runs
 from innerpo.evaluation.report.strength import baseline_of
 from innerpo.evaluation.results import LEVEL, ResultTable
 from innerpo.evaluation.statistics import Estimate, holm
@@ -28,7 +29,8 @@ def title(study: Study) -> str:
 
 def compared(study: Study) -> tuple[tuple[str, str], ...]:
     """Return what was compared, as terms: methods with their seeds, base model, sets, folders that were left out."""
-    runs = study.runs.group_by("method", maintain_order=True).agg(pl.len(), pl.col("seed").n_unique().alias("seeds"))
+    trained = study.runs.filter(pl.col("run").is_in([run["run"] for run, _ in trained_runs(study)]))
+    runs = trained.group_by("method", maintain_order=True).agg(pl.len(), pl.col("seed").n_unique().alias("seeds"))
     methods = [f"{m} ({n} {_plural(n, 'run')}, {seeds} {_plural(seeds, 'seed')})" for m, n, seeds in runs.iter_rows()]
     bases = [name for name in dict.fromkeys(study.runs["base_model"].to_list()) if name]
     sets = study.responses.select("set", "dataset", "split", "prompt").unique()
@@ -72,14 +74,25 @@ def against_base(method: str, gain: Estimate, where: str) -> str:
 
 
 def against_baseline(found: Mapping[str, PairedTest], baseline: str, where: str) -> str:
-    """One sentence about methods and the one that they are compared with, from paired tests of accuracies."""
+    """One sentence about methods and the one that they are compared with, from paired tests of accuracies.
+
+    Methods without a test are named behind it.
+    """
+    unknown = [name for name, test in found.items() if math.isnan(test.difference.mean)]
+    tested = {name: test for name, test in found.items() if name not in unknown}
+    if not tested:
+        which = unknown[0] if len(unknown) == 1 else f"any of {_listed(unknown)}"
+        return f"Whether {which} differs from {baseline} {where} is not known."
+    about = f" Not known of {_listed(unknown)}." if unknown else ""
+    return f"{_of_tested(tested, baseline, where)}{about}"
+
+
+def _of_tested(found: Mapping[str, PairedTest], baseline: str, where: str) -> str:
     p = dict(zip(found, holm([test.p for test in found.values()]), strict=True))
     differ = {name: test for name, test in found.items() if p[name] < LEVEL}
     if len(found) == 1:
         ((name, test),) = found.items()
         points = _points(test.difference, 100.0)
-        if math.isnan(test.difference.mean):
-            return f"Whether {name} differs from {baseline} {where} is not known."
         if differ:
             return f"{name} is {_more(test.difference)} often right than {baseline} {where}: {points}."
         return f"No difference found between {name} and {baseline} {where}: {points}{_detectable(found)}."

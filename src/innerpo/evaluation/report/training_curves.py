@@ -5,7 +5,7 @@ from typing import Any
 
 from innerpo.evaluation.report import charts
 from innerpo.evaluation.report.cells import number, text, whole
-from innerpo.evaluation.report.folders import read_lines, run_folder, runs_of
+from innerpo.evaluation.report.folders import read_lines, trained_runs
 from innerpo.evaluation.report.records import Figure, Section, Series, Table
 from innerpo.evaluation.study import Study
 from innerpo.training.paths import METRICS
@@ -30,7 +30,7 @@ POINTS = 80
 
 def training_section(study: Study, series: tuple[Series, ...]) -> Section | None:
     """Return the charts of what was logged, or None where no run has a log."""
-    logs = {run["run"]: (run, read_lines(run_folder(run["folder"]) / METRICS)) for run in runs_of(study)}
+    logs = {run["run"]: (run, read_lines(folder / METRICS)) for run, folder in trained_runs(study)}
     logs = {name: found for name, found in logs.items() if found[1]}
     figures = tuple(figure for key in SHOWN if (figure := _figure(key, logs, series)))
     if not figures:
