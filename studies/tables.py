@@ -1,5 +1,6 @@
 """Tables of a study's methods beside a baseline and each one's own control, as markdown."""
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -7,8 +8,9 @@ from pathlib import Path
 import polars as pl
 
 from innerpo.evaluation.curves import gains
-from innerpo.evaluation.results import ResultTable, result_table
-from innerpo.evaluation.statistics import UNKNOWN, Estimate
+from innerpo.evaluation.marks import find_marks
+from innerpo.evaluation.results import LEVEL, ResultTable, result_table
+from innerpo.evaluation.statistics import UNKNOWN, Estimate, holm, p_value
 from innerpo.evaluation.study import Study, select_runs
 from innerpo.files import write_text
 
@@ -55,16 +57,48 @@ def shift_table(study: Study, source: str, methods: Sequence[str], controls: Map
     strengths = sorted(own.responses.filter(pl.col("set") == "oos", pl.col("strength") > 0)["strength"].unique())
     by_strength = {s: accuracies(own, {name: name for name in known}, ("test", "oos"), s) for s in strengths}
     over_baseline = _gains_over(own, known, baseline)
+    over_control = {name: _gains_over(own, [name], controls.get(name, "")).get(name, UNKNOWN) for name in known}
     lines = [["base", "", *by_strength[1.0]["base"], "", ""]]
     for name in known:
         seeds = str(own.runs.filter(own.runs["method"] == name)["seed"].n_unique())
-        over_control = _gains_over(own, [name], controls.get(name, ""))
         for strength, figures in by_strength.items():
             if name in figures:
-                more = [estimate_text(g.get(name, UNKNOWN), True) for g in (over_baseline, over_control)]
+                more = [estimate_text(g, True) for g in (over_baseline.get(name, UNKNOWN), over_control[name])]
                 more = more if strength == 1.0 else ["", ""]
                 lines.append([f"{name} x {strength:g}", seeds, *figures[name], *more])
-    return markdown(["method", "seeds", "test", "oos", f"gain over {baseline}", "gain over its control"], lines)
+    header = ["method", "seeds", "test", "oos", f"gain over {baseline}", "gain over its control"]
+    tested = {f"{name} over {baseline}": g for name, g in over_baseline.items() if name != baseline}
+    tested |= {f"{name} over its control": g for name, g in over_control.items()}
+    return f"{markdown(header, lines)}\n{tests_text(tested, 'gain')} {_levels(own)}\n{_marks(own, known)}"
+
+
+def tests_text(gains: Mapping[str, Estimate], unit: str) -> str:
+    """Which of a table's gains are beyond chance, by t tests with Holm's correction over all of them."""
+    p = {name: p_value(found) for name, found in gains.items()}
+    p = {name: value for name, value in p.items() if not math.isnan(value)}
+    if not p:
+        return f"No {unit} can be tested yet."
+    adjusted = dict(zip(p, holm(list(p.values())), strict=True))
+    over = f"after Holm's correction over the {len(p)} gains of this table"
+    found = [f"{name} (p {value:.3f})" for name, value in adjusted.items() if value < LEVEL]
+    if found:
+        return f"Beyond chance {over}: {', '.join(found)}."
+    least = min(adjusted, key=lambda name: adjusted[name])
+    return f"No {unit} is beyond chance {over} (the least p is {adjusted[least]:.2f}, of {least})."
+
+
+def _levels(study: Study) -> str:
+    table = _every_strength(study)
+    levels = [cells["oos"].estimate.level for row, cells in table.rows.items() if row != "base" and "oos" in cells]
+    said = f"Intervals are over {' or '.join(dict.fromkeys(levels))}"
+    return f"{said}." if all("seeds" in level for level in levels) else f"{said}: those of one seed do not cover seeds."
+
+
+def _marks(study: Study, rows: Sequence[str]) -> str:
+    """What one should know before believing a figure (evaluation/marks.py), as a list; empty where there is nothing."""
+    found = [mark for mark in find_marks(study) if mark.row in ("", *rows) and mark.role in ("test", "oos")]
+    lines = [f"* {mark.kind}, {mark.role}: {f'{mark.row}: ' if mark.row else ''}{mark.text}\n" for mark in found]
+    return "\n" + "".join(lines) if lines else ""
 
 
 def _gains_over(study: Study, methods: Sequence[str], baseline: str) -> dict[str, Estimate]:
@@ -102,4 +136,4 @@ def _at(table: ResultTable, row: str, strength: float) -> str:
     return row if strength == 1.0 and row in table.rows else f"{row} x {strength:g}"
 
 
-__all__ = ["PAGE", "UNKNOWN", "accuracies", "estimate_text", "frontier_gains", "insert", "markdown"]
+__all__ = ["PAGE", "UNKNOWN", "accuracies", "estimate_text", "frontier_gains", "insert", "markdown", "tests_text"]

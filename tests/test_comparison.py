@@ -254,6 +254,17 @@ def test_curves_as_text(tmp_path):
     assert len(json.loads(render_curves(found, gained, "json"))["gains"]) == 1
 
 
+def test_curves_without_the_usual_baseline_have_no_gains(tmp_path, capsys):
+    for method in ("ipo", "sft"):
+        curve_run(tmp_path, method, 1, STRAIGHT)
+    assert main(["table", str(tmp_path / "*"), "--curves"]) == 0
+    shown = capsys.readouterr().out
+    assert "Accuracy by strength of the adapter" in shown
+    assert "gained over" not in shown
+    assert main(["table", str(tmp_path / "*"), "--curves", "--baseline=ipo"]) == 0
+    assert "gained over ipo" in capsys.readouterr().out
+
+
 def test_a_shift_that_was_scored_under_two_names_is_one(tmp_path):
     """oos beside the run's own adapter, and its data set's name in a suite that was scored later."""
     named = {"test": ("toy", "test", "test"), "far": ("far", "test", "oos")}

@@ -418,6 +418,14 @@ def test_the_order_of_layers_is_written_in_one_place():
     assert copies == [docs_index.INDEX]
 
 
+def test_the_names_of_runs_of_another_base_model_are_those_that_training_gives():
+    """They hold an id of all options; those on the embedded model are plain."""
+    page = (ROOT / "docs" / "bridges.md").read_text()
+    options = {"data.dataset": "truthful_qa", "model.base_model": "Qwen/Qwen3-0.6B"}
+    name = innerpo.run_config("dpo", **options).run_name
+    assert set(re.findall(r"outputs/(dpo_[\w+]*)", page)) == {name}
+
+
 def public_names():
     """(module, name, object) of all that the package and its TRL interface export."""
     found = [("innerpo", name, getattr(innerpo, name)) for name in innerpo.__all__ if name != "__version__"]

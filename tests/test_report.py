@@ -19,12 +19,13 @@ from innerpo.evaluation.columns import Column
 from innerpo.evaluation.estimates import NO_TEST, PairedTest
 from innerpo.evaluation.joined import joined_pairs
 from innerpo.evaluation.report import cells, charts, embed
+from innerpo.evaluation.report.build import build_page
 from innerpo.evaluation.report.examples import choose, examples, flips, margins
 from innerpo.evaluation.report.generated import generations
 from innerpo.evaluation.report.layers import layers_section
 from innerpo.evaluation.report.overlap import overlap_section
 from innerpo.evaluation.report.records import Cell, Figure, Section, Table
-from innerpo.evaluation.report.render import content_policy, section_html, table_html
+from innerpo.evaluation.report.render import content_policy, page_html, section_html, table_html
 from innerpo.evaluation.report.results import headings
 from innerpo.evaluation.report.summary import against_base, against_baseline, compared
 from innerpo.evaluation.report.texts import cut, plain, read_texts
@@ -427,12 +428,17 @@ def test_a_page_without_texts_about_runs_without_files_and_a_folder_that_cannot_
     for name in ("metrics.jsonl", "run.json", "inspect.json", "config.yaml"):
         (folders[0] / name).unlink()
     (tmp_path / "empty").mkdir()
+    written = {"set": "test", "prompt": "alert(1)", "model": "dpo", "strength": 1.0, "text": "what dpo wrote"}
+    (folders[0] / "generations.jsonl").write_text(json.dumps(written) + "\n")
     page = report([*folders, tmp_path / "empty"], tmp_path / "out" / "r.html", texts=False).read_text()
     assert not {'id="training"', 'id="layers"', 'id="strength"'} & set(re.findall('id="[a-z]+"', page))
     assert "holds no run.json" in page
     assert "holds no scores.parquet" in page
     assert "alert(1)" not in page
     assert "left out of this page on request" in page
+    assert "what dpo wrote" not in page
+    assert "r.html --no-texts</pre>" in page
+    assert "what dpo wrote" in page_html(build_page(read_study(folders), texts=False, with_generations=True))
 
 
 def test_faults_are_one_line(folders, tmp_path):

@@ -347,13 +347,22 @@ def test_several_runs_and_a_missing_target(copied, tmp_path, capsys):
     folder, _ = copied
     shutil.copytree(folder, tmp_path / "second")
     (tmp_path / "second" / "adapter_model.safetensors").write_bytes(b"torn")
-    words = [str(tmp_path / "second"), str(folder), "--eval.oos_dataset=nowhere.jsonl", "--eval.sets", "oos", "test"]
+    words = [
+        str(tmp_path / "gone"),
+        str(tmp_path / "second"),
+        str(folder),
+        "--eval.oos_dataset=nowhere.jsonl",
+        "--eval.sets",
+        "oos",
+        "test",
+    ]
     assert main(["eval", *words]) == 2
     shown = capsys.readouterr()
     errors = [line for line in shown.err.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 2
-    assert "second not scored: " in errors[0]
-    assert "oos: nowhere.jsonl not scored: " in errors[1]
+    assert len(errors) == 3
+    assert "gone not scored: " in errors[0]
+    assert "second not scored: " in errors[1]
+    assert "oos: nowhere.jsonl not scored: " in errors[2]
     (written,) = folder.glob("eval-*")
     scores = read_scores(written)
     assert set(scores.responses["set"]) == {"test"}

@@ -174,6 +174,14 @@ def test_what_a_tracker_is_told():
     assert len(told.config["run_id"]) == 12
 
 
+@pytest.mark.parametrize(("place", "group"), [("out", ""), ("out/.sweep/attempts/1", "out")])
+def test_runs_of_a_sweep_lie_together(tmp_path, place, group):
+    config = replace(default_run("dpo"), output_dir=tmp_path / place)
+    assert tracked_run(config).group == group
+    named = replace(config, training=replace(config.training, report_group="study"))
+    assert tracked_run(named).group == "study"
+
+
 def with_trackers(*names):
     config = default_run("dpo")
     return replace(config, training=replace(config.training, report_to=names))

@@ -12,10 +12,11 @@ import polars as pl
 from innerpo.config.identity import run_id
 from innerpo.evaluation.columns import MEAN
 from innerpo.evaluation.curves import suite_gains
+from innerpo.evaluation.statistics import UNKNOWN, Estimate, minimum_detectable_difference
 from innerpo.evaluation.study import Study, read_study, select_runs
 from innerpo.evaluation.sweep_folder import runs_in
 from innerpo.experiments.study import read_study_file
-from studies.tables import PAGE, accuracies, estimate_text, insert, markdown, shift_table
+from studies.tables import PAGE, accuracies, estimate_text, insert, markdown, shift_table, tests_text
 
 STUDY = Path(__file__).parents[1] / "headline.yaml"
 RUNS = Path(__file__).parent / "runs"
@@ -24,6 +25,8 @@ README = PAGE.parents[1] / "README.md"
 NOTHING = "No run is archived yet."
 
 BASELINE = "dpo"
+METHOD = "residual"
+"""What the study was made to test."""
 CONTROLS = {"residual": "residual-permuted", "innerpo-none": "drift-only"}
 """Method -> the control that must lose to it."""
 
@@ -82,22 +85,28 @@ def summary(study: Study) -> str:
     own = select_runs(study, study.runs.filter(mine)["run"].to_list())
     figures = accuracies(own, {name: name for name in rows}, ("test", MEAN, "rnd"))
     lines = [["base", *figures["base"], "", ""]]
+    tested: dict[str, Estimate] = {}
     for name in rows:
-        gains = [_mean_gain(own, name, over) for over in (BASELINE, CONTROLS.get(name, ""))]
-        lines.append([name, *figures[name], *gains])
+        gains = {"": _mean_gain(own, name, BASELINE), "its control": _mean_gain(own, name, CONTROLS.get(name, ""))}
+        lines.append([name, *figures[name], *(estimate_text(gain, True) for gain in gains.values())])
+        tested |= {f"{name} over {over or BASELINE}": gain for over, gain in gains.items()}
     seeds = max(len(seeds) for seeds in planned()[sources[0]].values())
     about = f"Means over {len(sources)} shifts ({', '.join(sources)}), {seeds} seeds each."
     header = ["method", "test", "oos", "rnd", f"gain over {BASELINE}", "gain over its control"]
-    return f"{about}\n\n{markdown(header, lines)}"
+    found = minimum_detectable_difference(tested.get(f"{METHOD} over {BASELINE}", UNKNOWN))
+    power = f" A true mean gain of {METHOD} over {BASELINE} of {found:.3f} would be found four times in five."
+    notes = f"Intervals cover shifts, seeds and prompts. {tests_text(tested, 'mean gain')}"
+    notes += power if found == found else ""
+    return f"{about}\n\n{markdown(header, lines)}\n{notes}\n"
 
 
-def _mean_gain(study: Study, method: str, baseline: str) -> str:
-    """The mean frontier gain over the shifts of a study; empty for the baseline itself, and without one."""
+def _mean_gain(study: Study, method: str, baseline: str) -> Estimate:
+    """The mean frontier gain over the shifts of a study; unknown for the baseline itself, and without one."""
     if baseline in ("", method):
-        return ""
+        return UNKNOWN
     two = study.runs.filter(pl.col("method").is_in([method, baseline]))["run"].to_list()
     found = [gain for gain in suite_gains(select_runs(study, two), baseline) if gain.method == method]
-    return estimate_text(found[0].frontier, True) if found else ""
+    return found[0].frontier if found else UNKNOWN
 
 
 def tables() -> dict[str, str]:

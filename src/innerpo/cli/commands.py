@@ -53,7 +53,7 @@ class TuneCommand:
     config: Path | None = None
     """YAML file with the options to start from, as sections (training: {lr: 1e-5})."""
     preset: str | None = None
-    """Named YAML of the package (demo, dev, gpu); a --config file overrides it."""
+    """Named YAML of the package (demo, dev, qwen3-0.6b, ...: docs/presets.md); a --config file overrides it."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,10 @@ FIRST: dict[type, tuple[str, ...]] = {
         *("training.epochs", "training.max_steps", "method.layers", "trials", "timeout", "seed", "out"),
         *("drift_penalty", "scorer", "validation", "ranges", "prune", "preset", "config"),
     ),
-    EvalCommand: ("run", "eval.oos_dataset", "eval.max_prompts", "eval.batch_size", "eval.steer", "data.genies_dir"),
+    EvalCommand: (
+        *("run", "eval.suite", "eval.oos_dataset", "eval.sets", "eval.strengths", "eval.max_prompts"),
+        *("eval.batch_size", "eval.steer", "data.genies_dir"),
+    ),
     InspectCommand: ("run", "prompts", "eval.train_dataset", "eval.batch_size", "data.genies_dir"),
     DataCommand: ("name", "data.genies_dir", "data.ethics_dir", "data.on_bad_row"),
     DoctorCommand: ("data.dataset", "model.base_model", "method.layers", "method.transform", "seed"),

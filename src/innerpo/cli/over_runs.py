@@ -6,10 +6,13 @@ from innerpo.cli.render_results import show
 from innerpo.errors import UserError
 from innerpo.evaluation.comparison import compare_studies
 from innerpo.evaluation.curve_text import curve_text, gain_text, render_curves
-from innerpo.evaluation.curves import curves, gains, suite_gains
+from innerpo.evaluation.curves import Gain, curves, gains, suite_gains
 from innerpo.evaluation.formats import comparison_text, render_comparison, render_table, table_text
 from innerpo.evaluation.results import result_table
 from innerpo.evaluation.study import Study, read_study
+
+DEFAULT = "dpo"
+"""The method that curves are compared with where none is named."""
 
 
 def show_table(runs: Sequence[str], metric: str, scorer: str, format: str, strengths: bool) -> None:
@@ -20,12 +23,17 @@ def show_table(runs: Sequence[str], metric: str, scorer: str, format: str, stren
     _left_out(study)
 
 
-def show_curves(runs: Sequence[str], baseline: str, scorer: str, format: str) -> None:
-    """Print the curves of the methods, and their gains over the baseline where there is another method."""
+def show_curves(runs: Sequence[str], baseline: str | None, scorer: str, format: str) -> None:
+    """Print the curves of the methods, and their gains over the baseline where there is another method.
+
+    Without a named baseline it is dpo, where there is such a method.
+    """
     study = read_study(runs, strict=False)
     found = curves(study, scorer)
-    several = len({curve.method for curve in found}) > 1
-    gained = [*gains(study, baseline, scorer), *suite_gains(study, baseline, scorer)] if several else []
+    methods = {curve.method for curve in found}
+    gained: list[Gain] = []
+    if len(methods) > 1 and (baseline is not None or DEFAULT in methods):
+        gained = [*gains(study, baseline or DEFAULT, scorer), *suite_gains(study, baseline or DEFAULT, scorer)]
     tables = [curve_text(found), *([gain_text(gained)] if gained else [])]
     show(tables, format, lambda: render_curves(found, gained, format))
     _left_out(study)

@@ -25,8 +25,8 @@ class TableCommand:
     """A row for every strength that was scored, not only for the adapter as trained."""
     curves: bool = False
     """Accuracy by strength instead, and what methods gain over the baseline at equal accuracy in distribution."""
-    baseline: str = "dpo"
-    """Method that curves are compared with."""
+    baseline: str | None = None
+    """Method that curves are compared with; else dpo, where it is among them."""
 
 
 def table(args: list[str]) -> None:

@@ -78,13 +78,13 @@ def evaluate(args: list[str]) -> None:
     runs = list(takewhile(lambda word: not word.startswith("-"), args))
     options, faults, bases = args[len(runs) :], list[str](), dict[ModelConfig, Any]()
     for words in [[run, *options] for run in runs] if len(runs) > 1 else [args]:
-        command, config = command_on_folder(EvalCommand, words, "innerpo eval")
-        from innerpo.capability import with_capability
-        from innerpo.files import cache_root
-        from innerpo.model.loading import load_base
-        from innerpo.run import evaluate as run_evaluation
-
         try:
+            command, config = command_on_folder(EvalCommand, words, "innerpo eval")
+            from innerpo.capability import with_capability
+            from innerpo.files import cache_root
+            from innerpo.model.loading import load_base
+            from innerpo.run import evaluate as run_evaluation
+
             shared = len(runs) > 1 or bool(config.eval.capability)
             if shared and config.model not in bases:  # runs on one base model share it
                 bases = {config.model: load_base(config.model, cache_root(config.data.cache_dir))}

@@ -28,7 +28,7 @@ class EvalConfig:
     oos_dataset: str | None = None
     """Out-of-distribution set; else the first shift listed for the training set (the verb data shows them)."""
     rnd_dataset: str | None = None
-    """Unrelated control set; else ethics:justice (embedded:control for embedded data)."""
+    """Unrelated control set; else one listed for the source, ethics:justice, or embedded:control for embedded data."""
     ref_model: str | None = None
     """Another base model to score on the same sets, in a row of its own; the adapter stays on its own base."""
     max_prompts: int = 250

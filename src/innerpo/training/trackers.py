@@ -31,7 +31,7 @@ PROJECT = "innerpo"
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """What a tracker is told of a run. ``group`` is empty for a run on its own.
+    """What a tracker is told of a run. ``group`` is empty for a run on its own, by default the folder of a sweep.
 
     ``folder`` is where files of the run alone may stay, ``store`` the folder of all runs.
     """
@@ -59,7 +59,8 @@ def tracked_run(config: RunConfig) -> TrackedRun:
     options = {s.name: s.value if isinstance(s.value, plain) else str(s.value) for s in settings(config)}
     store = _store(config)
     options |= {"run_id": run_id(config), "output_dir": str(store)}
-    return TrackedRun(config.run_name, config.training.report_group, _kept(config), store, options)
+    group = config.training.report_group or (store.name if SWEEP in config.output_dir.parts else "")
+    return TrackedRun(config.run_name, group, _kept(config), store, options)
 
 
 def _store(config: RunConfig) -> Path:

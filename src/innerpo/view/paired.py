@@ -92,4 +92,6 @@ def _report(key: Key) -> str:
     from innerpo.evaluation.report.render import page_html
     from innerpo.evaluation.study import read_study
 
-    return page_html(build_page(read_study([folder for folder, _ in key], strict=False), texts=False))
+    return page_html(
+        build_page(read_study([folder for folder, _ in key], strict=False), texts=False, with_generations=True)
+    )

@@ -20,8 +20,14 @@ from innerpo.evaluation.study import Study
 from innerpo.progress import track
 
 
-def build_page(study: Study, texts: bool = True, out: str = "report.html") -> Page:
-    """Return the page about a study. ``texts``: with the texts of examples; ``out``: the name of the page's file."""
+def build_page(
+    study: Study, texts: bool = True, out: str = "report.html", *, with_generations: bool | None = None
+) -> Page:
+    """Return the page about a study. ``out``: the name of the page's file.
+
+    ``texts``: with texts of the data sets, which are loaded for it, and with what models wrote, unless
+    ``with_generations`` says otherwise of these.
+    """
     trained = as_trained(study)
     accuracy, gains = result_table(trained, "accuracy"), result_table(trained, "gain")
     series = series_of([*study.runs["method"].to_list(), *(row for row in gains.rows if row != BASE)])
@@ -36,7 +42,8 @@ def build_page(study: Study, texts: bool = True, out: str = "report.html") -> Pa
         lambda: overlap_section(study, found),
     )
     sections = [section for build in track(builders, "sections of the report") if (section := build())]
-    generated, notes = generations(study)
+    written = texts if with_generations is None else with_generations  # they hold prompts of the data
+    generated, notes = generations(study) if written else ((), ())
     table = sections[0].tables[0]
     used = {mark for row in table.rows for cell in row for mark in cell.marks}
     used |= {mark for marks in table.column_marks for mark in marks}
@@ -52,4 +59,5 @@ def build_page(study: Study, texts: bool = True, out: str = "report.html") -> Pa
         versions=page_versions(),
         marks={mark: what for mark, what in MARKS.items() if mark in used},
         out=out,
+        texts=texts,
     )

@@ -144,3 +144,5 @@ class Page:
     marks: Mapping[str, str] = field(default_factory=dict)
     """What each mark in a table means."""
     out: str = "report.html"
+    texts: bool = True
+    """Whether texts of data and models are shown."""
