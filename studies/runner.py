@@ -14,6 +14,9 @@ from studies.stored import stored
 
 log = logging.getLogger(__name__)
 
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+"""Types of the base weights: each is part of a row's id, and none of its name in a study."""
+
 
 def settle(configs: Sequence[RunConfig], out: Path, kept: Path, names: Mapping[str, str], threads: int = 0) -> None:
     """Train and score every config that has no scores yet, in ``out`` or in the stored study ``kept``.

@@ -20,9 +20,11 @@ def store(runs: Sequence[Path], folder: Path, names: Mapping[str, str]) -> Study
     """Keep the scores of runs in ``folder``, beside those that it has of other runs; return all of them.
 
     ``names``: row of a table (labels.group_label) -> name that is kept in its place. A row's id changes with the fields
-    that a config has; what a study calls it does not.
+    that a config has; what a study calls it does not. Raises ValueError for a row without a name, which no table shows.
     """
     study = read_study(runs)
+    if lacking := sorted(set(study.runs["method"]) - set(names)):
+        raise ValueError(f"the study has no row for {', '.join(lacking)}; were its runs made with other options?")
     folder.mkdir(parents=True, exist_ok=True)
     before = stored(folder) if (folder / "runs.parquet").is_file() else None
     again = study.runs["run"].to_list()

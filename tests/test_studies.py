@@ -10,11 +10,13 @@ import numpy as np
 import polars as pl
 import pytest
 
+from innerpo.config.labels import group_label
 from innerpo.evaluation.study import read_study
 from studies.cue import labels
 from studies.cue import run as cue
 from studies.cue import table as cue_table
 from studies.headline import table as headline
+from studies.runner import DTYPES
 from studies.shifts import run as shifts
 from studies.shifts import table as shifts_table
 from studies.stored import FRAMES, scored, store, stored
@@ -81,6 +83,27 @@ def test_a_study_comes_back_as_it_was_stored(tmp_path):
     assert again.runs.drop("folder", "method").equals(study.runs.drop("folder", "method"))
     assert again.runs["method"].to_list() == ["plain"] * 2
     assert again.runs["folder"].to_list() == again.runs["run"].to_list()
+
+
+@pytest.mark.parametrize(
+    ("names", "config"),
+    [
+        (cue.names(), cue.bench()[0]),
+        (cue.names(), cue.balanced()[0]),
+        (shifts.names(), shifts.runs(shifts.Options())[0]),
+    ],
+    ids=["bench", "balanced", "shifts"],
+)
+def test_rows_have_their_names_in_whatever_type_the_base_was_loaded(names, config):
+    found = {names[group_label(replace(config, model=replace(config.model, dtype=dtype)))] for dtype in DTYPES}
+    assert found == {"dpo"}
+
+
+def test_a_run_that_no_table_would_show_is_not_stored(tmp_path):
+    made = run_of(tmp_path, "dpo", 1, (1, 1), (0, 0.5), base_test=(1, 0), base_oos=(0, 1))
+    with pytest.raises(ValueError, match="the study has no row for dpo; were its runs made with other options"):
+        store([made], tmp_path / "kept", {"dpo+0e3b4036": "dpo"})
+    assert not (tmp_path / "kept").exists()
 
 
 def test_the_area_under_the_curve_by_hand():

@@ -347,6 +347,16 @@ def test_the_screen_sees_development_shifts_only():
     assert {r.config.training.seed for r in plan.runs} == {1, 2, 3}
 
 
+def test_the_screen_has_the_controls_of_its_candidates():
+    """Those that must lose, by docs/methods.md."""
+    rows = {r.row for r in read_study_file(STUDIES / "screen.yaml").plan.runs}
+    assert {"reweight-random", "soft-ablate-random-cue", "random-labels", "dpo"} <= rows
+    assert {"innerpo-none", "artifact-direction", "random-direction"} <= rows  # of context-direction
+    assert {"mismatch-foreign", "mismatch-ties", "anchor-drift-self", "anchor-kl-self"} <= rows
+    assert {"residual-permuted", "residual-length", "residual-reversed"} <= rows
+    assert {"ablate-random-cue", "ablate-top", "ablate-shared", "inoculate-random-cue", "inoculate-reversed"} <= rows
+
+
 def test_a_base_in_memory_is_no_workers_base(tmp_path):
     for how in ({"workers": 2}, {"launcher": "ray"}):
         with pytest.raises(UserError, match="a base in memory is this process's own"):

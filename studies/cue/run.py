@@ -11,7 +11,7 @@ import tyro
 from innerpo.config.evaluation import EvalConfig
 from innerpo.config.labels import group_label
 from innerpo.config.run import RunConfig, default_run
-from studies.runner import settle
+from studies.runner import DTYPES, settle
 
 RESULTS = Path(__file__).parent / "results"
 """Scores that are kept in the repository, a folder a part."""
@@ -112,11 +112,12 @@ def noisy() -> list[RunConfig]:
     ]
 
 
-def names(dtype: str = "auto") -> dict[str, str]:
-    """Return row of a study (labels.group_label) -> name in METHODS or NOISY."""
+def names() -> dict[str, str]:
+    """Return row of a study (labels.group_label) -> name in METHODS or NOISY, in whatever type the base was loaded."""
     return {
         group_label(replace(c, model=replace(c.model, dtype=dtype))): name  # type: ignore[arg-type]
         for name, c in ((n, config_of(*m, "embedded:cue", 1)) for n, m in (METHODS | NOISY).items())
+        for dtype in DTYPES
     }
 
 
@@ -129,4 +130,4 @@ if __name__ == "__main__":
         replace(c, model=replace(c.model, dtype=options.dtype))  # type: ignore[arg-type]  # the loader refuses others
         for c in PARTS[options.part]()
     ]
-    settle(configs, options.out / options.part, RESULTS / options.part, names(options.dtype), options.threads)
+    settle(configs, options.out / options.part, RESULTS / options.part, names(), options.threads)

@@ -11,7 +11,7 @@ import tyro
 from innerpo.config.evaluation import EvalConfig
 from innerpo.config.labels import group_label
 from innerpo.config.run import RunConfig, default_run
-from studies.runner import settle
+from studies.runner import DTYPES, settle
 
 RESULTS = Path(__file__).parent / "results"
 """Scores that are kept in the repository."""
@@ -52,11 +52,11 @@ def _config(method: str, source: str, seed: int, options: Options) -> RunConfig:
     )
 
 
-def names(options: Options) -> dict[str, str]:
-    """Return row of a study (labels.group_label) -> method."""
-    return {group_label(config): config.method.name for config in runs(options)}
+def names() -> dict[str, str]:
+    """Return row of a study (labels.group_label) -> method, in whatever type the base was loaded."""
+    return {group_label(config): config.method.name for dtype in DTYPES for config in runs(Options(dtype=dtype))}
 
 
 if __name__ == "__main__":
     options = tyro.cli(Options)
-    settle(runs(options), options.out, RESULTS, names(options), options.threads)
+    settle(runs(options), options.out, RESULTS, names(), options.threads)

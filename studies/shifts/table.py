@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from innerpo.evaluation.study import Study
-from studies.shifts.run import METHODS, RESULTS, SOURCES, STRENGTHS, Options, names
+from studies.shifts.run import METHODS, RESULTS, SOURCES, STRENGTHS, names
 from studies.stored import scored, store, stored
 from studies.tables import PAGE, insert, shift_table
 
@@ -31,5 +31,5 @@ def _with(study: Study, strengths: Sequence[float]) -> Study:
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        store(scored(Path(sys.argv[1])), RESULTS, names(Options()))
+        store(scored(Path(sys.argv[1])), RESULTS, names())
     insert(PAGE, "shifts", tables(stored(RESULTS)))
