@@ -67,6 +67,20 @@ def test_a_regressor_that_does_not_vary_has_no_direction():
         fit_subspace(replace(x, regressors=torch.ones(60, 2).double()), MethodConfig(ablate=1.0), 0)
 
 
+def test_what_does_not_vary_leaves_its_place_to_the_next_direction():
+    """Responses of one length each: the cue is likelihood alone, and an inoculation pushes along it."""
+    x = inputs()
+    same = x.regressors.clone()
+    same[:, 0] = 0.7
+    found = fit_subspace(replace(x, regressors=same), MethodConfig(inoculate=1.0), 0)
+    assert found.basis[:, :, 0].abs().argmax(1).tolist() == [1, 1]
+    assert not found.basis[:, :, 1].any()
+    assert (found.scale > 1.0).all()
+    alike = replace(x, d=x.d[:, :1].expand_as(x.d))
+    with pytest.raises(UserError, match=r"method\.cue=shared cannot be inoculated: all training pairs differ alike"):
+        fit_subspace(alike, MethodConfig(inoculate=1.0, cue="shared"), 0)
+
+
 def test_orthonormal_by_hand():
     """(3, 0, 4), (3, 0, 9) = itself + (0, 0, 5), and twice the first: the third lies in the span of the others."""
     columns = torch.tensor([[[3.0, 3.0, 6.0], [0.0, 0.0, 0.0], [4.0, 9.0, 8.0]]])

@@ -135,6 +135,14 @@ def test_an_alias_is_the_method_with_a_transform(monkeypatch):
     assert default_run("shuffled-labels-my-own").data.shuffled_labels == 0.5
 
 
+def test_no_method_has_the_name_of_another_with_a_transform():
+    """A control whose name another method's label is could not be told from it in tables."""
+    names = method_names()
+    assert len(names) == len(set(names))
+    labels = {name: default_run(name).method_label for name in METHODS}
+    assert not {n for n, label in labels.items() for other in METHODS if other not in (n, label) and label == other}
+
+
 def test_methods_that_read_no_states_have_no_alias():
     assert {n for n in METHODS if f"{n}-none" not in method_names()} == STATELESS
     with pytest.raises(UserError, match="unknown method 'dpo-none'"):

@@ -18,6 +18,7 @@ from innerpo.methods.notes.reweight import probe as upweighted
 from innerpo.methods.notes.reweight import random as upweighted_at_random
 from innerpo.model.base import Base
 from innerpo.registry import OFFSETS, WEIGHTINGS, resolve
+from innerpo.training.fitted_log import _log_notes
 from innerpo.training.prepare import adapted, prepare
 from innerpo.training.trainer import PairTrainer
 
@@ -40,6 +41,21 @@ def test_the_slope_is_the_log_odds_of_two_kinds_of_margins():
     assert slope(margins) == pytest.approx(math.log(p / (1 - p)), abs=1e-4)
     assert 2.0 < slope(torch.ones(100)) < 6.0  # finite where every pair is right: log 101 = 4.6
     assert slope(-margins) == pytest.approx(0.0, abs=1e-4)  # worse than chance says nothing
+
+
+@pytest.mark.parametrize("difference", [0.25, -0.25, 0.0])
+def test_lengths_that_differ_alike_in_all_pairs_say_what_their_number_says(difference):
+    """Of N pairs all agree: log (N + 1) by Platt's targets. A length that is always on the wrong side says nothing."""
+    x = replace(inputs(n=60), length=torch.full((60,), difference).double())
+    expected = math.log(54 + 1) if difference > 0 else 0.0  # nine folds of ten
+    assert length(x).tolist() == pytest.approx([expected] * 60, abs=1e-3)
+
+
+def test_the_log_names_each_weight(caplog):
+    caplog.set_level("INFO", "innerpo")
+    weight = torch.tensor([1.0] * 90 + [4.0] * 6 + [0.25] * 4)
+    _log_notes(PairNotes(torch.zeros(100), weight))
+    assert caplog.messages == ["weights: 4.0% of the pairs weigh 0.25 times, 6.0% of the pairs weigh 4 times the rest"]
 
 
 def test_offsets_are_calibrated_log_odds():

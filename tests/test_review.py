@@ -1,6 +1,7 @@
 """Faults that an outsider's review found, each kept from coming back."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -20,6 +21,7 @@ from innerpo.evaluation.headline_files import scores_folder
 from innerpo.evaluation.suites import default_control
 from innerpo.model.layer_spec import resolve_layers
 from innerpo.training.arguments import training_arguments
+from innerpo.training.record import inputs_hash
 from innerpo.training.run_folder import last_checkpoint
 
 
@@ -100,6 +102,18 @@ def test_resume_refuses_other_data(tmp_path, toy_folder, monkeypatch, capsys):
     write_pairs(tmp_path / "numbers.jsonl", swapped=True)
     assert main(words(tmp_path, toy_folder, "--training.resume")) == 2
     assert "was begun on other data or another base model" in capsys.readouterr().err
+
+
+def test_resume_refuses_another_number_of_processes(tmp_path, toy_folder, monkeypatch, capsys):
+    """Two processes have half of the steps of one: the trainer would go on in another place and with other batches."""
+    write_pairs(tmp_path / "numbers.jsonl")
+    with monkeypatch.context() as patch:
+        patch.setattr("innerpo.run.inputs_hash", lambda data, base, processes: inputs_hash(data, base, 2))
+        patch.setattr("innerpo.training.artifacts.save_run", lambda *a: (_ for _ in ()).throw(SystemExit))
+        with pytest.raises(SystemExit):
+            main(words(tmp_path, toy_folder))
+    assert main(words(tmp_path, toy_folder, "--training.resume")) == 2
+    assert re.search(r"another number of processes \(inputs \w+-2, these are \w+\)", capsys.readouterr().err)
 
 
 def test_scores_under_other_settings_do_not_replace_the_runs_own(tmp_path):

@@ -1,5 +1,6 @@
 """Data set names: what each means, and the error for a wrong one."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -74,6 +75,18 @@ def test_a_repeated_pair_is_loaded_once_and_reported(monkeypatch):
     bad = BadRows()
     assert [p.id for p in load_pairs("mine:x", "train", DataConfig(), bad)] == ["0", "1", "3", "4"]
     assert [r.partition(" (")[0] for r in bad.reasons] == ["2: repeats 0", "5: repeats 4"]
+
+
+@pytest.mark.parametrize("column", ["prompt", "chosen", "rejected"])
+def test_half_a_character_is_a_bad_row(tmp_path, column):
+    """JSON can hold one half of a surrogate pair, as a text has that was cut within an emoji; nothing can encode it."""
+    rows = [GOOD, GOOD | {"prompt": "Other: ", column: "cut \ud83d"}]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row | {"split": "train"}) + "\n" for row in rows))
+    one_line_error(lambda: load_pairs(str(path), "train", DataConfig()), f"{column} holds half of a surrogate pair")
+    bad = BadRows()
+    assert len(load_pairs(str(path), "train", DataConfig(on_bad_row="skip"), bad)) == 1
+    assert len(bad) == 1
 
 
 def test_a_wrong_split_and_an_empty_result_are_errors(monkeypatch):

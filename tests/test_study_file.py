@@ -350,7 +350,7 @@ def test_the_screen_sees_development_shifts_only():
 def test_the_screen_has_the_controls_of_its_candidates():
     """Those that must lose, by docs/methods.md."""
     rows = {r.row for r in read_study_file(STUDIES / "screen.yaml").plan.runs}
-    assert {"reweight-random", "soft-ablate-random-cue", "random-labels", "dpo"} <= rows
+    assert {"reweight-random-pairs", "soft-ablate-random-cue", "random-labels", "dpo"} <= rows
     assert {"innerpo-none", "artifact-direction", "random-direction"} <= rows  # of context-direction
     assert {"mismatch-foreign", "mismatch-ties", "anchor-drift-self", "anchor-kl-self"} <= rows
     assert {"residual-permuted", "residual-length", "residual-reversed"} <= rows

@@ -52,6 +52,14 @@ def test_prompt_and_response_spell_the_text_whatever_merges(prompt, chosen, reje
         assert TOKENIZER.decode([*started, *ids]) == prompt + text + "<eos>"
 
 
+def test_characters_are_those_of_the_tokens_that_are_left():
+    """Else a log-probability per character would have the text of a few tokens in it and the length of all."""
+    words = " one" * 40
+    item, _ = one("q", words, " no", max_response=5)
+    assert item.characters == (len(TOKENIZER.decode(item.responses[0])), 3)
+    assert 0 < item.characters[0] < len(words)
+
+
 def test_long_prompt_loses_its_beginning_and_is_counted():
     item, report = one("one two three four five six seven", " yes", " no", max_prompt=4)
     whole, _ = one("one two three four five six seven", " yes", " no")

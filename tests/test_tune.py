@@ -520,12 +520,19 @@ def test_tables_name_the_budgets_of_tuning(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("texts", "says"), [("alpaca_mmlu", "is a target of truthful_qa"), ("truthful_qa", "has the held")]
+    ("data", "texts", "says"),
+    [
+        ("truthful_qa", "alpaca_mmlu", "is a target of truthful_qa"),
+        ("truthful_qa", "genies:alpaca_mmlu", "is a target of truthful_qa"),
+        ("truthful_qa", "truthful_qa", "has the held"),
+        ("hub:owner/name", "owner/name:config", "has the held"),
+        ("pairs.jsonl", "files:./pairs.jsonl", "has the held"),
+    ],
 )
-def test_anchors_on_texts_that_a_search_must_not_see_are_refused(texts, says, tmp_path):
+def test_anchors_on_texts_that_a_search_must_not_see_are_refused(data, texts, says, tmp_path):
     options = {"method.anchor_data": texts}
     with pytest.raises(UserError, match=f"method.anchor_data={texts} {says}"):
-        innerpo.tune(None, "anchor-kl", data="truthful_qa", out=tmp_path, **options)
+        innerpo.tune(None, "anchor-kl", data=data, out=tmp_path, **options)
     assert not list(tmp_path.iterdir())
 
 

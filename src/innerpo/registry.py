@@ -162,7 +162,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "reweight": "probe",
         "about": "DPO with more weight on the pairs that the frozen probe gets wrong (after Liu et al. 2021).",
     },
-    "reweight-random": {
+    "reweight-random-pairs": {
         **_OUTPUT_ONLY,
         "reweight": "random",
         "about": "Control: DPO with that weight on as many random pairs.",
@@ -172,7 +172,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "reweight": "disputed",
         "about": "Reweight where a second probe (lda) agrees with the label; less weight where both contradict it.",
     },
-    "reweight-disputed-random": {
+    "reweight-disputed-permuted": {
         **_OUTPUT_ONLY,
         "reweight": "disputed-random",
         "about": "Control: DPO with the weights of reweight-disputed in a random order of the pairs.",

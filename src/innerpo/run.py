@@ -140,7 +140,7 @@ def _train_and_save(prepared: Prepared, policy: Any, config: RunConfig, started:
     """Train the policy and write the run's folder; return False where the weights are sharded over devices."""
     data_hash, is_main = hash_of_items(prepared.items), PartialState().is_main_process
     with (
-        run_folder(config, inputs_hash(data_hash, prepared.base)) as checkpoint,
+        run_folder(config, inputs_hash(data_hash, prepared.base, PartialState().num_processes)) as checkpoint,
         recorded_state(config.run_dir, "training", write=is_main),
     ):
         if config.method.frozen:

@@ -24,7 +24,7 @@ METHODS: dict[str, tuple[str, dict[str, float]]] = {
     "residual": ("residual", {}),
     "residual-permuted": ("residual-permuted", {}),
     "reweight x10": ("reweight", {"reweight_factor": 10.0}),
-    "reweight-random x10": ("reweight-random", {"reweight_factor": 10.0}),
+    "reweight-random x10": ("reweight-random-pairs", {"reweight_factor": 10.0}),
     "residual kappa 2": ("residual", {"offset_weight": 2.0}),
     "residual-permuted kappa 2": ("residual-permuted", {"offset_weight": 2.0}),
     "residual-artifact": ("residual-artifact", {}),
@@ -49,7 +49,7 @@ NOISY: dict[str, tuple[str, dict[str, float]]] = {
     "reweight-disputed x10": ("reweight-disputed", {"reweight_factor": 10.0}),
     "cdpo": ("cdpo", {}),
     "reweight x4": ("reweight", {}),
-    "reweight-disputed-random x10": ("reweight-disputed-random", {"reweight_factor": 10.0}),
+    "reweight-disputed-random x10": ("reweight-disputed-permuted", {"reweight_factor": 10.0}),
     "residual kappa 0.5": ("residual", {"offset_weight": 0.5}),
 }
 """Rows of the study of wrong labels."""

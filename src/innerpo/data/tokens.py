@@ -168,10 +168,15 @@ class PairTokenizer:
         return PromptItem(
             prompt=tuple(prompt_ids),
             responses=tuple(tuple(r) for r in cut),
-            characters=tuple(n_characters(r) for r in responses),
+            characters=tuple(map(self._characters, responses, response_ids, cut)),
             pairs=kept,
             cluster=cluster,
         )
+
+    def _characters(self, response: Text, ids: Sequence[int], cut: Sequence[int]) -> int:
+        """Number of characters of a response, of the part that is left where it was cut."""
+        whole = n_characters(response)
+        return whole if len(cut) == len(ids) else min(whole, len(self.tokenizer.decode(cut)))
 
     def _shared_prompt(self, prompt: Text, responses: Sequence[Text]) -> tuple[list[int], list[list[int]]]:
         """Return the prompt ids that all responses share, and the ids of each response.

@@ -23,7 +23,7 @@ RESPONSES: dict[str, DataTypeClass] = {
     "response": pl.Int64,  # index within the prompt
     "logp": pl.Float64,  # sum over completion tokens, nats
     "tokens": pl.Int64,  # completion tokens, with EOS
-    "characters": pl.Int64,  # of the response as text
+    "characters": pl.Int64,  # of the response as text, as far as its tokens go
     "inner": pl.Float64,  # inner reward; NaN where there are no directions
     "abs_log_ratio": pl.Float64,  # sum over completion tokens of |log pi - log pi_ref|, nats; NaN where unknown
 }

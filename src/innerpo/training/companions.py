@@ -13,7 +13,8 @@ from innerpo.data.batching.batch import TokenBatch
 from innerpo.data.batching.order import rows_of
 from innerpo.data.batching.row_plan import Layout
 from innerpo.data.companions import companions
-from innerpo.data.shifts import plain_name, shifts_from
+from innerpo.data.shifts import shifts_from
+from innerpo.data.sources import place_of
 from innerpo.data.texts import anchor_items
 from innerpo.data.tokens import PromptItem
 from innerpo.methods.method import Method
@@ -104,7 +105,7 @@ def companion_items(
 
 def _warn_of_targets(config: RunConfig) -> None:
     source, texts = config.data.dataset, config.method.anchor_data
-    if plain_name(texts) in {shift.target for shift in shifts_from(source)}:
+    if place_of(texts) in {place_of(shift.target) for shift in shifts_from(source)}:
         log.warning(f"method.anchor_data={texts}: a target of {source}, which is then no longer out of distribution")
 
 

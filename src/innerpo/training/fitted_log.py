@@ -2,6 +2,8 @@
 
 import logging
 
+import torch
+
 from innerpo.config.method import MethodConfig
 from innerpo.methods.method import Method
 from innerpo.methods.notes.notes import PairNotes
@@ -50,7 +52,8 @@ def _log_notes(notes: PairNotes | None) -> None:
         wrong, size = float((notes.offset < 0).float().mean()), float(notes.offset.abs().mean())
         log.info(f"offsets: against the label in {wrong:.1%} of the pairs, mean size {size:.2f} logits")
     if notes.weight.min() < notes.weight.max():
-        raised = float((notes.weight > notes.weight.min()).float().mean())
-        log.info(
-            f"weights: {raised:.1%} of the pairs weigh {notes.weight.max() / notes.weight.min():.3g} times the rest"
-        )
+        values, counts = torch.unique(notes.weight, return_counts=True)
+        usual = counts.argmax()
+        shares = zip(counts / counts.sum(), values / values[usual], strict=True)
+        others = [f"{share:.1%} of the pairs weigh {size:.3g} times" for share, size in shares if size != 1.0]
+        log.info(f"weights: {', '.join(others)} the rest")

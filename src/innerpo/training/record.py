@@ -60,9 +60,13 @@ def check_base(folder: Path, base: Base) -> None:
         )
 
 
-def inputs_hash(data_hash: str, base: Base) -> str:
-    """Identity of what a run computes on, beyond its config: token ids and base weights."""
-    return hashlib.sha256(f"{data_hash}/{base.identity}".encode()).hexdigest()[:16]
+def inputs_hash(data_hash: str, base: Base, processes: int = 1) -> str:
+    """Identity of what a run computes on, beyond its config: token ids, base weights, and processes where several.
+
+    Each process has batches of its own, so that their number changes what an optimiser step is.
+    """
+    found = hashlib.sha256(f"{data_hash}/{base.identity}".encode()).hexdigest()[:16]
+    return found if processes == 1 else f"{found}-{processes}"
 
 
 def versions() -> dict[str, str]:

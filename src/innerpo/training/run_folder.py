@@ -62,8 +62,8 @@ def run_folder(config: RunConfig, inputs: str) -> Iterator[Path | None]:
         write_text(folder / CONFIG, as_yaml(to_dict(config) | {"run_id": run_id(config), "inputs": inputs}))
     elif process.is_main_process and (found := read_yaml(folder / CONFIG).get("inputs")) != inputs:
         raise UserError(
-            f"{folder} was begun on other data or another base model (inputs {found}, these are {inputs}); it cannot "
-            "be resumed: restore them, or start again with training.overwrite"
+            f"{folder} was begun on other data or another base model, or by another number of processes (inputs "
+            f"{found}, these are {inputs}); it cannot be resumed: restore them, or start again with training.overwrite"
         )
     try:
         yield last_checkpoint(folder) if training.resume else None

@@ -60,6 +60,9 @@ def make_pair(prompt: Text, chosen: Text, rejected: Text, *, id: str, source: st
             raise BadRowError(f"{name} must be one assistant turn after the prompt, but its turns are: {turns}")
     if chosen == rejected:
         raise BadRowError("chosen and rejected are identical")
+    for name, text in (("prompt", prompt), ("chosen", chosen), ("rejected", rejected)):
+        if not is_whole(text):
+            raise BadRowError(f"{name} holds half of a surrogate pair: it was cut in the midst of a character")
     return PreferencePair(prompt, chosen, rejected, id, source, split, cluster_of(prompt))
 
 
@@ -106,6 +109,16 @@ def is_empty(response: Text) -> bool:
     """Return whether a response is empty or white space only."""
     parts = [response] if isinstance(response, str) else [m["content"] for m in response]
     return not any(part.strip() for part in parts)
+
+
+def is_whole(text: Text) -> bool:
+    """Return whether a text has characters only, and no half of a surrogate pair, which is none."""
+    parts = [text] if isinstance(text, str) else [part for m in text for part in (m["role"], m["content"])]
+    try:
+        "".join(parts).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def divided(pair: PreferencePair) -> str:

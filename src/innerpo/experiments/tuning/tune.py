@@ -9,7 +9,8 @@ from typing import Any
 
 from innerpo.config.run import RunConfig, default_run
 from innerpo.config.yaml import nested, overlay
-from innerpo.data.shifts import plain_name, shifts_from
+from innerpo.data.shifts import shifts_from
+from innerpo.data.sources import place_of
 from innerpo.errors import UserError
 from innerpo.experiments.tuning.journal import check_installed
 from innerpo.experiments.tuning.outcome import Tuned, tuned, write_outcome
@@ -132,9 +133,12 @@ def _check(request: TuneRequest, budget: Budget) -> None:
 
 def _check_anchor(config: RunConfig) -> None:
     """Raise UserError for anchors on texts that a search must not see: a target's, or the held-out prompts' own."""
-    method, source = config.method, plain_name(config.data.dataset)
-    texts = plain_name(method.anchor_data)
-    unread = {shift.target for shift in shifts_from(source)} | {source}
-    if (method.anchor_drift or method.anchor_kl) and texts in unread:
-        what = "has the held-out prompts" if texts == source else f"is a target of {source}"
-        raise UserError(f"method.anchor_data={texts} {what}, which a search must not read; use self or sentences")
+    method, source = config.method, config.data.dataset
+    if not (method.anchor_drift or method.anchor_kl):
+        return
+    texts, own = place_of(method.anchor_data), place_of(source)
+    if texts == own or texts in {place_of(shift.target) for shift in shifts_from(source)}:
+        what = "has the held-out prompts" if texts == own else f"is a target of {source}"
+        raise UserError(
+            f"method.anchor_data={method.anchor_data} {what}, which a search must not read; use self or sentences"
+        )

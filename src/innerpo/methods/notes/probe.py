@@ -31,7 +31,7 @@ def probe(x: NoteInputs) -> Float[Tensor, " pair"]:
 
 def length(x: NoteInputs) -> Float[Tensor, " pair"]:
     """Return the log-odds from length alone: b_i = s times the difference of log token counts, s cross-fitted."""
-    unit = x.length.double().std().clamp(min=1e-12)
+    unit = spread(x.length.double())
 
     def margins(_: Bool[Tensor, " pair"], held: Bool[Tensor, " pair"]) -> Float[Tensor, " held"]:
         return x.length.double()[held] / unit
@@ -80,9 +80,15 @@ def slope(margins: Float[Tensor, " pair"]) -> float:
     def loss(s: float) -> float:
         return float(-(target * torch.nn.functional.logsigmoid(s * m)).mean() - (1 - target) * _log_not(s, m))
 
-    size = float(m.std().clamp(min=1e-12))
+    size = float(spread(m))
     best = minimize_scalar(loss, bounds=(0.0, STEEPEST / size), method="bounded", options={"xatol": 1e-6})
     return float(best.x)
+
+
+def spread(m: Float[Tensor, " pair"]) -> Float[Tensor, ""]:
+    """Return the standard deviation, the unit of margins; their root mean square where they are all alike, never 0."""
+    alike, size = m.std(), m.square().mean().sqrt()
+    return torch.where(alike > 1e-9 * size, alike, size).clamp(min=1e-12)
 
 
 def _log_not(s: float, m: Float[Tensor, " pair"]) -> float:

@@ -68,13 +68,25 @@ def fit_subspace(x: SubspaceInputs, method: MethodConfig, seed: int) -> Subspace
     """Return the cue that a method's config names. Raises UserError where there is nothing of it in the pairs."""
     kind: Kind = resolve(SUBSPACES, method.cue, "method.cue")
     drawn = replace(x, generator=generator_for(seed, f"subspace/{method.cue}"))
-    basis = orthonormal(kind(drawn)[:, :, : method.cue_rank])
+    basis = orthonormal(_zeros_last(kind(drawn))[:, :, : method.cue_rank])
     if not bool((basis != 0.0).any(1).any(1).all()):
         raise UserError(
             f"method.cue={method.cue} has no direction on these training pairs: what it describes does not vary"
         )
     along = (x.d.double() @ basis[:, :, :1]).squeeze(-1)
-    return Subspace(basis.float(), along.std(1).float())
+    scale = along.std(1)
+    if method.inoculate != 0.0 and bool((scale <= 1e-9 * along.abs().amax(1)).any()):
+        raise UserError(
+            f"method.cue={method.cue} cannot be inoculated: all training pairs differ alike along its first direction, "
+            "so that its standard deviation, by which the push is measured, is 0"
+        )
+    return Subspace(basis.float(), scale.float())
+
+
+def _zeros_last(columns: Float[Tensor, "layer hidden column"]) -> Float[Tensor, "layer hidden column"]:
+    """Return columns in their order, those of zeros (what does not vary over the pairs) behind the others."""
+    order = torch.argsort((columns == 0.0).all(1).long(), dim=-1, stable=True)
+    return columns.gather(-1, order[:, None].expand_as(columns))
 
 
 def orthonormal(columns: Float[Tensor, "layer hidden column"]) -> Float[Tensor, "layer hidden column"]:
