@@ -20,7 +20,7 @@ from innerpo.config.run import default_run
 from innerpo.data.batching.batch import make_batch
 from innerpo.data.lengths import MOST_BINS, lengths
 from innerpo.data.tokens import PairTokenizer
-from innerpo.methods.method import build_method
+from innerpo.methods.method import LossOutput, build_method
 from innerpo.model.adapters import add_adapter
 from innerpo.model.base import Base
 from innerpo.model.forward.outputs import StateRequest, sequence_outputs
@@ -30,8 +30,9 @@ from innerpo.model.shape import load_shape
 from innerpo.plan import memory_of, plan_run
 from innerpo.training.collate import PairCollator
 from innerpo.training.largest import largest_group
-from innerpo.training.memory import optimiser_states
+from innerpo.training.memory import bytes_of_shares, optimiser_states
 from innerpo.training.sampler import first_steps
+from innerpo.training.shares import GradientShares
 
 ROOT = Path(__file__).parents[1]
 
@@ -70,6 +71,20 @@ def test_bytes_by_hand():
         z.backward()
     assert live.now == 44 + 40 + 0  # the gradient of x
     assert y.view(2, 5).untyped_storage().nbytes() == 40  # a view is no memory of its own
+
+
+@pytest.mark.parametrize(("passes", "terms"), [(1, 3), (2, 1), (2, 3)])
+def test_bytes_of_gradient_shares(passes, terms):
+    """Counted while shares of a layer of 100 x 100 are measured; its own gradients lie there already."""
+    with torch.device("meta"):
+        layer, x = torch.nn.Linear(100, 100, bias=False), torch.empty(1, 100)
+    n, shares, live = 10_000, GradientShares(1), LiveBytes(layer.parameters())
+    shares._measured_at, shares._single, shares._gradients = 0, passes == 1, {}
+    with live:
+        for _ in range(passes):
+            values = {f"t{i}": layer(x).sum(1) * (i + 1) for i in range(terms)}
+            shares.add(LossOutput(values["t0"], values, {}), dict.fromkeys(values, 1.0), layer.parameters())
+    assert live.peak == pytest.approx(bytes_of_shares(n, 4 * n, terms, passes > 1), rel=0.15)
 
 
 def test_a_half_precision_product_on_a_cpu_without_units_makes_float32_copies():
@@ -186,6 +201,21 @@ def test_what_would_stop_a_run_stops_the_dry_run(flag, says, words, tmp_path, ca
     name = flag.split("=")[0]
     options = [w for w in words if not w.startswith(f"{name}=")]
     assert main(["train", "innerpo", "--dry-run", flag, *options]) == 2
+    assert says in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--model.adapt_layers=2,3", "--method.layers=1"], "no gradient would reach the adapter"),
+        (["--method.transform=ether", "--method.subspace.ether_blocks=7"], "does not divide the hidden size"),
+        (["--method.transform=svd", "--method.subspace.rank=1000"], "method.subspace.rank is 1000, but the model's"),
+        (["--method.transform=supr", "--method.subspace.supr_k=1000"], "method.subspace.supr_k is 1000, but"),
+    ],
+)
+def test_options_that_do_not_fit_the_model_stop_it(flags, says, words, tmp_path, capsys):
+    assert main(["train", "innerpo", "--dry-run", *flags, *words]) == 2
     assert says in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 

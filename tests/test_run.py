@@ -130,6 +130,28 @@ def test_scoring_is_counted_at_the_strengths_of_each_set(items, tmp_path):
     assert passes((0.5,), ("test",)) == 3
 
 
+@pytest.mark.parametrize(
+    ("method", "layers", "cache_gb", "start"),
+    [("dpo", "all", 8.0, 3), ("innerpo", "2", 8.0, 3), ("innerpo", "0,2", 8.0, 1), ("dpo", "all", 0.0, 0)],
+)
+def test_passes_begin_behind_the_trunk_which_ends_where_states_are_read(
+    items, tmp_path, method, layers, cache_gb, start
+):
+    """By hand, adapters from block 3 of 4: what lies between the trunk and them is run without gradients."""
+    config = config_of(method, tmp_path)
+    config = replace(
+        config,
+        method=replace(config.method, layers=layers),
+        data=replace(config.data, trunk_cache_gb=cache_gb),
+        model=replace(config.model, adapt_layers="3"),
+    )
+    n = sum(item.n_tokens for item in items[:3])
+    found = estimate.forward_tokens(config, items, [(("test",), items[:3])], 4)
+    assert found["scoring"] == pytest.approx(n * (1 + (4 - start) / 4))
+    mean = sum(i.n_tokens for i in items) / len(items)
+    assert found["training"] == pytest.approx(mean * 8 * ((3 - start) + estimate.TRAINING_FACTOR) / 4)
+
+
 def test_a_run_of_seconds_logs_no_estimate(base, items, tmp_path, caplog):
     caplog.set_level("INFO")
     estimate.log_estimate(config_of("dpo", tmp_path), base, items, [])

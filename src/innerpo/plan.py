@@ -18,7 +18,8 @@ from innerpo.evaluation.prepared import tokenise_sets, with_names
 from innerpo.evaluation.sets import load_sets
 from innerpo.files import cache_root
 from innerpo.methods.method import Method, build_method
-from innerpo.model.forward.sites import read_points
+from innerpo.methods.transforms.sizes import check_sizes
+from innerpo.model.forward.sites import RESIDUAL, read_points
 from innerpo.model.layer_spec import resolve_layers
 from innerpo.model.loading import device as device_at_hand
 from innerpo.model.numerics.hardware import choose_micro_batch_tokens
@@ -28,7 +29,14 @@ from innerpo.run import check_before_loading
 from innerpo.training.companions import Companions, companion_items
 from innerpo.training.estimate import forward_tokens, rate_of_shape
 from innerpo.training.memory import Memory, estimate_memory
-from innerpo.training.prepare import chosen_pairs, pairs_per_step, planned_steps, seen_pairs, training_items
+from innerpo.training.prepare import (
+    chosen_pairs,
+    pairs_per_step,
+    planned_steps,
+    reads_before,
+    seen_pairs,
+    training_items,
+)
 from innerpo.training.run_folder import is_finished
 
 log = logging.getLogger(__name__)
@@ -71,6 +79,9 @@ def plan_run(config: RunConfig) -> Plan:
     method = build_method(config.method, resolve_layers(config.method.layers, shape.n_blocks))
     if method.fit_request is not None or any(method.companions.values()):
         read_points(shape.model, method.layers, config.method.site)
+        if config.method.site == RESIDUAL:
+            check_sizes(config.method, int(shape.model.get_input_embeddings().embedding_dim))
+    reads_before(config, method, shape.n_blocks)
     items, scored = training_items(config, shape, known), tokenise_sets(sets, shape, config)
     n_parameters = shape.n_parameters  # before an adapter is put on
     everything = [item for found in scored.values() for item in found]
@@ -111,7 +122,7 @@ def memory_of(
         some, of_pair = companion_items(config, shape, items, kind, seen)
         companions[kind] = Companions(some, Reference(some, none, none.long()), of_pair)
     wanted = config.data.micro_batch_tokens
-    tokens = int(choose_micro_batch_tokens(wanted, shape.model).value)
+    tokens = int(choose_micro_batch_tokens(wanted, shape.model, loaded=False).value)
     return estimate_memory(config, shape, method, items, companions, scored, device, tokens)
 
 

@@ -82,8 +82,7 @@ def companions_of(
     found = {}
     for kind, request in method.companions.items():
         some, of_pair = companion_items(config, base, items, kind, seen)
-        what = f"{config.method.anchor_data} (anchor)" if kind == ANCHOR else f"{config.data.dataset} ({kind})"
-        check_context(base.model, some, what)
+        what = _named(config, kind)
         found[kind] = Companions(some, compute(some, request, what), of_pair)
     return found
 
@@ -91,7 +90,10 @@ def companions_of(
 def companion_items(
     config: RunConfig, base: Base, items: Sequence[PromptItem], kind: str, seen: Sequence[int]
 ) -> tuple[list[PromptItem], list[int]]:
-    """Return the items of the seen pairs' companions, and for each pair the index of its own (-1: not seen)."""
+    """Return the items of the seen pairs' companions, and for each pair the index of its own (-1: not seen).
+
+    Raises UserError where one cannot be made, or does not fit into the model's positions.
+    """
     if kind == ANCHOR:
         _warn_of_targets(config)
         tokens = base.pair_tokenizer(config.data)
@@ -99,8 +101,13 @@ def companion_items(
     else:
         every, of_pair = companions(items, kind, config.data.seed), list(range(len(items)))
     used = sorted({of_pair[i] for i in seen})
-    place = {index: new for new, index in enumerate(used)}
-    return [every[i] for i in used], [place.get(i, -1) for i in of_pair]
+    place, some = {index: new for new, index in enumerate(used)}, [every[i] for i in used]
+    check_context(base.model, some, _named(config, kind))
+    return some, [place.get(i, -1) for i in of_pair]
+
+
+def _named(config: RunConfig, kind: str) -> str:
+    return f"{config.method.anchor_data} (anchor)" if kind == ANCHOR else f"{config.data.dataset} ({kind})"
 
 
 def _warn_of_targets(config: RunConfig) -> None:

@@ -15,8 +15,10 @@ from innerpo.data.tokens import PromptItem
 from innerpo.methods.method import build_method
 from innerpo.model.base import Base, reference_mode
 from innerpo.model.forward.outputs import sequence_outputs
+from innerpo.model.layer_spec import resolve_layers
 from innerpo.model.numerics.hardware import multiplies_in_float32
-from innerpo.training.prepare import adapted_blocks, pairs_per_step, planned_steps, seen_pairs
+from innerpo.model.trunk_check import first_run_block
+from innerpo.training.prepare import adapted_blocks, pairs_per_step, planned_steps, reads_of, seen_pairs
 
 log = logging.getLogger(__name__)
 
@@ -38,22 +40,26 @@ SHORTEST = 10.0
 def forward_tokens(config: RunConfig, items: Sequence[PromptItem], scored: ToScore, n_blocks: int) -> dict[str, float]:
     """Return the work of reference, training and scoring, in tokens of a forward pass that take as long.
 
-    Passes of the policy begin at its first block with an adapter (the shared trunk), of ``n_blocks``.
+    Passes of the policy begin behind the shared trunk (model/trunk.py), of ``n_blocks``; what lies between it and the
+    first block with an adapter is run without gradients.
     """
-    share = 1.0 - min(adapted_blocks(config, n_blocks), default=0) / n_blocks
     steps, seen = planned_steps(config, len(items)), seen_pairs(config, len(items))
     mean = sum(item.n_tokens for item in items) / len(items)
-    method = build_method(config.method, ())
+    layers = resolve_layers(config.method.layers, n_blocks) if config.method.reads_states else ()
+    method = build_method(config.method, layers)
+    first = min(adapted_blocks(config, n_blocks), default=0)
+    start = 0 if config.data.trunk_cache_gb <= 0 else first_run_block(first, reads_of(method))
     further = len(method.companions)  # companions have about as many tokens as the pairs
     in_reference = mean * (len(items) * (1 + method.fits_on_mismatched) if config.method.reads_states else len(seen))
     in_reference += further * mean * len(seen)
     per_step = mean * (1 + further) * pairs_per_step(config)
     factor = TRAINING_FACTOR + config.training.gradient_checkpointing  # one more forward pass
-    in_training = 0.0 if config.method.frozen else per_step * steps * factor * share
+    blocks = (first - start) + (n_blocks - first) * factor
+    in_training = 0.0 if config.method.frozen else per_step * steps * blocks / n_blocks
     in_scoring = 0.0
     for names, found in scored:
         policies = 0 if config.method.frozen else n_strengths(config.eval, names)
-        passes = 1 + share * policies  # the base, and the policy at each strength
+        passes = 1 + policies * (n_blocks - start) / n_blocks  # the base, and the policy at each strength
         in_scoring += passes * sum(item.n_tokens for item in found)
     return {"reference": in_reference, "training": in_training, "scoring": in_scoring}
 

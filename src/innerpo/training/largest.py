@@ -1,7 +1,7 @@
 """The largest micro-batch of a run, found by its own sampling and batching, without a model."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from innerpo.config.run import RunConfig
 from innerpo.data.batching.order import by_prompt, token_batches
@@ -19,11 +19,15 @@ CANDIDATES = 8
 
 @dataclass(frozen=True)
 class Group:
-    """The items of a micro-batch, those of its companions by kind, and the cells that all take."""
+    """The items of a micro-batch, those of its companions by kind, and the cells that all take.
+
+    ``several``: some batch of the run is done in more than one micro-batch.
+    """
 
     items: tuple[PromptItem, ...]
     companions: tuple[tuple[str, tuple[PromptItem, ...]], ...]
     tokens: int
+    several: bool = False
 
 
 def largest_group(
@@ -37,16 +41,19 @@ def largest_group(
     size, seed = config.data.batch_size, config.training.seed
     steps = min(planned_steps(config, len(items)), MOST_STEPS)
     parts: list[tuple[int, list[int]]] = []
+    several = False
     for step in first_steps(len(items), pairs_per_step(config), seed, steps):
         for start in range(0, len(step), size):
             batch = step[start : start + size]
             rows = [rows_with(items[i], i, companions, layout) for i in batch]
-            for part in token_batches(rows, micro_batch_tokens, layout):
+            own = list(token_batches(rows, micro_batch_tokens, layout))
+            several = several or len(own) > 1
+            for part in own:
                 cells = sum(rows[k][0] for k in part) * max(rows[k][1] for k in part)
                 parts.append((cells, [batch[k] for k in part]))
     parts.sort(key=lambda found: -found[0])
     groups = [_group(part, items, companions, layout) for _, part in parts[:CANDIDATES]]
-    return max(groups, key=lambda group: group.tokens)
+    return replace(max(groups, key=lambda group: group.tokens), several=several)
 
 
 def _group(

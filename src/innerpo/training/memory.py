@@ -107,6 +107,8 @@ def estimate_memory(
         optimiser = int(adapter * optimiser_states(config.training.optim))
         group = largest_group(config, items, companions, layout, micro_batch_tokens)
         step = trace.a_step(policy, group, method, config.training.gradient_checkpointing)
+        if config.training.grad_share_steps:
+            step += bytes_of_shares(sum(p.numel() for p in trained), adapter, len(method.terms), group.several)
     return Memory(
         device=device.type,
         weights=weights,
@@ -172,6 +174,15 @@ def _loss_like(out: SequenceOutputs) -> Tensor:
     if out.token_states is not None:
         loss = loss + (out.token_states - torch.empty_like(out.token_states)).square().sum()
     return loss
+
+
+def bytes_of_shares(trained: int, gradients: int, terms: int, several: bool) -> int:
+    """Bytes that measuring each term's share of the gradient takes (shares.py), beside the step.
+
+    Of a batch in one pass a term's gradient at a time; of several passes those of all terms in float32, and two more
+    where one is added to another.
+    """
+    return gradients + (4 * trained * terms + gradients if several else 0)
 
 
 def optimiser_states(name: str) -> float:

@@ -196,18 +196,27 @@ def reads_of(method: Method) -> StateRequest | None:
 
 
 def _trunk(config: RunConfig, base: Base, items: Sequence[PromptItem], layout: Layout, method: Method) -> Trunk | None:
-    first, reads = min(adapted_blocks(config, base.n_blocks), default=0), reads_of(method)
-    before = [layer for layer in reads.layers if layer < first] if reads is not None else []
-    if reads is not None and before:
+    first, before = min(adapted_blocks(config, base.n_blocks), default=0), reads_before(config, method, base.n_blocks)
+    if before:
         shown = ", ".join(map(str, before))
-        trains_on = [request for request in (method.request, *method.companions.values()) if request is not None]
-        if len(before) == len(reads.layers) and trains_on:
-            raise UserError(
-                f"method.layers reads blocks {shown}, and model.adapt_layers adapts none up to there (the first is "
-                f"{first}): no gradient would reach the adapter from those states"
-            )
         log.info(f"layers: blocks {shown} lie before the first adapter (block {first}); their states stay the base's")
-    return plan_trunk(base, items, layout, first, reads, config.data.trunk_cache_gb)
+    return plan_trunk(base, items, layout, first, reads_of(method), config.data.trunk_cache_gb)
+
+
+def reads_before(config: RunConfig, method: Method, n_blocks: int) -> list[int]:
+    """Return the blocks before the first adapter whose states a method reads.
+
+    Raises UserError where it trains on states and all of them lie there.
+    """
+    first, reads = min(adapted_blocks(config, n_blocks), default=0), reads_of(method)
+    before = [layer for layer in reads.layers if layer < first] if reads is not None else []
+    trains_on = [request for request in (method.request, *method.companions.values()) if request is not None]
+    if reads is not None and before and len(before) == len(reads.layers) and trains_on:
+        raise UserError(
+            f"method.layers reads blocks {', '.join(map(str, before))}, and model.adapt_layers adapts none up to there "
+            f"(the first is {first}): no gradient would reach the adapter from those states"
+        )
+    return before
 
 
 def _reference_of_pairs(

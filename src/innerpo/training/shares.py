@@ -43,6 +43,7 @@ class GradientShares:
                 b if f is None else f.float() if b is None else b + f.float()
                 for b, f in zip(before, found, strict=True)
             ]
+            del found, before  # two gradients less while the next term's is computed
 
     def finish(self) -> dict[str, float]:
         """Return ``grad_share/<term>`` of the batch that ends here; nothing where it was not measured."""

@@ -36,6 +36,15 @@ class BlockReflections(nn.Module):
         return basis
 
 
+def check_blocks(blocks: int, hidden: int) -> None:
+    """Raise UserError where a number of blocks does not divide the hidden size."""
+    if hidden % blocks:
+        fitting = ", ".join(str(n) for n in range(1, min(hidden, 64) + 1) if hidden % n == 0)
+        raise UserError(
+            f"method.subspace.ether_blocks={blocks} does not divide the hidden size {hidden}; these do: {fitting}"
+        )
+
+
 def fit(inputs: FitInputs, method: MethodConfig) -> Transform:
     """Fit the reflections from a seeded random start and freeze their basis.
 
@@ -43,11 +52,7 @@ def fit(inputs: FitInputs, method: MethodConfig) -> Transform:
     """
     options, hidden = method.subspace, inputs.hidden
     rank, blocks = count_of(options.rank, hidden, "rank"), options.ether_blocks
-    if hidden % blocks:
-        fitting = ", ".join(str(n) for n in range(1, min(hidden, 64) + 1) if hidden % n == 0)
-        raise UserError(
-            f"method.subspace.ether_blocks={blocks} does not divide the hidden size {hidden}; these do: {fitting}"
-        )
+    check_blocks(blocks, hidden)
     shape = (len(inputs.layers), options.reflections, blocks, hidden // blocks)
     v = torch.randn(shape, generator=inputs.generator("ether"), dtype=torch.float64)
     return freeze("ether", learn_basis("ether", BlockReflections(v, rank), inputs, options))

@@ -114,8 +114,11 @@ def choose_compile(
     return Choice(steps >= COMPILE_STEPS, f"{steps} steps; compiling pays off from {COMPILE_STEPS} steps")
 
 
-def choose_micro_batch_tokens(wanted: int, model: nn.Module) -> Choice:
-    """Return the most padded tokens of a micro-batch: by free memory on CUDA, a constant on a CPU."""
+def choose_micro_batch_tokens(wanted: int, model: nn.Module, loaded: bool = True) -> Choice:
+    """Return the most padded tokens of a micro-batch: by free memory on CUDA, a constant on a CPU.
+
+    ``loaded``: the model's weights lie on the device already.
+    """
     if wanted:
         return Choice(wanted, "set by data.micro_batch_tokens")
     if not torch.cuda.is_available():
@@ -123,7 +126,8 @@ def choose_micro_batch_tokens(wanted: int, model: nn.Module) -> Choice:
     unused = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()  # reserved by torch, available for reuse
     free = torch.cuda.mem_get_info()[0] + unused
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    room = free - 12 * trained - CUDA_RESERVE  # float32 gradients and two optimiser states
+    weights = 0 if loaded else sum(p.numel() * p.element_size() for p in model.parameters())
+    room = free - weights - 12 * trained - CUDA_RESERVE  # float32 gradients and two optimiser states
     low, high = CUDA_MICRO_BATCH_TOKENS
     tokens = int(0.5 * room / activation_bytes(model))
     return Choice(max(low, min(high, tokens)), f"{free / 2**30:.0f} GiB of GPU memory free")
