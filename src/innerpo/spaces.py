@@ -5,10 +5,7 @@ are allowed in a config. A program adds ``SPACES["mine"] = {...}``; a method wit
 tuned.
 """
 
-from collections.abc import Mapping
-
 Range = tuple[float, float, str]
-Space = Mapping[str, Range]
 
 _LR: dict[str, Range] = {"training.lr": (2e-5, 2e-3, "log")}
 _DPO: dict[str, Range] = {**_LR, "method.beta": (0.01, 1.0, "log")}

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from innerpo.errors import UserError
 from innerpo.experiments.attempt import failure_of, swept
@@ -16,7 +16,6 @@ from innerpo.training.paths import STATE
 from innerpo.training.state import RunState, read_state
 
 State = Literal["done", "running", "failed", "waiting"]
-STATES = get_args(State)
 ARCHIVED = "archived"
 """Note of a run that is done in the archive of a study."""
 

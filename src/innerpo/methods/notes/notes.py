@@ -1,6 +1,5 @@
 """The notes on training pairs, and what they are made from."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -51,10 +50,3 @@ class NoteInputs:
     method: MethodConfig
     seed: int
     d_mis: Float[Tensor, "layer pair rank"] | None = None
-
-
-Offset = Callable[[NoteInputs], Float[Tensor, " pair"]]
-"""A named kind of offset: log-odds, in nats, that chosen is better, one per pair."""
-
-Weighting = Callable[[NoteInputs], Float[Tensor, " pair"]]
-"""A named kind of weighting: weights above 0, one per pair; they are divided by their mean."""
