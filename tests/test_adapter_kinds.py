@@ -7,7 +7,7 @@ import torch
 from conftest import build_model
 from innerpo.data.batching.batch import make_batch
 from innerpo.errors import UserError
-from innerpo.model.adapters import load_adapter
+from innerpo.model.adapters import load_adapter, remove_adapter
 from innerpo.model.base import Base
 from innerpo.model.forward.outputs import sequence_outputs
 from innerpo.training.artifacts import load_policy
@@ -57,6 +57,46 @@ def test_adapters_that_change_weights(kind, tokenizer, items, tmp_path):
     for layout in ("one_row", "concatenated"):
         found = sequence_outputs(policy, make_batch(items[:4], layout, 0)).logps
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@torch.no_grad()
+def test_a_module_that_an_adapter_saves_is_the_bases_again_when_it_is_off(tokenizer, items, tmp_path):
+    """peft would leave the trained copy in the base, of which later runs would take it for their own."""
+    config = peft.LoraConfig(**TARGETS, r=4, init_lora_weights=False, modules_to_save=["lm_head"])
+    policy = peft.get_peft_model(build_model(), config)
+    for p in policy.parameters():
+        p += 0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(0)) if p.requires_grad else 0.0
+    policy.save_pretrained(tmp_path)
+    base = Base(build_model(), tokenizer, "toy", "toy")
+    before, tensors = one_at_a_time(base.model, items[:2]), {k: v.clone() for k, v in base.model.state_dict().items()}
+    loaded = load_adapter(base, tmp_path).eval()
+    assert (one_at_a_time(loaded, items[:2]) - before).abs().max() > 0.5
+    remove_adapter(base, loaded)
+    assert torch.equal(one_at_a_time(base.model, items[:2]), before)
+    after = base.model.state_dict()
+    assert list(after) == list(tensors)
+    assert all(torch.equal(after[name], tensor) for name, tensor in tensors.items())
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"bias": "all"}, "bias=all"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights=pissa"),
+        ({"init_lora_weights": "olora"}, "init_lora_weights=olora"),
+        ({"layer_replication": [(0, 2), (1, 4)]}, "layer_replication"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_adapters_that_change_the_bases_own_weights_are_refused_but_for_a_merge(options, says, tokenizer, tmp_path):
+    peft.get_peft_model(build_model(), peft.LoraConfig(**TARGETS, r=4, **options)).save_pretrained(tmp_path)
+    base = Base(build_model(), tokenizer, "toy", "toy")
+    tensors = {k: v.clone() for k, v in base.model.state_dict().items()}
+    with pytest.raises(UserError, match=f"the adapter in .* has {says}, which changes the base's own weights"):
+        load_adapter(base, tmp_path)
+    assert all(torch.equal(v, tensors[k]) for k, v in base.model.state_dict().items())
+    assert load_adapter(base, tmp_path, spent=True) is not None
 
 
 @pytest.mark.parametrize("kind", OTHERS)

@@ -5,11 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 
+from conftest import build_model, build_tokenizer
 from innerpo.cli.verbs import main
+from innerpo.config.data import DataConfig
 from innerpo.config.method import MethodConfig
 from innerpo.config.run import default_run
 from innerpo.doctor.checks import run_checks
+from innerpo.errors import UserError
 from innerpo.methods.records import Term, log_ratio_margin
+from innerpo.model.base import Base
 from innerpo.registry import METHODS, TERMS
 
 
@@ -142,6 +146,13 @@ def test_expectations_of_labels():
     assert None not in [sees(name) for name in TERMS]
 
 
+def test_a_base_in_half_precision_is_refused(toy_folder, tmp_path):
+    base = Base(build_model().to(torch.bfloat16), build_tokenizer(), "toy", "toy")
+    config = replace(default_run("dpo"), data=DataConfig(dataset="embedded:longer", cache_dir=tmp_path))
+    with pytest.raises(UserError, match=r"checked in float32, and the base model is in torch\.bfloat16"):
+        run_checks(config, base=base)
+
+
 # -- the command line ------------------------------------------------------------------------------------------------
 
 
@@ -151,6 +162,8 @@ def test_the_verb_prints_a_table_and_its_exit_code_says_whether_all_is_well(toy_
     out = capsys.readouterr().out
     assert all(word in out for word in ("output", "inner", "drift", "margin at the reference", "lowers it"))
     assert "FAIL" not in out
+    assert main(["doctor", "ablate", *flags, "--model.dtype=bfloat16"]) == 0  # checked in float32
+    capsys.readouterr()
     monkeypatch.setitem(TERMS, "backwards", Term(wrong_sign, needs="logps"))
     assert main(["doctor", "dpo", *flags, "--method.extra", "backwards", "1"]) == 2
     shown = capsys.readouterr()

@@ -1,6 +1,8 @@
 """Local files: four types, two ways to divide them into splits, errors by file and line."""
 
 import json
+import subprocess
+import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -106,3 +108,15 @@ def test_faults_of_whole_files(tmp_path):
     one_line_error(lambda: load_pairs(str(tmp_path / "x.txt"), "train", DataConfig()), "no such file")
     path = write_jsonl(tmp_path / "one.jsonl", [GOOD | {"split": "train"}])
     one_line_error(lambda: load_pairs(path, "test", DataConfig()), "no test row", "train.*")
+
+
+@pytest.mark.parametrize(("umask", "modes"), [(0o077, (0o600, 0o700)), (0o022, (0o644, 0o755))])
+def test_new_files_have_the_modes_that_the_user_wants(tmp_path, umask, modes):
+    """They are made as temporary ones, for their owner alone; data are not to be shown to all because of that."""
+    code = (
+        f"import os; os.umask({umask}); from pathlib import Path; from innerpo.files import *\n"
+        f"write_text(Path({str(tmp_path / 'a.txt')!r}), 'x')\n"
+        f"with staged_directory(Path({str(tmp_path / 'b')!r})): pass"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert tuple(p.stat().st_mode & 0o777 for p in (tmp_path / "a.txt", tmp_path / "b")) == modes

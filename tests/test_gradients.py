@@ -1,5 +1,8 @@
 """Gradient methods: against dense algebra, equal to DPO at kappa = 1, under the Trainer's order of events."""
 
+import copy
+
+import peft
 import pytest
 import torch
 from torch import nn
@@ -9,12 +12,13 @@ from innerpo.config.method import MethodConfig
 from innerpo.data.batching.batch import make_batch
 from innerpo.data.tokens import PairTokenizer
 from innerpo.errors import UserError
-from innerpo.methods.gradients.edit import GradientEdit, adapted_modules, project
+from innerpo.methods.gradients.edit import GradientEdit, adapted_modules, check_projectable, project
 from innerpo.methods.gradients.fit import mean_differences
 from innerpo.methods.gradients.projbp import ProjBp
 from innerpo.methods.gradients.projgrad import ProjGrad
 from innerpo.methods.records import unit
 from innerpo.model.forward.blocks import decoder_blocks
+from test_adapter_kinds import WEIGHTS
 from test_training import far, same_bits, train
 
 W = unit(torch.tensor([3.0, 0.0, 4.0]))
@@ -99,6 +103,17 @@ def test_hooks_are_gone_after_training():
     with ProjBp({(0, "0"): W}, 0.0).installed(model):
         assert model.layers[0][0]._forward_hooks
     assert not model.layers[0][0]._forward_hooks
+
+
+@pytest.mark.parametrize("kind", [k for k in WEIGHTS if k != "LoRA"])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_adapters_without_a_parameter_whose_rows_are_an_output_are_refused(kind):
+    """Their frozen linear layers would be taken for the trained ones, and nothing would be projected."""
+    policy = peft.get_peft_model(build_model(), copy.deepcopy(WEIGHTS[kind]))
+    with pytest.raises(UserError, match="gradients are projected in plain LoRA or full fine-tuning; this adapter has"):
+        check_projectable(policy)
+    check_projectable(peft.get_peft_model(build_model(), copy.deepcopy(WEIGHTS["LoRA"])))
+    check_projectable(build_model())
 
 
 # -- directions at modules -----------------------------------------------------------------------------------------

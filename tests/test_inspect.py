@@ -13,12 +13,14 @@ from innerpo.config.yaml import read_run_config
 from innerpo.data.sources import load_pairs
 from innerpo.data.tokens import PairTokenizer
 from innerpo.data.training_pairs import training_pairs
+from innerpo.evaluation.inspect.measure import measure
 from innerpo.evaluation.inspect.run import best_against_first_worse, inspect_run
 from innerpo.evaluation.sets import PROMPT_SEED
 from innerpo.model.adapters import add_adapter
 from innerpo.model.loading import load_base
 from innerpo.run import train
 from innerpo.training.artifacts import load_policy
+from source_helpers import write_jsonl
 
 FILES = {"inspect.json", "inspect.csv", "inspect.png", "inspect.svg"}
 
@@ -118,6 +120,29 @@ def test_the_verb_writes_table_and_files(trained, capsys):
     assert [{k: str(v) for k, v in row.items()} for row in plain["blocks"]] == rows
     assert (trained / "inspect.png").read_bytes().startswith(b"\x89PNG")
     assert "cosine, policy and reference" in (trained / "inspect.svg").read_text()
+
+
+def test_responses_diverge_among_all_of_their_prompt(toy_folder, tmp_path, monkeypatch):
+    """Chosen and first rejected part at the third word, the second rejected one at the first."""
+    rows = []
+    for i in range(12):
+        for other in (" a b d", " c b d"):
+            rows.append(
+                {"prompt": f"say {i}:", "chosen": " a b c", "rejected": other, "split": ("train", "test")[i % 2]}
+            )
+    config = toy_config("innerpo", toy_folder, tmp_path)
+    data = replace(config.data, dataset=str(write_jsonl(tmp_path / "rows.jsonl", rows)))
+    config = replace(config, data=data, method=replace(config.method, pool="first_divergence"))
+    folder, seen = train(config).folder, []
+
+    def kept(policy, base, items, *more):
+        seen.extend(items)
+        return measure(policy, base, items, *more)
+
+    monkeypatch.setattr("innerpo.evaluation.inspect.run.measure", kept)
+    inspect_run(folder, config)
+    assert len(seen) == 6
+    assert {item.divergence for item in seen} == {1}  # behind the space with which all begin
 
 
 def test_a_foreign_adapter_that_does_nothing_moved_nothing(toy_folder, tmp_path, capsys):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from gguf import GGUFReader
 from safetensors.torch import load_file
+from transformers import OPTConfig, OPTForCausalLM
 
 from conftest import build_model
 from innerpo.cli.verbs import main
@@ -85,6 +86,14 @@ def test_every_token_of_the_block_moves_by_the_vector(family, items):
         steered(model, SteeringVector((1,), torch.zeros(1, 7)), 1.0),
     ):
         pass
+
+
+def test_an_embedding_may_be_narrower_than_the_residual_stream():
+    """As in facebook/opt-350m, which projects its embeddings up."""
+    sizes = {"hidden_size": 32, "word_embed_proj_dim": 16, "ffn_dim": 48, "num_hidden_layers": 2}
+    model = OPTForCausalLM(OPTConfig(vocab_size=40, num_attention_heads=2, **sizes))
+    with steered(model, SteeringVector((1,), torch.zeros(1, 32)), 1.0):
+        model(torch.tensor([[5, 6]]))
 
 
 @torch.no_grad()

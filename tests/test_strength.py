@@ -78,8 +78,11 @@ def test_other_updates_are_refused_between_0_and_1(kind, items, tmp_path):
     ("changes", "says"),
     [({"modules_to_save": ["lm_head"]}, r"modules_to_save=\['lm_head'\]"), ({"bias": "all"}, "bias=all")],
 )
-def test_what_is_trained_beside_the_update_is_refused(changes, says, tmp_path):
-    base, policy = saved("LoRA", tmp_path, **changes)
+def test_what_is_trained_beside_the_update_is_refused(changes, says):
+    config = copy.deepcopy(WEIGHTS["LoRA"])
+    for name, value in changes.items():
+        setattr(config, name, value)
+    base, policy = Base(build_model(), None, "toy", "toy"), peft.get_peft_model(build_model(), config)
     with pytest.raises(UserError, match=f"cannot scale this adapter: it has {says}"):
         at_strength(policy, 0.5, base.model).__enter__()
 

@@ -585,6 +585,9 @@ def test_wrong_parameters_are_refused_in_one_line(tmp_path, toy_folder):
         ({"eval_dataset": {"a": []}}, r"eval_dataset\['a'\] has no pair"),
         ({"processing_class": "gpt2"}, "processing_class must be a tokenizer, got str"),
         ({"peft_config": virtual}, "PromptTuningConfig does not only change weights"),
+        ({"peft_config": LoraConfig(**LORA, bias="all")}, "LoraConfig has bias=all, which changes the model's own"),
+        ({"peft_config": LoraConfig(**LORA, init_lora_weights="pissa")}, "LoraConfig has init_lora_weights=pissa"),
+        ({"ref_model": "gpt2"}, "ref_model must be a model or None, got str"),
         ({"peft_config": LoraConfig(target_modules=["qq"])}, "peft_config does not fit the model: .*qq"),
         ({"quantization_config": object()}, "quantization_config is for a model given by name"),
         ({"model": str(tmp_path / "nowhere")}, "cannot load the model '.*nowhere'"),
@@ -604,6 +607,18 @@ def test_errors_of_training_name_arguments_of_the_config(tmp_path):
     trainer = trainer_on(tmp_path, learning_rate=1e30, max_grad_norm=0.0, num_train_epochs=3)
     with pytest.raises(UserError, match=r"not finite at step \d+ .*a lower learning_rate \(now 1e\+30\)"):
         trainer.train()
+
+
+def test_a_type_of_weights_that_torch_does_not_have(tmp_path, toy_folder):
+    with pytest.raises(UserError, match="dtype='fp16' is not auto, float32, bfloat16 or float16"):
+        trainer_on(tmp_path, model=str(toy_folder), model_init_kwargs={"dtype": "fp16"})
+
+
+def test_directions_of_an_earlier_training_do_not_stay_beside_another_adapter(tmp_path):
+    trainer_on(tmp_path).save_model()
+    assert (tmp_path / "directions.safetensors").is_file()
+    trainer_on(tmp_path, method="dpo").save_model()
+    assert not (tmp_path / "directions.safetensors").exists()
 
 
 def test_options_from_a_command_line():

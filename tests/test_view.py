@@ -85,6 +85,14 @@ def test_runs_compared(client):
     assert "The configurations are the same" in page
 
 
+def test_more_runs_than_are_compared_are_refused(client):
+    """Their first forty alone would have means and intervals of another set, without a word."""
+    many = "&".join(f"run=r{i}" for i in range(41))
+    for page in ("compare", "report", "chart.json"):
+        answer = client.get(f"/{page}?{many}")
+        assert (answer.status_code, answer.text) == (400, "41 runs are ticked; at most 40 are compared at once")
+
+
 def test_curves(client):
     drawn = client.get("/chart.json?run=done&run=group/busy%2B1&key=loss").json()
     assert [entry["label"] for entry in drawn["legend"]] == ["done", "group/busy+1"]

@@ -298,6 +298,10 @@ def test_the_base_stands_once_where_it_is_the_same_and_options_that_differ_are_n
     write_config(finished(tmp_path / "b"), "method: {name: dpo, alpha: 0.5}\ntraining: {seed: 1}\nextra: 1\n")
     runs = Runs(tmp_path).all()
     assert [row[0].text for row in tables.compared(runs).rows] == ["base", "a: dpo", "b: dpo"]
+    table = HEADLINE["mean_logp"]
+    same = {"base": table["base"], "probe": table["base"], "columns": table["columns"]}
+    noop = replace(runs[0], name="p", tables={"": {"mean_logp": same}})
+    assert [row[0].text for row in tables.compared([noop, runs[1]]).rows] == ["base", "p: probe", "b: dpo"]
     options = {row[0].text: [c.text for c in row[1:]] for row in tables.differing_options(runs).rows}
     assert options["method.alpha"] == ["0.0", "0.5"]
     assert options["extra"] == ["–", "1"]

@@ -13,6 +13,17 @@ from safetensors import SafetensorError
 from innerpo.errors import MachineError, UserError, one_line
 
 
+def _umask() -> int:
+    """The bits that this process leaves off; the system tells them only when they are set."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+FILE_MODE, FOLDER_MODE = (mode & ~_umask() for mode in (0o666, 0o777))
+"""Modes of new files and folders, as open() and mkdir() give them: temporary ones are made for their owner alone."""
+
+
 def existing_folder(folder: str | Path) -> Path:
     """Return the folder of a run or an adapter as a path. Raises UserError where there is none."""
     path = Path(folder)
@@ -49,7 +60,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             write(temporary)
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
-            temporary.chmod(0o644)
+            temporary.chmod(FILE_MODE)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -81,7 +92,7 @@ def staging_folder(folder: Path) -> Iterator[Path]:
     with machine_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-        staging.chmod(0o755)  # it is made for its owner alone
+        staging.chmod(FOLDER_MODE)
         try:
             yield staging
         finally:

@@ -19,6 +19,7 @@ from innerpo.evaluation.sets import load_sets
 from innerpo.files import cache_root
 from innerpo.methods.method import Method, build_method
 from innerpo.methods.transforms.sizes import check_sizes
+from innerpo.model.forward.blocks import text_config
 from innerpo.model.forward.sites import RESIDUAL, read_points
 from innerpo.model.layer_spec import resolve_layers
 from innerpo.model.loading import device as device_at_hand
@@ -80,7 +81,7 @@ def plan_run(config: RunConfig) -> Plan:
     if method.fit_request is not None or any(method.companions.values()):
         read_points(shape.model, method.layers, config.method.site)
         if config.method.site == RESIDUAL:
-            check_sizes(config.method, int(shape.model.get_input_embeddings().embedding_dim))
+            check_sizes(config.method, int(text_config(shape.model).hidden_size))
     reads_before(config, method, shape.n_blocks)
     items, scored = training_items(config, shape, known), tokenise_sets(sets, shape, config)
     n_parameters = shape.n_parameters  # before an adapter is put on

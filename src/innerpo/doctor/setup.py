@@ -13,6 +13,7 @@ from torch import nn
 from innerpo.config.run import RunConfig
 from innerpo.data.batching.batch import TokenBatch, make_batch
 from innerpo.data.training_pairs import training_pairs
+from innerpo.errors import UserError
 from innerpo.files import cache_root
 from innerpo.methods.method import LossOutput, Method
 from innerpo.methods.notes.notes import PairNotes
@@ -22,7 +23,7 @@ from innerpo.model.base import Base
 from innerpo.model.forward.outputs import sequence_outputs
 from innerpo.model.loading import load_base
 from innerpo.training.companions import CompanionBatch, companion_items, swapped
-from innerpo.training.prepare import Prepared, adapted, in_float32, prepare
+from innerpo.training.prepare import Prepared, adapted, prepare
 
 Parameters = list[nn.Parameter]
 
@@ -75,11 +76,13 @@ def set_up(config: RunConfig, base: Base | None = None) -> Iterator[Setup]:
 
     The adapter is taken off the base at the end.
     """
-    config = in_float32(config)
+    config = replace(config, model=replace(config.model, dtype="float32"))
     config = replace(config, method=replace(config.method, frozen=False))  # its terms are checked on an adapter too
     pairs = training_pairs(config)
     base = base or load_base(config.model, cache_root(config.data.cache_dir))
     check_bare(base)
+    if base.model.dtype != torch.float32:
+        raise UserError(f"differences are checked in float32, and the base model is in {base.model.dtype}; load it so")
     with TemporaryDirectory() as scratch:
         prepared = prepare(config, base, pairs, cache_dir=Path(scratch))
         with adapted(prepared, config, cache_dir=Path(scratch)) as (policy, fitted):

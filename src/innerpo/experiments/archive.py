@@ -24,7 +24,7 @@ from innerpo.experiments.attempt import drop_failure, is_trained, mark
 from innerpo.experiments.plan import Plan, PlannedRun
 from innerpo.experiments.scored import is_done
 from innerpo.experiments.status import ARCHIVED, RunStatus, seconds_of
-from innerpo.files import machine_errors
+from innerpo.files import FOLDER_MODE, machine_errors
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ def _placed(run: Path, place: Path) -> bool:
     staging = Path(tempfile.mkdtemp(dir=place.parent, prefix=STAGED))
     try:
         copy_files(run, staging)
-        staging.chmod(0o755)
+        staging.chmod(FOLDER_MODE)
         os.rename(staging, place)  # noqa: PTH104 (fails where there is a run already, as it should)
     except OSError:
         if not place.exists():

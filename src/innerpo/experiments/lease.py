@@ -23,7 +23,7 @@ import filelock
 from innerpo.errors import MachineError, UserError
 from innerpo.experiments.holder import Holder, age, machine, read, this_process, to_text, works
 from innerpo.experiments.layout import leases
-from innerpo.files import machine_errors, write_text
+from innerpo.files import FILE_MODE, machine_errors, write_text
 
 BEAT = 15.0
 """Seconds between signs of life."""
@@ -181,7 +181,7 @@ def _create(path: Path, text: str) -> bool:
     aside = Path(name)
     with os.fdopen(handle, "w") as file:
         file.write(text)
-    aside.chmod(0o644)
+    aside.chmod(FILE_MODE)
     try:
         os.link(aside, path)
     except FileExistsError:

@@ -20,6 +20,8 @@ from innerpo.model.numerics.fused_lora import fuse_lora
 
 # Adapters that need task ids, or run the model more than once.
 UNSUPPORTED = ("POLY", "XLORA", "SHADOW")
+PLAIN_STARTS = (True, False, "gaussian", "eva", "orthogonal")
+"""peft's ways to start a LoRA adapter that leave the base's weights as they are (PiSSA, OLoRA, LoftQ, ... do not)."""
 
 
 def add_adapter(base: Base, config: ModelConfig, seed: int) -> nn.Module:
@@ -79,15 +81,22 @@ def _check_blocks(policy: Any, wanted: Sequence[int], base: Base) -> None:
         )
 
 
-def load_adapter(base: Base, folder: Path) -> nn.Module:
-    """Return the base with the peft adapter that a folder holds.
+def load_adapter(base: Base, folder: Path, spent: bool = False) -> nn.Module:
+    """Return the base with the peft adapter that a folder holds. ``spent``: the base is not used as such again.
 
-    Raises UserError if the two do not fit, or if the adapter is not one that changes weights (prompt tuning, ...).
+    Raises UserError if the two do not fit, or if the adapter is not one that changes weights (prompt tuning, ...) and,
+    unless the base is spent, leaves those of the base as they are.
     """
     from peft import PeftModel
 
     check_bare(base)
-    _check_changes_weights(folder)
+    config = _check_changes_weights(folder)
+    if not spent and (what := changes_base(config)):
+        raise UserError(
+            f"the adapter in {folder} has {what}, which changes the base's own weights, so that there is no base to "
+            "compare with once it is loaded; merge it (innerpo.merge) and give the merged model, or save it as a plain "
+            "LoRA (peft's path_initial_model_for_weight_conversion)"
+        )
     try:
         with _restored_on_failure(base):
             policy: nn.Module = PeftModel.from_pretrained(base.model, str(folder))
@@ -110,11 +119,16 @@ def check_bare(base: Base) -> None:
 
 def remove_adapter(base: Base, policy: Any) -> None:
     """Take a policy's adapter off the base, which is then bit for bit what it was. A copy of the base is left alone."""
+    from peft.utils.other import ModulesToSaveWrapper
+
     if policy is base.model or not hasattr(policy, "unload"):
         return
     if any(getattr(module, "gradient_checkpointing", False) for module in base.model.modules()):
         kind = "activation" if hasattr(base.model, "activation_checkpointing_disable") else "gradient"  # before 5.23
         getattr(base.model, f"{kind}_checkpointing_disable")()
+    for module in base.model.modules():
+        if isinstance(module, ModulesToSaveWrapper):
+            module._active_adapter = []  # else unloading leaves the trained copy in the place of the base's module
     if hasattr(base.model, "_require_grads_hook"):  # checkpointing an adapter makes the embedding's output need one
         base.model.disable_input_require_grads()
     policy.unload()
@@ -174,9 +188,19 @@ def take_off_parts(model: nn.Module) -> None:
         del model.peft_config
 
 
-def _check_changes_weights(folder: Path) -> None:
-    """Refuse adapters that add tokens or need more inputs than token ids: rows of several responses have no place for
-    them, and positions and masks would be wrong.
+def changes_base(config: Any) -> str:
+    """Return what in a peft config changes the base's own weights, so that they stay changed with the adapter off."""
+    bias, start = getattr(config, "bias", "none"), getattr(config, "init_lora_weights", True)
+    if bias != "none":
+        return f"bias={bias}"
+    if start not in PLAIN_STARTS:
+        return f"init_lora_weights={start}"
+    return "layer_replication" if getattr(config, "layer_replication", None) else ""
+
+
+def _check_changes_weights(folder: Path) -> Any:
+    """Return an adapter's config. Refuse adapters that add tokens or need more inputs than token ids: rows of several
+    responses have no place for them, and positions and masks would be wrong.
     """
     from peft import PeftConfig
 
@@ -190,3 +214,4 @@ def _check_changes_weights(folder: Path) -> None:
             f"the adapter in {folder} is of peft's kind {kind}, which does not only change weights; give one that "
             "does (LoRA, DoRA, AdaLoRA, IA3, LoHa, LoKr, OFT, BOFT, VeRA, ...)"
         )
+    return config

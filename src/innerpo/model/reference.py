@@ -23,6 +23,7 @@ from innerpo.data.tokens import PromptItem
 from innerpo.model.ablation import Ablation, ablated
 from innerpo.model.base import Base, reference_mode
 from innerpo.model.cache import content_key, load_tensors, save_tensors
+from innerpo.model.forward.blocks import text_config
 from innerpo.model.forward.outputs import SequenceOutputs, StateRequest, sequence_outputs
 from innerpo.model.forward.passes import Offsets, collect
 from innerpo.model.forward.sites import RESIDUAL
@@ -175,7 +176,7 @@ def _remembered(base: Base, path: Path) -> dict[str, Tensor]:
 
 def _token_size(base: Base, items: Sequence[PromptItem], layout: Layout, request: StateRequest) -> int:
     """Numbers per token in the states of all layers; the width of a site is that of one prompt's states."""
-    width = int(base.model.get_input_embeddings().embedding_dim)
+    width = int(text_config(base.model).hidden_size)
     if request.site != RESIDUAL and items:
         batch = make_batch(items[:1], layout, base.pad_id).to(next(base.model.parameters()).device)
         with reference_mode(base.model):

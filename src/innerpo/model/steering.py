@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from innerpo.errors import UserError
-from innerpo.model.forward.blocks import outputs_changed
+from innerpo.model.forward.blocks import outputs_changed, text_config
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ def steered(model: nn.Module, vector: SteeringVector, coefficient: float) -> Ite
     Every token, since llama.cpp and repeng apply an exported vector so. States read inside the context are the steered
     states. Raises UserError if the vectors do not have the model's width.
     """
-    width = int(model.get_input_embeddings().embedding_dim)  # type: ignore[operator]
+    width = int(text_config(model).hidden_size)  # an embedding may be narrower
     if vector.vectors.shape[1] != width:
         raise UserError(
             f"the steering vectors have {vector.vectors.shape[1]} dimensions, the model's residual stream has {width}"

@@ -10,7 +10,7 @@ import torch
 from innerpo.config.labels import label_of_folder
 from innerpo.config.run import RunConfig
 from innerpo.errors import UserError
-from innerpo.files import cache_root, new_folder, staged_directory
+from innerpo.files import FILE_MODE, cache_root, new_folder, staged_directory
 from innerpo.model.adapters import load_adapter, merge_adapter
 from innerpo.model.base import Base
 from innerpo.model.loading import load_base, model_source
@@ -45,7 +45,7 @@ def merge_run(folder: Path, config: RunConfig, out: Path, dtype: Dtype = "auto")
     base = load_base(whole, cache_root(config.data.cache_dir))
     check_base(folder, base)
     kind = _stored_dtype(config, base) if dtype == "auto" else getattr(torch, dtype)
-    model = merge_adapter(base, load_adapter(base, folder))
+    model = merge_adapter(base, load_adapter(base, folder, spent=True))
     _round(model, kind)
     name = str(kind).removeprefix("torch.")
     with staged_directory(target) as staging:
@@ -53,7 +53,7 @@ def merge_run(folder: Path, config: RunConfig, out: Path, dtype: Dtype = "auto")
         base.tokenizer.save_pretrained(staging)
         (staging / "README.md").write_text(_card(folder, config, name))
         for path in staging.iterdir():
-            path.chmod(0o644)  # safetensors writes for its owner alone
+            path.chmod(FILE_MODE)  # safetensors writes for its owner alone
     return Merged(out, name, sum(p.numel() for p in model.parameters()) / 1e6)
 
 

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 
 from innerpo.config.yaml import read_run_config
 from innerpo.errors import UserError, first_line
-from innerpo.files import staging_folder, write_text
+from innerpo.files import FILE_MODE, staging_folder, write_text
 from innerpo.methods.method import Method
 from innerpo.model.adapters import load_adapter, remove_adapter
 from innerpo.model.base import Base
@@ -38,7 +38,7 @@ def save_run(
             save_directions(staging / DIRECTIONS, method.inner_reward)
         (staging / "README.md").write_text(card)
         for path in sorted(staging.iterdir()):
-            path.chmod(0o644)  # safetensors writes for its owner alone
+            path.chmod(FILE_MODE)  # safetensors writes for its owner alone
             path.replace(folder / path.name)
     write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)

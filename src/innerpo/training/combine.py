@@ -15,7 +15,7 @@ from innerpo.config.labels import group_label
 from innerpo.config.run import RunConfig, to_dict
 from innerpo.config.yaml import config_of_folder, read_run_config
 from innerpo.errors import UserError
-from innerpo.files import cache_root, existing_folder, machine_errors, new_folder, staged_directory
+from innerpo.files import FILE_MODE, cache_root, existing_folder, machine_errors, new_folder, staged_directory
 from innerpo.model.identity import hash_of_adapter
 from innerpo.model.lora_sum import Update, by_depth, truncated, weighted_sum
 from innerpo.training.lora_files import CONFIG, WEIGHTS, read_config, read_update, write_update
@@ -88,7 +88,7 @@ def combine_adapters(
             write_update(staging, update, configs[0])
         (staging / RECORD_OF_SUM).write_text(record.as_json())
         for path in staging.iterdir():
-            path.chmod(0o644)  # safetensors writes for its owner alone
+            path.chmod(FILE_MODE)  # safetensors writes for its owner alone
     return record
 
 

@@ -12,13 +12,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from innerpo.errors import UserError
+from innerpo.model.adapters import PLAIN_STARTS
 from innerpo.model.lora_sum import Factors, Update
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _NAMES = ("lora_A.weight", "lora_B.weight", "lora_embedding_A", "lora_embedding_B")
-PLAIN_STARTS = (True, False, "gaussian", "eva", "orthogonal")
-"""peft's ways to start an adapter that leave the base's weights as they are (PiSSA, OLoRA, LoftQ, ... do not)."""
 BESIDE = (
     *("use_dora", "use_qalora", "use_bdlora", "lora_bias", "modules_to_save", "trainable_token_indices"),
     *("target_parameters", "layer_replication", "alora_invocation_tokens", "arrow_config", "kasa_config"),

@@ -18,6 +18,7 @@ from innerpo.data.tokens import PromptItem
 from innerpo.methods.method import Method
 from innerpo.model.adapters import add_adapter
 from innerpo.model.embedded import NAME as EMBEDDED
+from innerpo.model.forward.blocks import text_config
 from innerpo.model.forward.outputs import SequenceOutputs, StateRequest, sequence_outputs
 from innerpo.model.numerics.hardware import multiplies_in_float32
 from innerpo.model.numerics.live_bytes import LiveBytes, as_on
@@ -221,7 +222,7 @@ def _kept(config: RunConfig, shape: Shape, method: Method, items: Sequence[Promp
     tokens = sum(len(r) for item in items for r in item.responses)
     found, request = 4 * tokens, method.fit_request
     if request is not None:
-        width = len(request.layers) * int(shape.model.get_input_embeddings().embedding_dim)
+        width = len(request.layers) * int(text_config(shape.model).hidden_size)
         states = tokens * width * shape.model.dtype.itemsize
         found += 2 * len(items) * width * 4
         if request.token_states and (config.model.lora_r == 0 or states <= config.data.token_cache_gb * 1e9):

@@ -277,8 +277,3 @@ def adapted(
         )
     finally:
         remove_adapter(base, policy)
-
-
-def in_float32(config: RunConfig) -> RunConfig:
-    """Return the config with float32 in place of an automatic data type, for checks of small differences."""
-    return replace(config, model=replace(config.model, dtype="float32")) if config.model.dtype == "auto" else config

@@ -15,7 +15,7 @@ from innerpo.data.batching.batch import make_batch
 from innerpo.data.tokens import PromptItem
 from innerpo.errors import UserError, first_line, one_line
 from innerpo.files import cache_root
-from innerpo.model.adapters import UNSUPPORTED, take_off_parts
+from innerpo.model.adapters import UNSUPPORTED, changes_base, take_off_parts
 from innerpo.model.base import Base
 from innerpo.model.coverage import excluded_from_all_linear, log_weights_without_adapter
 from innerpo.model.dropout import switch_off_dropout
@@ -73,7 +73,10 @@ def load(model: Any, args: InnerPOConfig, quantization_config: Any) -> Any:
     if quantization_config is not None:
         options |= {"quantization_config": quantization_config, "device_map": {"": args.device}}
     if isinstance(options["dtype"], str) and options["dtype"] != "auto":
-        options["dtype"] = getattr(torch, options["dtype"])
+        found = getattr(torch, options["dtype"].removeprefix("torch."), None)
+        if not isinstance(found, torch.dtype):
+            raise UserError(f"model_init_kwargs: dtype={options['dtype']!r} is not auto, float32, bfloat16 or float16")
+        options["dtype"] = found
     source = model_source(ModelConfig(base_model=str(model)), cache_root(_folder(args.cache_dir)))
     try:
         return AutoModelForCausalLM.from_pretrained(source, **options)
@@ -108,6 +111,8 @@ def source_of(model: Any, tokenizer: Any, args: InnerPOConfig, ref_model: Any, p
     bare = model if adapted is None else adapted.get_base_model()
     if getattr(bare, "hf_device_map", None) is None:
         model.to(args.device)
+    if ref_model is not None and not isinstance(ref_model, nn.Module):
+        raise UserError(f"ref_model must be a model or None, got {type(ref_model).__name__}; leave it out")
     if ref_model is not None and ref_model is not model and not _same_weights(ref_model, bare):
         raise UserError(
             "ref_model has other weights than model; leave it out: the reference is the model before training, in "
@@ -147,6 +152,11 @@ def _check_kind(config: Any) -> None:
     kind = str(getattr(config.peft_type, "value", config.peft_type))
     if config.is_prompt_learning or config.is_adaption_prompt or kind in UNSUPPORTED:
         raise UserError(f"{type(config).__name__} does not only change weights, which is not supported; use LoraConfig")
+    if what := changes_base(config):
+        raise UserError(
+            f"{type(config).__name__} has {what}, which changes the model's own weights; the reference is the model "
+            "with the adapter off, which would be another model then"
+        )
 
 
 def _same_weights(reference: Any, model: nn.Module) -> bool:

@@ -118,8 +118,13 @@ class InnerPOTrainer(PairTrainer):
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Save the adapter (or the model), the tokenizer and, beside them, the preference directions."""
         super()._save(output_dir, state_dict)
-        if self.args.should_save and self.inner_reward is not None:
-            save_directions(Path(output_dir or self.args.output_dir) / DIRECTIONS, self.inner_reward)
+        if not self.args.should_save:
+            return
+        path = Path(output_dir or self.args.output_dir) / DIRECTIONS
+        if self.inner_reward is not None:
+            save_directions(path, self.inner_reward)
+        else:
+            path.unlink(missing_ok=True)  # of an earlier training into this folder
 
     # -- data --------------------------------------------------------------------------------------------------------
 

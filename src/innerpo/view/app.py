@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
@@ -24,7 +25,7 @@ from innerpo.view.runs import Run, Runs
 log = logging.getLogger(__name__)
 
 MOST_RUNS = 40
-"""More runs than this are not compared at once."""
+"""More runs than this are not compared at once: their page would be slow, and none is left out in silence."""
 TYPES = {".css": "text/css", ".js": "text/javascript"}
 Answer = Callable[[Request], Response]
 
@@ -115,7 +116,10 @@ def _asset(request: Request) -> Response:
 def _asked_for(request: Request, runs: Runs) -> tuple[list[Run], list[str]]:
     """The runs that an address names, each once, and the names at which there is none."""
     found, missing = [], []
-    for path in list(dict.fromkeys(request.query_params.getlist("run")))[:MOST_RUNS]:
+    asked = list(dict.fromkeys(request.query_params.getlist("run")))
+    if len(asked) > MOST_RUNS:
+        raise HTTPException(400, f"{len(asked)} runs are ticked; at most {MOST_RUNS} are compared at once")
+    for path in asked:
         try:
             found.append(runs.one(path))
         except OutsideError:

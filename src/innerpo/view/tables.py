@@ -41,7 +41,7 @@ def compared(runs: Sequence[Run]) -> Table | None:
     rows: list[tuple[str, Mapping[str, Any]]] = []
     for run in runs:
         for model, cells in _rows(run.tables.get("", {}).get(SCORER)):
-            if ("base", cells) not in rows:
+            if model != "base" or ("base", cells) not in rows:
                 rows.append((model if model == "base" else f"{run.name}: {model}", cells))
     if not rows:
         return None

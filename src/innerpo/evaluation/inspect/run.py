@@ -12,6 +12,7 @@ from pathlib import Path
 from innerpo.config.method import MethodConfig
 from innerpo.config.run import RunConfig
 from innerpo.config.yaml import check_training_set
+from innerpo.data.divergence import with_divergence_of
 from innerpo.data.pairs import PreferencePair, take_prompts
 from innerpo.data.sources import load_pairs
 from innerpo.data.training_pairs import training_pairs
@@ -46,13 +47,16 @@ def inspect_run(folder: Path, config: RunConfig, prompts: int = 64, base: Base |
     data = replace(config.data, dataset=dataset, shuffled_labels=0.0, shuffled_prompts=False)
     every_block = replace(config, data=data, method=_shared_directions(config.method))
     known = training_pairs(every_block)
-    test = best_against_first_worse(load_pairs(dataset, "test", replace(data, seed=PROMPT_SEED)), prompts, PROMPT_SEED)
+    loaded = load_pairs(dataset, "test", replace(data, seed=PROMPT_SEED))
+    test = best_against_first_worse(loaded, prompts, PROMPT_SEED)
 
     base = base or load_base(config.model, cache_root(data.cache_dir))
     check_bare(base)
     check_base(folder, base)
     n_blocks = base.n_blocks
     test_items = base.pair_tokenizer(data).training_items(test)
+    if config.method.pool == "first_divergence":  # among all responses of a prompt, as in training
+        test_items = with_divergence_of(test_items, base.pair_tokenizer(data).scoring_items(loaded))
     if not test_items:
         raise UserError(f"{dataset} has no pair left to inspect in its test split")
     prepared = prepare(every_block, base, known)

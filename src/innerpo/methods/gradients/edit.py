@@ -10,6 +10,7 @@ from accelerate.utils import extract_model_from_parallel
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from innerpo.errors import UserError
 from innerpo.model.forward.blocks import decoder_blocks
 
 ModuleKey = tuple[int, str]
@@ -51,3 +52,17 @@ def adapted_modules(model: nn.Module) -> dict[ModuleKey, Any]:
     every = {(i, name): m for i, block in enumerate(blocks) for name, m in block.named_modules()}
     lora = {key: m for key, m in every.items() if hasattr(m, "lora_B") and len(m.lora_B)}
     return lora or {key: m for key, m in every.items() if isinstance(m, nn.Linear)}
+
+
+def check_projectable(model: nn.Module) -> None:
+    """Raise UserError for an adapter that is no plain LoRA: none of its parameters has a module's output as rows."""
+    from peft.tuners.adalora import AdaLoraLayer
+    from peft.tuners.lora import LoraLayer
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for module in extract_model_from_parallel(model).modules():
+        variants = [type(v).__name__ for v in getattr(module, "lora_variant", {}).values() if v is not None]
+        plain = isinstance(module, LoraLayer) and not isinstance(module, AdaLoraLayer) and not variants
+        if isinstance(module, BaseTunerLayer) and not plain:
+            kind = " ".join([type(module).__name__, *variants])
+            raise UserError(f"gradients are projected in plain LoRA or full fine-tuning; this adapter has {kind}")

@@ -17,7 +17,7 @@ from innerpo.data.tokens import PromptItem, hash_of_items
 from innerpo.errors import UserError
 from innerpo.methods.directions.direction import direction_of
 from innerpo.methods.generators import generator_for
-from innerpo.methods.gradients.edit import ModuleKey, adapted_modules
+from innerpo.methods.gradients.edit import ModuleKey, adapted_modules, check_projectable
 from innerpo.methods.method import Method
 from innerpo.methods.records import unit
 from innerpo.model.base import Base, reference_mode
@@ -52,6 +52,7 @@ def fit_gradients(
     config = method.config
     if config.gradient == "none":
         return method
+    check_projectable(policy)
     modules = adapted_modules(policy)
     if not modules:
         raise UserError(
