@@ -4,17 +4,19 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import filelock
 
 import innerpo
 from innerpo.config.labels import group_label
+from innerpo.config.model import Dtype
 from innerpo.config.run import RunConfig
 from studies.stored import stored
 
 log = logging.getLogger(__name__)
 
-DTYPES = ("auto", "float32", "bfloat16", "float16")
+DTYPES = get_args(Dtype)
 """Types of the base weights: each is part of a row's id, and none of its name in a study."""
 
 

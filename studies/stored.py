@@ -29,6 +29,7 @@ def store(runs: Sequence[Path], folder: Path, names: Mapping[str, str]) -> Study
     before = stored(folder) if (folder / "runs.parquet").is_file() else None
     again = study.runs["run"].to_list()
     older = [] if before is None else before.runs.filter(~pl.col("run").is_in(again))["run"].to_list()
+    _check_once(study, before, older, names)
     for name in FRAMES:
         frame: pl.DataFrame = getattr(study, name)
         if name == "runs":
@@ -37,6 +38,17 @@ def store(runs: Sequence[Path], folder: Path, names: Mapping[str, str]) -> Study
             frame = pl.concat([getattr(before, name).filter(pl.col("run").is_in(older)), frame])
         write_atomically(folder / f"{name}.parquet", frame.write_parquet)
     return stored(folder)
+
+
+def _check_once(study: Study, before: Study | None, older: Sequence[str], names: Mapping[str, str]) -> None:
+    """Raise ValueError where a seed of a row would be there twice: with other weights, say. A table takes the first."""
+    key = ["method", "source", "seed"]
+    runs = study.runs.with_columns(pl.col("method").replace(dict(names))).select(*key, "run")
+    if before is not None:
+        runs = pl.concat([before.runs.filter(pl.col("run").is_in(older)).select(*key, "run"), runs])
+    twice = runs.filter(pl.struct(key).is_duplicated())["run"].to_list()
+    if twice:
+        raise ValueError(f"one run of a study is there more than once: {', '.join(twice)}; store one of them")
 
 
 def stored(folder: Path) -> Study:

@@ -84,12 +84,15 @@ def tests_text(gains: Mapping[str, Estimate], unit: str) -> str:
     if found:
         return f"Beyond chance {over}: {', '.join(found)}."
     least = min(adjusted, key=lambda name: adjusted[name])
-    return f"No {unit} is beyond chance {over} (the least p is {adjusted[least]:.2f}, of {least})."
+    whose = f"the least p is {adjusted[least]:.2f}, of {least}" if adjusted[least] < 1.0 else "every p is 1"
+    return f"No {unit} is beyond chance {over} ({whose})."
 
 
 def _levels(study: Study) -> str:
     table = _every_strength(study)
     levels = [cells["oos"].estimate.level for row, cells in table.rows.items() if row != "base" and "oos" in cells]
+    if not levels:
+        return ""
     said = f"Intervals are over {' or '.join(dict.fromkeys(levels))}"
     return f"{said}." if all("seeds" in level for level in levels) else f"{said}: those of one seed do not cover seeds."
 

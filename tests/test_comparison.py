@@ -157,9 +157,9 @@ def test_the_verb(tmp_path, capsys):
 # -- curves --------------------------------------------------------------------------------------------------------
 
 
-def curve_run(root, method, seed, points, n=20, sets=DEFAULT_SETS):
+def curve_run(root, method, seed, points, n=20, sets=DEFAULT_SETS, **options):
     """A run whose policy has these {strength: (right of n on test, right of n on oos, drift)}."""
-    config = config_of(method, seed)
+    config = config_of(method, seed, **options)
     some = lambda k: right(*([1] * k + [0] * (n - k)))  # noqa: E731
     targets = [name for name in sets if name != "test"]
     by_set = lambda test, oos: {"test": some(test)} | {name: some(oos) for name in targets}  # noqa: E731
@@ -263,6 +263,14 @@ def test_curves_without_the_usual_baseline_have_no_gains(tmp_path, capsys):
     assert "gained over" not in shown
     assert main(["table", str(tmp_path / "*"), "--curves", "--baseline=ipo"]) == 0
     assert "gained over ipo" in capsys.readouterr().out
+
+
+def test_the_usual_baseline_may_have_an_id(tmp_path, capsys):
+    """Where all runs have another learning rate, say, there is one row of dpo, and it is no plain name."""
+    for method in ("dpo", "ipo"):
+        curve_run(tmp_path, method, 1, STRAIGHT, lr=5e-4)
+    assert main(["table", str(tmp_path / "*"), "--curves"]) == 0
+    assert "gained over dpo" in capsys.readouterr().out
 
 
 def test_a_shift_that_was_scored_under_two_names_is_one(tmp_path):

@@ -76,6 +76,8 @@ def test_what_does_not_vary_leaves_its_place_to_the_next_direction():
     assert found.basis[:, :, 0].abs().argmax(1).tolist() == [1, 1]
     assert not found.basis[:, :, 1].any()
     assert (found.scale > 1.0).all()
+    ablated = fit_subspace(replace(x, regressors=same), MethodConfig(ablate=1.0), 0)
+    assert not ablated.basis[:, :, 0].any()  # what is taken out keeps its columns in their order
     alike = replace(x, d=x.d[:, :1].expand_as(x.d))
     with pytest.raises(UserError, match=r"method\.cue=shared cannot be inoculated: all training pairs differ alike"):
         fit_subspace(alike, MethodConfig(inoculate=1.0, cue="shared"), 0)

@@ -212,6 +212,7 @@ def test_what_would_stop_a_run_stops_the_dry_run(flag, says, words, tmp_path, ca
         (["--method.transform=ether", "--method.subspace.ether_blocks=7"], "does not divide the hidden size"),
         (["--method.transform=svd", "--method.subspace.rank=1000"], "method.subspace.rank is 1000, but the model's"),
         (["--method.transform=supr", "--method.subspace.supr_k=1000"], "method.subspace.supr_k is 1000, but"),
+        (["--method.transform=supr", "--method.subspace.supr_k=32"], "supr_k=32 drops all 32 dimensions"),
     ],
 )
 def test_options_that_do_not_fit_the_model_stop_it(flags, says, words, tmp_path, capsys):

@@ -56,6 +56,8 @@ def test_the_log_names_each_weight(caplog):
     weight = torch.tensor([1.0] * 90 + [4.0] * 6 + [0.25] * 4)
     _log_notes(PairNotes(torch.zeros(100), weight))
     assert caplog.messages == ["weights: 4.0% of the pairs weigh 0.25 times, 6.0% of the pairs weigh 4 times the rest"]
+    _log_notes(PairNotes(torch.zeros(101), torch.linspace(0.5, 1.5, 101)))
+    assert caplog.messages[1:] == ["weights: from 0.5 to 1.5, median 1"]
 
 
 def test_offsets_are_calibrated_log_odds():

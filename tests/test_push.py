@@ -22,13 +22,14 @@ from fake_hub import TOKEN, FakeHub, serving
 from innerpo.cli import main
 from innerpo.config.run import RunConfig, to_dict
 from innerpo.config.yaml import as_yaml, check_training_set, config_of_folder, read_run_config, read_yaml
+from innerpo.data.sources.places import on_hub
 from innerpo.errors import UserError
 from innerpo.evaluation.facts import Scores, read_scores
 from innerpo.evaluation.statistics import UNKNOWN, Estimate
 from innerpo.sharing.bases import hub_id, name_of_base
 from innerpo.sharing.clean import Cleaner, check_clean, places_in
 from innerpo.sharing.package import packed
-from innerpo.sharing.results import Result, eval_results, model_index, on_hub, results_of
+from innerpo.sharing.results import Result, eval_results, model_index, results_of
 from innerpo.training.card import model_card
 from sharing_helpers import toy_run
 

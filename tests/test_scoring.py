@@ -163,7 +163,10 @@ def test_sets_at_other_strengths_that_a_run_names_do_not_bind_another_suite(copi
     (folder / "config.yaml").write_text(as_yaml(to_dict(own)))
     other = replace(own, eval=replace(own.eval, sets=("test", "rnd")))
     rows = innerpo.run.evaluate(folder, other).scores.responses.filter(pl.col("model") == "dpo")
-    assert set(rows.select("set", "strength").rows()) == {(s, x) for s in ("test", "rnd") for x in (0.5, 1.0)}
+    assert set(rows.select("set", "strength").rows()) == {("test", 0.5), ("test", 1.0), ("rnd", 1.0)}
+    none = replace(own, eval=replace(own.eval, sets=("train", "rnd")))
+    rows = innerpo.run.evaluate(folder, none).scores.responses.filter(pl.col("model") == "dpo")
+    assert set(rows.select("set", "strength").rows()) == {(s, x) for s in ("train", "rnd") for x in (0.5, 1.0)}
     with pytest.raises(UserError, match=r"eval\.strength_sets: 'train' is not scored"):
         innerpo.run.evaluate(folder, replace(other, eval=replace(other.eval, strength_sets=("train",))))
 

@@ -11,7 +11,9 @@ import polars as pl
 import pytest
 
 from innerpo.config.labels import group_label
+from innerpo.evaluation.statistics import UNKNOWN
 from innerpo.evaluation.study import read_study
+from studies import tables
 from studies.cue import labels
 from studies.cue import run as cue
 from studies.cue import table as cue_table
@@ -97,6 +99,49 @@ def test_a_study_comes_back_as_it_was_stored(tmp_path):
 def test_rows_have_their_names_in_whatever_type_the_base_was_loaded(names, config):
     found = {names[group_label(replace(config, model=replace(config.model, dtype=dtype)))] for dtype in DTYPES}
     assert found == {"dpo"}
+
+
+def gain(mean, se):
+    """An estimate with 10 degrees of freedom."""
+    half = 2.2281 * se
+    return replace(UNKNOWN, mean=mean, low=mean - half, high=mean + half, se=se, df=10.0)
+
+
+NONE = "No gain is beyond chance after Holm's correction over the 2 gains of this table"
+
+
+@pytest.mark.parametrize(
+    ("gains", "said"),
+    [
+        ({"a": UNKNOWN}, "No gain can be tested yet."),
+        ({"a": gain(0.0, 1.0), "b": gain(0.01, 1.0)}, f"{NONE} (every p is 1)."),
+        # t = 2.5 at 10 df: p = .0314, which is beyond chance alone and not as one of two
+        ({"a": gain(2.5, 1.0)}, "Beyond chance after Holm's correction over the 1 gains of this table: a (p 0.031)."),
+        ({"a": gain(2.5, 1.0), "b": gain(0.0, 1.0), "c": UNKNOWN}, f"{NONE} (the least p is 0.06, of a)."),
+    ],
+)
+def test_which_gains_are_beyond_chance(gains, said):
+    assert tables.tests_text(gains, "gain") == said
+
+
+def test_marks_and_levels_stand_beneath_a_shift(tmp_path):
+    for method in ("dpo", "residual"):
+        run_of(tmp_path, method, 1, (1, 1, 0, 1), (0, 1, 1, 0), base_test=(1, 1, 1, 1), base_oos=(0, 1, 0, 1))
+    text = tables.shift_table(read_study(str(tmp_path / "*")), "toy", ["dpo", "residual"], {}, "dpo")
+    assert "Intervals are over prompts: those of one seed do not cover seeds." in text
+    assert "* did not learn, test: dpo: test accuracy .750 is not above the base's 1.000" in text
+    assert "over dpo" in text
+
+
+def test_a_seed_of_a_row_is_stored_once(tmp_path):
+    """Trained again with weights of another type it has another name, and tables would silently take the first."""
+    made = [
+        run_of(tmp_path, "dpo", 1, (1, 1), (0, 0.5), base_test=(1, 0), base_oos=(0, 1), lr=lr) for lr in (1e-4, 2e-4)
+    ]
+    names = {"dpo": "dpo", next(m for m in read_study(made).runs["method"] if m != "dpo"): "dpo"}
+    store(made[:1], tmp_path / "kept", names)
+    with pytest.raises(ValueError, match="one run of a study is there more than once: "):
+        store(made[1:], tmp_path / "kept", names)
 
 
 def test_a_run_that_no_table_would_show_is_not_stored(tmp_path):

@@ -526,6 +526,8 @@ def test_tables_name_the_budgets_of_tuning(tmp_path):
         ("truthful_qa", "genies:alpaca_mmlu", "is a target of truthful_qa"),
         ("truthful_qa", "truthful_qa", "has the held"),
         ("hub:owner/name", "owner/name:config", "has the held"),
+        ("truthful_qa", "wassname/genies_preferences:alpaca_mmlu", "is a target of truthful_qa"),
+        ("wassname/genies_preferences:truthful_qa", "truthful_qa", "has the held"),
         ("pairs.jsonl", "files:./pairs.jsonl", "has the held"),
     ],
 )

@@ -11,7 +11,7 @@ from typing import Any
 from innerpo import run
 from innerpo.capability import with_capability
 from innerpo.config.combined import Combined
-from innerpo.config.model import ModelConfig
+from innerpo.config.model import Dtype, ModelConfig
 from innerpo.config.run import RunConfig, default_run
 from innerpo.config.yaml import nested, overlay, trusted_config
 from innerpo.errors import UserError
@@ -27,7 +27,7 @@ from innerpo.model.base import Base
 from innerpo.model.sampling import Sampling
 from innerpo.run import Run
 from innerpo.sharing.fetch import folder_of
-from innerpo.sharing.merge import Dtype, Merged, merge_run
+from innerpo.sharing.merge import Merged, merge_run
 from innerpo.sharing.push import Pushed, push_run
 from innerpo.training import artifacts
 from innerpo.training.combine import Arithmetic, combine_adapters
@@ -88,8 +88,8 @@ def report(runs: str | Path | Sequence[str | Path], out: str | Path = "report.ht
     """Write one HTML file about scored runs, which opens from disk and needs no network; return its path.
 
     ``runs`` are folders of runs or patterns (``outputs/dpo_math_seed*``). ``texts``: with the texts of single examples,
-    read again from their data sets. A folder that cannot be read is named in the page, the others are shown. Raises
-    UserError where none can be read.
+    read again from their data sets, and those that models wrote. A folder that cannot be read is named in the page, the
+    others are shown. Raises UserError where none can be read.
     """
     from innerpo.evaluation.report.write import report_runs
 

@@ -23,13 +23,13 @@ from innerpo.model.forward.blocks import text_config
 from innerpo.model.forward.sites import RESIDUAL, read_points
 from innerpo.model.layer_spec import resolve_layers
 from innerpo.model.loading import device as device_at_hand
-from innerpo.model.numerics.hardware import choose_micro_batch_tokens
+from innerpo.model.numerics.hardware import BYTES_OF_TRAINING, choose_micro_batch_tokens
 from innerpo.model.reference import Reference
 from innerpo.model.shape import Shape, load_shape
 from innerpo.run import check_before_loading
 from innerpo.training.companions import Companions, companion_items
 from innerpo.training.estimate import forward_tokens, rate_of_shape
-from innerpo.training.memory import Memory, estimate_memory
+from innerpo.training.memory import Memory, estimate_memory, weight_bytes
 from innerpo.training.prepare import (
     chosen_pairs,
     pairs_per_step,
@@ -123,7 +123,10 @@ def memory_of(
         some, of_pair = companion_items(config, shape, items, kind, seen)
         companions[kind] = Companions(some, Reference(some, none, none.long()), of_pair)
     wanted = config.data.micro_batch_tokens
-    tokens = int(choose_micro_batch_tokens(wanted, shape.model, loaded=False).value)
+    taken = weight_bytes(config, shape)
+    if config.model.lora_r == 0:  # the policy is a copy of the base, and all of it is trained
+        taken = 2 * taken + BYTES_OF_TRAINING * shape.n_parameters
+    tokens = int(choose_micro_batch_tokens(wanted, shape.model, taken).value)
     return estimate_memory(config, shape, method, items, companions, scored, device, tokens)
 
 

@@ -22,7 +22,7 @@ from innerpo.evaluation.facts import Scores, combine
 from innerpo.evaluation.headline_files import scored_before, scores_folder, write_scores
 from innerpo.evaluation.prepared import PreparedScoring, tokenise_sets, with_names
 from innerpo.evaluation.scoring_run import parts_of, prepare_scoring, score_other_base, score_run
-from innerpo.evaluation.sets import EvaluationSet, load_sets, strength_sets, texts_of
+from innerpo.evaluation.sets import EvaluationSet, load_sets, texts_of
 from innerpo.evaluation.tables import Headline
 from innerpo.files import cache_root
 from innerpo.model.adapters import check_bare
@@ -119,7 +119,7 @@ def evaluate(folder: Path, config: RunConfig, base: Base | None = None, strict: 
         return Run(target, config)
     label = label_of_folder(folder, config)
     with artifacts.loaded_policy(base, folder) as policy, recorded_state(target, "scoring"):
-        parts, some = parts_of(folder, base, config), strength_sets(config, sets)
+        parts, some = parts_of(folder, base, config), config.eval.at_every_strength([s.name for s in sets])
         scores = score_run(scoring, policy, base, label, config.eval.strengths, parts, some, scored_before(target))
     scores = combine([scores, *other])
     tables, faults = write_scores(target, scores, sets, config), tuple(s.note for s in sets if s.fault)

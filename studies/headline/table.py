@@ -87,14 +87,19 @@ def summary(study: Study) -> str:
     lines = [["base", *figures["base"], "", ""]]
     tested: dict[str, Estimate] = {}
     for name in rows:
-        gains = {"": _mean_gain(own, name, BASELINE), "its control": _mean_gain(own, name, CONTROLS.get(name, ""))}
+        gains = {
+            BASELINE: _mean_gain(own, name, BASELINE),
+            "its control": _mean_gain(own, name, CONTROLS.get(name, "")),
+        }
         lines.append([name, *figures[name], *(estimate_text(gain, True) for gain in gains.values())])
-        tested |= {f"{name} over {over or BASELINE}": gain for over, gain in gains.items()}
+        tested |= {f"{name} over {over}": gain for over, gain in gains.items()}
     seeds = max(len(seeds) for seeds in planned()[sources[0]].values())
     about = f"Means over {len(sources)} shifts ({', '.join(sources)}), {seeds} seeds each."
     header = ["method", "test", "oos", "rnd", f"gain over {BASELINE}", "gain over its control"]
     found = minimum_detectable_difference(tested.get(f"{METHOD} over {BASELINE}", UNKNOWN))
-    power = f" A true mean gain of {METHOD} over {BASELINE} of {found:.3f} would be found four times in five."
+    power = (
+        f" A true mean gain of {METHOD} over {BASELINE} of {found:.3f} would be found four times in five by one test."
+    )
     notes = f"Intervals cover shifts, seeds and prompts. {tests_text(tested, 'mean gain')}"
     notes += power if found == found else ""
     return f"{about}\n\n{markdown(header, lines)}\n{notes}\n"

@@ -10,6 +10,7 @@ from innerpo.evaluation.curves import Gain, curves, gains, suite_gains
 from innerpo.evaluation.formats import comparison_text, render_comparison, render_table, table_text
 from innerpo.evaluation.results import result_table
 from innerpo.evaluation.study import Study, read_study
+from innerpo.evaluation.study_runs import row_named
 
 DEFAULT = "dpo"
 """The method that curves are compared with where none is named."""
@@ -30,9 +31,9 @@ def show_curves(runs: Sequence[str], baseline: str | None, scorer: str, format: 
     """
     study = read_study(runs, strict=False)
     found = curves(study, scorer)
-    methods = {curve.method for curve in found}
+    methods = list(dict.fromkeys(curve.method for curve in found))
     gained: list[Gain] = []
-    if len(methods) > 1 and (baseline is not None or DEFAULT in methods):
+    if len(methods) > 1 and (baseline is not None or row_named(DEFAULT, methods)):
         gained = [*gains(study, baseline or DEFAULT, scorer), *suite_gains(study, baseline or DEFAULT, scorer)]
     tables = [curve_text(found), *([gain_text(gained)] if gained else [])]
     show(tables, format, lambda: render_curves(found, gained, format))

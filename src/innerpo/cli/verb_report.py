@@ -21,7 +21,7 @@ class ReportCommand:
     out: Path = Path("report.html")
     """File to write."""
     texts: bool = True
-    """With the texts of single examples, read again from their data sets."""
+    """With the texts of single examples, read again from their data sets, and those that models wrote."""
 
 
 def report(args: list[str]) -> None:

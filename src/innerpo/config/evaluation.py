@@ -1,5 +1,6 @@
 """The section ``eval`` of a run: what is scored, and how."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -43,6 +44,10 @@ class EvalConfig:
     """Method (dpo, say) to train on each target itself, once: the target-tuned capability that elicitation needs."""
     skip: bool = field(default=False, metadata=NOTHING)
     """Train only: do not score afterwards."""
+
+    def at_every_strength(self, known: Sequence[str]) -> tuple[str, ...]:
+        """Return those of some sets that are scored at every strength: all where ``strength_sets`` names none."""
+        return tuple(name for name in known if name in self.strength_sets) or tuple(known)
 
     def __post_init__(self) -> None:
         check_finite(self, "eval")

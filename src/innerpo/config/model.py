@@ -7,6 +7,8 @@ from innerpo.config.checks import check_finite
 from innerpo.config.identity import BOTH, NOTHING
 from innerpo.errors import UserError
 
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -26,7 +28,7 @@ class ModelConfig:
     """Modules that get an adapter: all-linear, or names separated by commas (q_proj,v_proj)."""
     adapt_layers: str = "all"
     """Blocks with an adapter: all, or as method.layers (range(15,30)); what lies before the first is run only once."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(default="auto", metadata=BOTH)
+    dtype: Dtype = field(default="auto", metadata=BOTH)
     """Type of the base weights; auto = bfloat16 where the hardware multiplies it natively, else float32."""
     attention: Literal["auto", "sdpa", "eager", "flex_attention"] = field(default="auto", metadata=NOTHING)
     """Attention implementation; auto = by hardware and type (logged). flex_attention (CUDA) packs rows."""

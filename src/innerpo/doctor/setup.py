@@ -82,7 +82,9 @@ def set_up(config: RunConfig, base: Base | None = None) -> Iterator[Setup]:
     base = base or load_base(config.model, cache_root(config.data.cache_dir))
     check_bare(base)
     if base.model.dtype != torch.float32:
-        raise UserError(f"differences are checked in float32, and the base model is in {base.model.dtype}; load it so")
+        raise UserError(
+            f"differences are checked in float32, the base model is in {base.model.dtype}; load it with dtype=float32"
+        )
     with TemporaryDirectory() as scratch:
         prepared = prepare(config, base, pairs, cache_dir=Path(scratch))
         with adapted(prepared, config, cache_dir=Path(scratch)) as (policy, fitted):

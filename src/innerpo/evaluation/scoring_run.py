@@ -179,7 +179,7 @@ def _wanted(
     known = {s.name for s in prepared.sets if s.pairs}
     for strength, sets in before.items():
         if lost := sorted((sets & known) - names.get(strength, set())):
-            log.info(f"scored again at strength {strength:g}, as its scores are of other weights or software: {lost}")
+            log.info(f"scored again at strength {strength:g}, since nothing that was kept fits: {', '.join(lost)}")
             names.setdefault(strength, set()).update(lost)
     return {strength: _only(prepared, sorted(names[strength])) for strength in sorted(names)}
 

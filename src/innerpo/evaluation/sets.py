@@ -104,15 +104,6 @@ def _check_strength_sets(names: Sequence[str], sets: Sequence[EvaluationSet]) ->
         raise UserError(f"eval.strength_sets: {lacking[0]!r} is not scored{near_matches(lacking[0], known)}")
 
 
-def strength_sets(config: RunConfig, sets: Sequence[EvaluationSet]) -> tuple[str, ...]:
-    """Return the names in ``eval.strength_sets``: none, so that all sets count, where they are those of other sets."""
-    names, known = config.eval.strength_sets, {s.name for s in sets}
-    if set(names) <= known:
-        return names
-    log.info(f"eval.strength_sets of the run ({', '.join(names)}) are not these sets; every set gets every strength")
-    return ()
-
-
 def _check_names_differ(sets: Sequence[EvaluationSet]) -> None:
     """Raise UserError where two sets have one name: their pairs would be counted as those of one set."""
     first: dict[str, EvaluationSet] = {}

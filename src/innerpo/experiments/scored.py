@@ -37,7 +37,7 @@ def is_scored(folder: Path, config: RunConfig) -> bool:
     wanted = {1.0} if config.method.frozen else set(config.eval.strengths) - {0.0}
     rows = distinct(folder, "responses", "set", "strength").filter(pl.col("strength") != 0.0)
     sets = rows["set"].unique().to_list()
-    some = [name for name in config.eval.strength_sets or sets if name in sets]
+    some = config.eval.at_every_strength(sets)
     found = set(rows.rows())
     if not _of_file(config) <= set(distinct(folder, "sets", "set", "dataset", "split").rows()):
         return False

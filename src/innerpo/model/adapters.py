@@ -183,9 +183,16 @@ def take_off_parts(model: nn.Module) -> None:
         for name, child in list(parent.named_children()):
             if hasattr(child, "base_layer") and not hasattr(parent, "base_layer"):
                 setattr(parent, name, child.base_layer)
+            elif hasattr(child, "original_module"):  # modules_to_save, trained tokens
+                setattr(parent, name, child.original_module)
     model.requires_grad_(False)
     if "peft_config" in vars(model):
         del model.peft_config
+
+
+def variants_of(layer: Any) -> list[str]:
+    """Return the names of what a LoRA layer does beside adding s B A x (DoRA, ...); empty for other layers."""
+    return [type(v).__name__ for v in getattr(layer, "lora_variant", {}).values() if v is not None]
 
 
 def changes_base(config: Any) -> str:

@@ -16,6 +16,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from innerpo.errors import UserError
+from innerpo.model.adapters import changes_base, variants_of
 from innerpo.model.base import reference_mode
 
 
@@ -81,9 +82,8 @@ def _tuned(policy: nn.Module) -> list[Any]:
 
 
 def _check_scalable(layer: Any) -> None:
-    variants = [type(v).__name__ for v in getattr(layer, "lora_variant", {}).values() if v is not None]
-    if not isinstance(layer, LoraLayer | LoHaLayer | LoKrLayer) or variants:
-        kind = " ".join([type(layer).__name__, *variants])
+    if not isinstance(layer, LoraLayer | LoHaLayer | LoKrLayer) or variants_of(layer):
+        kind = " ".join([type(layer).__name__, *variants_of(layer)])
         raise UserError(
             "eval.strengths other than 0 and 1 need an adapter whose update is added to a weight (LoRA, LoHa, LoKr); "
             f"this one has {kind}"
@@ -94,10 +94,9 @@ def _check_nothing_else(policy: Any) -> None:
     """Refuse parts that are trained beside the added update: their change would not be scaled."""
     for name in policy.peft_config:
         config = policy.peft_config[name]
-        saved, bias = getattr(config, "modules_to_save", None), getattr(config, "bias", "none")
-        tokens = getattr(config, "trainable_token_indices", None)
-        if saved or tokens or bias != "none":
-            what = f"modules_to_save={saved}" if saved else f"bias={bias}" if bias != "none" else "trained tokens"
+        saved, tokens = (getattr(config, name, None) for name in ("modules_to_save", "trainable_token_indices"))
+        what = f"modules_to_save={saved}" if saved else "trained tokens" if tokens else changes_base(config)
+        if what:
             raise UserError(f"eval.strengths other than 0 and 1 cannot scale this adapter: it has {what}")
 
 

@@ -3,11 +3,12 @@
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from innerpo.config.labels import label_of_folder
+from innerpo.config.model import Dtype
 from innerpo.config.run import RunConfig
 from innerpo.errors import UserError
 from innerpo.files import FILE_MODE, cache_root, new_folder, staged_directory
@@ -19,8 +20,6 @@ from innerpo.training import artifacts
 from innerpo.training.record import check_base
 
 log = logging.getLogger(__name__)
-
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,7 @@ import polars as pl
 import yaml
 
 from innerpo.config.yaml import read_run_config
-from innerpo.data.shifts import genies_names
-from innerpo.data.sources import parse_name
-from innerpo.data.sources.ethics import HUB_NAME as ETHICS
-from innerpo.data.sources.genies import HUB_NAME as GENIES
-from innerpo.errors import UserError
+from innerpo.data.sources.places import on_hub
 from innerpo.evaluation.facts import FILES, read_scores
 from innerpo.evaluation.outcomes import pair_outcomes
 from innerpo.evaluation.statistics import UNKNOWN, Estimate, accuracy
@@ -71,20 +67,6 @@ def results_of(folder: Path, label: str) -> tuple[Result, ...]:
             where = on_hub(row["dataset"])
             found.append(Result(row["set"], row["dataset"], row["split"], row["pairs"], accuracy(own), theirs, where))
     return tuple(found)
-
-
-def on_hub(dataset: str) -> tuple[str, str] | None:
-    """Return repository and configuration of a data set on the Hub; None for one that is not there."""
-    try:
-        kind, rest = parse_name(dataset)
-    except UserError:
-        return None
-    if kind == "ethics" or (kind == "genies" and rest in genies_names()):
-        return (GENIES if kind == "genies" else ETHICS), rest
-    if kind != "hub":
-        return None
-    path, _, more = rest.partition(":")
-    return path, more.partition(":")[0] or "default"
 
 
 def eval_results(results: Sequence[Result]) -> dict[str, str]:

@@ -14,7 +14,7 @@ from innerpo.data.batching.order import rows_of
 from innerpo.data.batching.row_plan import Layout
 from innerpo.data.companions import companions
 from innerpo.data.shifts import shifts_from
-from innerpo.data.sources import place_of
+from innerpo.data.sources.places import same_data
 from innerpo.data.texts import anchor_items
 from innerpo.data.tokens import PromptItem
 from innerpo.methods.method import Method
@@ -112,7 +112,7 @@ def _named(config: RunConfig, kind: str) -> str:
 
 def _warn_of_targets(config: RunConfig) -> None:
     source, texts = config.data.dataset, config.method.anchor_data
-    if place_of(texts) in {place_of(shift.target) for shift in shifts_from(source)}:
+    if any(same_data(texts, shift.target) for shift in shifts_from(source)):
         log.warning(f"method.anchor_data={texts}: a target of {source}, which is then no longer out of distribution")
 
 

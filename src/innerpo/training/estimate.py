@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from innerpo.config.evaluation import EvalConfig
 from innerpo.config.run import RunConfig
 from innerpo.data.batching.batch import make_batch
 from innerpo.data.tokens import PromptItem
@@ -56,18 +55,19 @@ def forward_tokens(config: RunConfig, items: Sequence[PromptItem], scored: ToSco
     factor = TRAINING_FACTOR + config.training.gradient_checkpointing  # one more forward pass
     blocks = (first - start) + (n_blocks - first) * factor
     in_training = 0.0 if config.method.frozen else per_step * steps * blocks / n_blocks
-    in_scoring = 0.0
+    in_scoring, scored = 0.0, list(scored)
+    some = config.eval.at_every_strength([name for names, _ in scored for name in names])
     for names, found in scored:
-        policies = 0 if config.method.frozen else n_strengths(config.eval, names)
+        policies = 0 if config.method.frozen else n_strengths(config.eval.strengths, bool(set(names) & set(some)))
         passes = 1 + policies * (n_blocks - start) / n_blocks  # the base, and the policy at each strength
         in_scoring += passes * sum(item.n_tokens for item in found)
     return {"reference": in_reference, "training": in_training, "scoring": in_scoring}
 
 
-def n_strengths(options: EvalConfig, names: Iterable[str]) -> int:
-    """Return at how many strengths the policy is scored on prompts that are in these sets."""
-    wanted = set(options.strengths) - {0.0}
-    return len(wanted if not options.strength_sets or set(names) & set(options.strength_sets) else wanted & {1.0})
+def n_strengths(strengths: Iterable[float], every: bool) -> int:
+    """Return at how many strengths the policy is scored on prompts: at ``every`` one but 0, or at 1 alone."""
+    wanted = set(strengths) - {0.0}
+    return len(wanted if every else wanted & {1.0})
 
 
 def log_estimate(config: RunConfig, base: Base, items: Sequence[PromptItem], scored: ToScore) -> None:

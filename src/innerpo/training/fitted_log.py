@@ -10,6 +10,9 @@ from innerpo.methods.notes.notes import PairNotes
 
 log = logging.getLogger(__name__)
 
+MOST_WEIGHTS = 4
+"""So many different weights of pairs are named; more are summed up."""
+
 
 def log_unread(config: MethodConfig) -> None:
     """Log the options that were given to a method that reads no hidden states: they change the run's id and no more."""
@@ -56,4 +59,8 @@ def _log_notes(notes: PairNotes | None) -> None:
         usual = counts.argmax()
         shares = zip(counts / counts.sum(), values / values[usual], strict=True)
         others = [f"{share:.1%} of the pairs weigh {size:.3g} times" for share, size in shares if size != 1.0]
-        log.info(f"weights: {', '.join(others)} the rest")
+        if len(others) <= MOST_WEIGHTS:
+            log.info(f"weights: {', '.join(others)} the rest")
+        else:
+            least, middle, most = (float(notes.weight.quantile(q)) for q in (0.0, 0.5, 1.0))
+            log.info(f"weights: from {least:.3g} to {most:.3g}, median {middle:.3g}")

@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from safetensors import SafetensorError
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from innerpo.errors import UserError
-from innerpo.model.adapters import PLAIN_STARTS
+from innerpo.model.adapters import changes_base
 from innerpo.model.lora_sum import Factors, Update
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -20,7 +21,7 @@ _PREFIX = "base_model.model."
 _NAMES = ("lora_A.weight", "lora_B.weight", "lora_embedding_A", "lora_embedding_B")
 BESIDE = (
     *("use_dora", "use_qalora", "use_bdlora", "lora_bias", "modules_to_save", "trainable_token_indices"),
-    *("target_parameters", "layer_replication", "alora_invocation_tokens", "arrow_config", "kasa_config"),
+    *("target_parameters", "alora_invocation_tokens", "arrow_config", "kasa_config"),
     *("velora_config", "monteclora_config", "megatron_config", "ensure_weight_tying"),
 )
 """Fields of a LoRA's config with which its update is not a scaled product B A alone."""
@@ -39,10 +40,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     if kind != "LORA":
         raise UserError(f"{folder} holds an adapter of the kind {kind}; only LoRA adapters can be combined")
     beside = [f"{name}={config[name]}" for name in BESIDE if config.get(name)]
-    if config.get("bias", "none") != "none":
-        beside.append(f"bias={config['bias']}")
-    if config.get("init_lora_weights", True) not in PLAIN_STARTS:
-        beside.append(f"init_lora_weights={config['init_lora_weights']}")
+    if what := changes_base(SimpleNamespace(**config)):
+        beside.append(what)
     if beside:
         raise UserError(f"{folder} cannot be combined: its adapter has {', '.join(beside)}, so it is no plain LoRA")
     return config

@@ -89,14 +89,13 @@ def estimate_memory(
 ) -> Memory:
     """Trace a run on the shape of its model, on its largest batches; return what it will hold on a device."""
     layout: Layout = "one_row" if config.data.layout == "auto" else config.data.layout
-    bare, trace = _bytes(shape.model.parameters()), _Tracer(shape, layout, device)
+    weights, trace = weight_bytes(config, shape), _Tracer(shape, layout, device)
     reference, scoring = 0, 0
     if items:
         reference = trace.a_pass(items, config.data.batch_size, method.fit_request)
     if scored:
         scoring = trace.a_pass(scored, config.eval.batch_size, method.fit_request)
     n_parameters = shape.n_parameters
-    weights = bare if not config.model.load_in_4bit else _four_bit(shape.model)
     kept, group = _kept(config, shape, method, items), Group((), (), 0)
     adapter = gradients = optimiser = step = 0
     trained: list[nn.Parameter] = []
@@ -125,6 +124,11 @@ def estimate_memory(
         trained=sum(p.numel() for p in trained),
         tokens=group.tokens,
     )
+
+
+def weight_bytes(config: RunConfig, shape: Shape) -> int:
+    """Bytes of a base model's weights as they are loaded."""
+    return _four_bit(shape.model) if config.model.load_in_4bit else _bytes(shape.model.parameters())
 
 
 class _Tracer:

@@ -74,7 +74,7 @@ def load(model: Any, args: InnerPOConfig, quantization_config: Any) -> Any:
         options |= {"quantization_config": quantization_config, "device_map": {"": args.device}}
     if isinstance(options["dtype"], str) and options["dtype"] != "auto":
         found = getattr(torch, options["dtype"].removeprefix("torch."), None)
-        if not isinstance(found, torch.dtype):
+        if found not in (torch.float32, torch.bfloat16, torch.float16):
             raise UserError(f"model_init_kwargs: dtype={options['dtype']!r} is not auto, float32, bfloat16 or float16")
         options["dtype"] = found
     source = model_source(ModelConfig(base_model=str(model)), cache_root(_folder(args.cache_dir)))

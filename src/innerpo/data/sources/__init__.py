@@ -43,14 +43,6 @@ def parse_name(name: str) -> tuple[str, str]:
     return "genies", name
 
 
-def place_of(name: str) -> tuple[str, str]:
-    """Return what a data set name means, the same for all ways to write it: the kind, and file, repository or name."""
-    kind, rest = parse_name(name)
-    if kind == "files":
-        return kind, str(Path(rest).expanduser().resolve())
-    return kind, rest.partition(":" if kind == "hub" else "(")[0]
-
-
 def load_pairs(name: str, split: str, data: DataConfig, bad: BadRows | None = None) -> list[PreferencePair]:
     """Return every best/worse pair of one split ("train" or "test") of a data set, repeated ones once.
 

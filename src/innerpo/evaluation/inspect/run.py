@@ -56,7 +56,8 @@ def inspect_run(folder: Path, config: RunConfig, prompts: int = 64, base: Base |
     n_blocks = base.n_blocks
     test_items = base.pair_tokenizer(data).training_items(test)
     if config.method.pool == "first_divergence":  # among all responses of a prompt, as in training
-        test_items = with_divergence_of(test_items, base.pair_tokenizer(data).scoring_items(loaded))
+        responses = [pair for pair in loaded if pair.cluster in {p.cluster for p in test}]
+        test_items = with_divergence_of(test_items, base.pair_tokenizer(data).scoring_items(responses))
     if not test_items:
         raise UserError(f"{dataset} has no pair left to inspect in its test split")
     prepared = prepare(every_block, base, known)

@@ -59,5 +59,5 @@ def build_page(
         versions=page_versions(),
         marks={mark: what for mark, what in MARKS.items() if mark in used},
         out=out,
-        texts=texts,
+        texts=written,
     )

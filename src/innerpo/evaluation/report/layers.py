@@ -26,9 +26,11 @@ COLUMNS = ("run", "block", "read", "along", "across", "cosine", "accuracy before
 
 def layers_section(study: Study, series: tuple[Series, ...]) -> Section | None:
     """Return four charts over the blocks, or None where no run was inspected."""
-    files = {path: run for run in reversed(list(runs_of(study))) if (path := _file(run)).is_file()}
+    files: dict[Path, dict[str, Any]] = {}
+    for run in runs_of(study):
+        files.setdefault(_file(run), run)  # scores of several suites share the inspection of their run
     found = {}
-    for path, run in reversed(files.items()):
+    for path, run in files.items():
         blocks = read_json(path).get("blocks")
         if isinstance(blocks, list) and blocks:
             found[run["run"]] = (run, [b for b in blocks if isinstance(b, dict) and "block" in b])

@@ -145,4 +145,4 @@ class Page:
     """What each mark in a table means."""
     out: str = "report.html"
     texts: bool = True
-    """Whether texts of data and models are shown."""
+    """Whether texts of data or models are shown."""

@@ -23,7 +23,8 @@ def report_runs(runs: str | Path | Sequence[str | Path], out: str | Path = "repo
     """Write one HTML file about runs: folders or patterns, as ``study.read_study`` takes them.
 
     A folder that cannot be read is named in the page, and the others are shown. ``texts``: with the texts of single
-    examples, read again from their data sets. Raises UserError where no run can be read or ``out`` is a folder.
+    examples, read again from their data sets, and those that models wrote. Raises UserError where no run can be read
+    or ``out`` is a folder.
     """
     path = Path(out)
     if path.is_dir():

@@ -10,7 +10,7 @@ from typing import Any
 from innerpo.config.run import RunConfig, default_run
 from innerpo.config.yaml import nested, overlay
 from innerpo.data.shifts import shifts_from
-from innerpo.data.sources import place_of
+from innerpo.data.sources.places import same_data
 from innerpo.errors import UserError
 from innerpo.experiments.tuning.journal import check_installed
 from innerpo.experiments.tuning.outcome import Tuned, tuned, write_outcome
@@ -136,9 +136,9 @@ def _check_anchor(config: RunConfig) -> None:
     method, source = config.method, config.data.dataset
     if not (method.anchor_drift or method.anchor_kl):
         return
-    texts, own = place_of(method.anchor_data), place_of(source)
-    if texts == own or texts in {place_of(shift.target) for shift in shifts_from(source)}:
-        what = "has the held-out prompts" if texts == own else f"is a target of {source}"
+    own, targets = same_data(method.anchor_data, source), [shift.target for shift in shifts_from(source)]
+    if own or any(same_data(method.anchor_data, target) for target in targets):
+        what = "has the held-out prompts" if own else f"is a target of {source}"
         raise UserError(
             f"method.anchor_data={method.anchor_data} {what}, which a search must not read; use self or sentences"
         )

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from innerpo.errors import UserError
+from innerpo.model.adapters import variants_of
 from innerpo.model.forward.blocks import decoder_blocks
 
 ModuleKey = tuple[int, str]
@@ -61,8 +62,10 @@ def check_projectable(model: nn.Module) -> None:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     for module in extract_model_from_parallel(model).modules():
-        variants = [type(v).__name__ for v in getattr(module, "lora_variant", {}).values() if v is not None]
-        plain = isinstance(module, LoraLayer) and not isinstance(module, AdaLoraLayer) and not variants
+        plain = isinstance(module, LoraLayer) and not isinstance(module, AdaLoraLayer) and not variants_of(module)
         if isinstance(module, BaseTunerLayer) and not plain:
-            kind = " ".join([type(module).__name__, *variants])
-            raise UserError(f"gradients are projected in plain LoRA or full fine-tuning; this adapter has {kind}")
+            kind = " ".join([type(module).__name__, *variants_of(module)])
+            raise UserError(
+                f"method.gradient needs a plain LoRA adapter or full fine-tuning, this adapter has {kind}; give "
+                "another, or a method that projects no gradients"
+            )

@@ -68,7 +68,8 @@ def fit_subspace(x: SubspaceInputs, method: MethodConfig, seed: int) -> Subspace
     """Return the cue that a method's config names. Raises UserError where there is nothing of it in the pairs."""
     kind: Kind = resolve(SUBSPACES, method.cue, "method.cue")
     drawn = replace(x, generator=generator_for(seed, f"subspace/{method.cue}"))
-    basis = orthonormal(_zeros_last(kind(drawn))[:, :, : method.cue_rank])
+    columns = kind(drawn) if method.inoculate == 0.0 else _zeros_last(kind(drawn))  # it goes along the first one alone
+    basis = orthonormal(columns[:, :, : method.cue_rank])
     if not bool((basis != 0.0).any(1).any(1).all()):
         raise UserError(
             f"method.cue={method.cue} has no direction on these training pairs: what it describes does not vary"

@@ -39,12 +39,16 @@ def fit(inputs: FitInputs, method: MethodConfig) -> Transform:
 def null_basis(unembedding: Unembedding, k: int) -> Float[Tensor, "rank hidden"]:
     """Return an orthonormal basis of the complement of the k directions that change logits most."""
     gram = unembedding.gram().cpu()
-    hidden = gram.shape[0]
+    check_null(k, gram.shape[0])
+    return by_size(gram)[k:]
+
+
+def check_null(k: int, hidden: int) -> None:
+    """Raise UserError where nothing is left without the k directions."""
     if k == hidden:
         raise UserError(
             f"method.subspace.supr_k={k} drops all {hidden} dimensions; supr_mode null must keep at least one"
         )
-    return by_size(gram)[k:]
 
 
 def by_size(gram: Float[Tensor, "hidden hidden"]) -> Float[Tensor, "hidden hidden"]:

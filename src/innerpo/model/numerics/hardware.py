@@ -114,10 +114,15 @@ def choose_compile(
     return Choice(steps >= COMPILE_STEPS, f"{steps} steps; compiling pays off from {COMPILE_STEPS} steps")
 
 
-def choose_micro_batch_tokens(wanted: int, model: nn.Module, loaded: bool = True) -> Choice:
+BYTES_OF_TRAINING = 12
+"""Bytes beside each trained parameter: a float32 gradient and two optimiser states."""
+
+
+def choose_micro_batch_tokens(wanted: int, model: nn.Module, taken: int | None = None) -> Choice:
     """Return the most padded tokens of a micro-batch: by free memory on CUDA, a constant on a CPU.
 
-    ``loaded``: the model's weights lie on the device already.
+    ``taken``: bytes of the free ones that training takes before its first step, where the model is a shape alone; else
+    those of the gradients and the optimiser of the parameters that it trains.
     """
     if wanted:
         return Choice(wanted, "set by data.micro_batch_tokens")
@@ -125,9 +130,9 @@ def choose_micro_batch_tokens(wanted: int, model: nn.Module, loaded: bool = True
         return Choice(CPU_MICRO_BATCH_TOKENS, "CPU")
     unused = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()  # reserved by torch, available for reuse
     free = torch.cuda.mem_get_info()[0] + unused
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    weights = 0 if loaded else sum(p.numel() * p.element_size() for p in model.parameters())
-    room = free - weights - 12 * trained - CUDA_RESERVE  # float32 gradients and two optimiser states
+    if taken is None:
+        taken = BYTES_OF_TRAINING * sum(p.numel() for p in model.parameters() if p.requires_grad)
+    room = free - taken - CUDA_RESERVE
     low, high = CUDA_MICRO_BATCH_TOKENS
     tokens = int(0.5 * room / activation_bytes(model))
     return Choice(max(low, min(high, tokens)), f"{free / 2**30:.0f} GiB of GPU memory free")
