@@ -149,7 +149,9 @@ def test_expectations_of_labels():
 def test_a_base_in_half_precision_is_refused(toy_folder, tmp_path):
     base = Base(build_model().to(torch.bfloat16), build_tokenizer(), "toy", "toy")
     config = replace(default_run("dpo"), data=DataConfig(dataset="embedded:longer", cache_dir=tmp_path))
-    with pytest.raises(UserError, match=r"checked in float32, and the base model is in torch\.bfloat16"):
+    with pytest.raises(
+        UserError, match=r"checked in float32, the base model is in torch\.bfloat16; load it with dtype"
+    ):
         run_checks(config, base=base)
 
 

@@ -110,7 +110,9 @@ def test_hooks_are_gone_after_training():
 def test_adapters_without_a_parameter_whose_rows_are_an_output_are_refused(kind):
     """Their frozen linear layers would be taken for the trained ones, and nothing would be projected."""
     policy = peft.get_peft_model(build_model(), copy.deepcopy(WEIGHTS[kind]))
-    with pytest.raises(UserError, match=r"method\.gradient needs a plain LoRA adapter .* this adapter has [\w ]+; give"):
+    with pytest.raises(
+        UserError, match=r"method\.gradient needs a plain LoRA adapter .* this adapter has [\w ]+; give"
+    ):
         check_projectable(policy)
     check_projectable(peft.get_peft_model(build_model(), copy.deepcopy(WEIGHTS["LoRA"])))
     check_projectable(build_model())

@@ -96,7 +96,8 @@ PARAMETERS: dict[str, str | Refused] = {
     "callbacks": "",
     "optimizers": "",
     "quantization_config": "for a model given by name",
-    "peft_config": "any peft configuration that only changes weights; None: full fine-tuning, in place",
+    "peft_config": "any peft configuration that changes weights alone and none of the base's own (no trained biases, "
+    "PiSSA or OLoRA: the reference is the model with the adapter off); None: full fine-tuning, in place",
     "data_collator": Refused("the batches of a pair's responses are made by the trainer; see the field layout"),
     "compute_metrics": Refused(
         "loss, rewards and accuracies of evaluation sets are logged; innerpo.evaluate scores runs"
