@@ -5,6 +5,7 @@ shows, covers the shifts on which every method of the first group has every seed
 """
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import polars as pl
@@ -15,6 +16,7 @@ from innerpo.evaluation.curves import suite_gains
 from innerpo.evaluation.statistics import UNKNOWN, Estimate, minimum_detectable_difference
 from innerpo.evaluation.study import Study, read_study, select_runs
 from innerpo.evaluation.sweep_folder import runs_in
+from innerpo.experiments.plan import Plan
 from innerpo.experiments.study import read_study_file
 from studies.tables import PAGE, accuracies, estimate_text, insert, markdown, shift_table, tests_text
 
@@ -31,10 +33,15 @@ CONTROLS = {"residual": "residual-permuted", "innerpo-none": "drift-only"}
 """Method -> the control that must lose to it."""
 
 
+@cache
+def _plan() -> Plan:
+    return read_study_file(STUDY).plan
+
+
 def planned() -> dict[str, dict[str, list[int]]]:
     """Return the seeds of every method of the first group, by data set and method."""
     found: dict[str, dict[str, list[int]]] = {}
-    for run in read_study_file(STUDY).plan.runs:
+    for run in _plan().runs:
         if run.group == 0:
             found.setdefault(run.config.data.dataset, {}).setdefault(run.row, []).append(run.config.training.seed)
     return found
@@ -42,7 +49,7 @@ def planned() -> dict[str, dict[str, list[int]]]:
 
 def methods() -> list[str]:
     """Every method of the study, in its order."""
-    return list(dict.fromkeys(run.row for run in read_study_file(STUDY).plan.runs))
+    return list(dict.fromkeys(run.row for run in _plan().runs))
 
 
 def whole(study: Study) -> list[str]:
@@ -57,7 +64,7 @@ def whole(study: Study) -> list[str]:
 
 def of_the_plan(study: Study) -> Study:
     """Return the part of a study that is planned, in the rows that the plan names; other runs are left out."""
-    rows = {run_id(run.config): run.row for run in read_study_file(STUDY).plan.runs}
+    rows = {run_id(run.config): run.row for run in _plan().runs}
     runs = study.runs.filter(pl.col("run_id").is_in(list(rows)))
     runs = runs.with_columns(method=pl.col("run_id").replace_strict(rows, return_dtype=pl.String))
     own = select_runs(study, runs["run"].to_list())
