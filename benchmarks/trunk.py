@@ -31,7 +31,7 @@ from innerpo.evaluation.score import score_items
 from innerpo.model.base import Base
 from innerpo.model.reference import compute_reference
 from innerpo.model.trunk_check import plan_trunk
-from innerpo.training.prepare import adapted, adapted_blocks, prepare_items, reads_of
+from innerpo.training.prepare import adapted, first_adapted_block, prepare_items, reads_of
 from innerpo.training.train import train_policy
 
 PATHS = ("all", "plain", "trunk")
@@ -111,7 +111,7 @@ def _measure(
     config, row, steps = _config(path, options, scratch), rows[path], Steps()
     prepared = prepare_items(config, base, items, cache_dir=scratch)
     layout, request = prepared.layout.layout, reads_of(prepared.method)
-    first = min(adapted_blocks(config, base.n_blocks))
+    first = first_adapted_block(config, base.n_blocks)
     trunk = plan_trunk(base, prompts, layout, first, request, config.data.trunk_cache_gb)
     shared: dict[str, Any] = {"batch_size": options.batch_size, "what": "prompts"}
     kept = compute_reference(base, prompts, layout, request, cache_dir=scratch, trunk=trunk, **shared).trunk

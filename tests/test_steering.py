@@ -91,9 +91,15 @@ def test_every_token_of_the_block_moves_by_the_vector(family, items):
 def test_an_embedding_may_be_narrower_than_the_residual_stream():
     """As in facebook/opt-350m, which projects its embeddings up."""
     sizes = {"hidden_size": 32, "word_embed_proj_dim": 16, "ffn_dim": 48, "num_hidden_layers": 2}
-    model = OPTForCausalLM(OPTConfig(vocab_size=40, num_attention_heads=2, **sizes))
-    with steered(model, SteeringVector((1,), torch.zeros(1, 32)), 1.0):
-        model(torch.tensor([[5, 6]]))
+    model = OPTForCausalLM(OPTConfig(vocab_size=40, num_attention_heads=2, **sizes)).eval()
+    ids, found = torch.tensor([[5, 6]]), []
+    decoder_blocks(model)[1].register_forward_pre_hook(lambda _, args: found.append(args[0]))
+    with torch.no_grad():
+        model(ids)
+        with steered(model, SteeringVector((0,), torch.ones(1, 32)), 3.0):
+            model(ids)
+    assert found[1].shape == (1, 2, 32)
+    torch.testing.assert_close(found[1], found[0] + 3.0)
 
 
 @torch.no_grad()

@@ -34,7 +34,7 @@ from innerpo.training.arguments import check_processes, training_arguments
 from innerpo.training.card import model_card
 from innerpo.training.directions_file import load_directions
 from innerpo.training.estimate import log_estimate
-from innerpo.training.prepare import Prepared, adapted, adapted_blocks, prepare_items, training_items
+from innerpo.training.prepare import Prepared, adapted, first_adapted_block, prepare_items, training_items
 from innerpo.training.record import check_base, inputs_hash, run_record
 from innerpo.training.run_folder import check_run_dir, is_finished, run_folder
 from innerpo.training.state import recorded_state
@@ -81,7 +81,7 @@ def train(config: RunConfig, base: Base | None = None) -> Run:
     items, scored = training_items(config, base, known), tokenise_sets(sets, base, config)
     log_estimate(config, base, items, with_names(sets, scored))
     prepared = prepare_items(config, base, items)
-    first = min(adapted_blocks(config, base.n_blocks), default=0)
+    first = first_adapted_block(config, base.n_blocks)
     scoring = prepare_scoring(sets, base, config, prepared.method.inner_reward, scored, first)
     other = _score_other_base(sets, scoring, config, base)
     with adapted(prepared, config) as (policy, method):
@@ -91,9 +91,7 @@ def train(config: RunConfig, base: Base | None = None) -> Run:
             return Run(config.run_dir, config)
         parts = parts_of(config.run_dir, base, config)
         with recorded_state(config.run_dir, "scoring"):
-            scores = score_run(
-                scoring, policy, base, config.method_label, config.eval.strengths, parts, config.eval.strength_sets
-            )
+            scores = score_run(scoring, policy, base, config.method_label, config.eval, parts)
     scores = combine([scores, *other])
     return Run(config.run_dir, config, tuple(sets), scores, write_scores(config.run_dir, scores, sets, config))
 
@@ -119,8 +117,8 @@ def evaluate(folder: Path, config: RunConfig, base: Base | None = None, strict: 
         return Run(target, config)
     label = label_of_folder(folder, config)
     with artifacts.loaded_policy(base, folder) as policy, recorded_state(target, "scoring"):
-        parts, some = parts_of(folder, base, config), config.eval.at_every_strength([s.name for s in sets])
-        scores = score_run(scoring, policy, base, label, config.eval.strengths, parts, some, scored_before(target))
+        parts = parts_of(folder, base, config)
+        scores = score_run(scoring, policy, base, label, config.eval, parts, scored_before(target))
     scores = combine([scores, *other])
     tables, faults = write_scores(target, scores, sets, config), tuple(s.note for s in sets if s.fault)
     return Run(target, config, tuple(sets), scores, tables, faults)

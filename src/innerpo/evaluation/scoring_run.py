@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 import torch
 
+from innerpo.config.evaluation import EvalConfig
 from innerpo.config.run import RunConfig
 from innerpo.data.tokens import PromptItem, hash_of_items
 from innerpo.errors import UserError
@@ -130,16 +131,15 @@ def score_run(
     policy: Any,
     base: Base,
     label: str,
-    strengths: Sequence[float] = (1.0,),
+    options: EvalConfig | None = None,
     parts: Parts | None = None,
-    strength_sets: Sequence[str] = (),
     before: Mapping[float, Set[str]] | None = None,
 ) -> Scores:
     """Return the scores of base, policy and steered base, in this order.
 
-    The policy is scored at every strength but 0, which is the base; the rows also hold the other strengths that
-    ``parts`` has of the same sets. ``strength_sets``: the sets that are scored at other strengths than 1, all if empty.
-    ``before``: the sets that had scores at each strength, which stay even where ``parts`` has none of them.
+    The policy is scored at the strengths of ``options`` (by default 1) but 0, which is the base, on the sets that are
+    to have each; the rows also hold the other strengths that ``parts`` has of the same sets. ``before``: the sets that
+    had scores at each strength, which stay even where ``parts`` has none of them.
     A policy that is the base itself (a frozen method) has the base's facts under the method's label. Raises UserError
     where the adapter is not applied, or cannot be scaled.
     """
@@ -151,7 +151,7 @@ def score_run(
     if policy is base.model:
         rows.append(prepared.base.with_columns(model=pl.lit(label), strength=pl.lit(1.0)))
     else:
-        wanted = _wanted(prepared, strengths, strength_sets, parts, before or {})
+        wanted = _wanted(prepared, options or EvalConfig(), parts, before or {})
         sizes = {s: sum(len(split.items) for split in of.splits.values()) for s, of in wanted.items()}
         with joined(f"scoring {label}", sum(sizes.values())) as part:
             for strength, of in wanted.items():
@@ -161,15 +161,11 @@ def score_run(
 
 
 def _wanted(
-    prepared: PreparedScoring,
-    strengths: Sequence[float],
-    strength_sets: Sequence[str],
-    parts: Parts | None,
-    before: Mapping[float, Set[str]],
+    prepared: PreparedScoring, options: EvalConfig, parts: Parts | None, before: Mapping[float, Set[str]]
 ) -> dict[float, PreparedScoring]:
     """Return what is scored at each strength but 0: what is asked for, and the sets that were scored at it before."""
-    asked = [s.name for s in prepared.sets if not strength_sets or s.name in strength_sets]
-    names: dict[float, set[str]] = {s: set(asked) for s in strengths if s != 0.0}
+    asked = options.at_every_strength([s.name for s in prepared.sets])
+    names: dict[float, set[str]] = {s: set(asked) for s in options.strengths if s != 0.0}
     if 1.0 in names:
         names[1.0] = {s.name for s in prepared.sets}
     if parts is not None:

@@ -39,7 +39,8 @@ def is_scored(folder: Path, config: RunConfig) -> bool:
     sets = rows["set"].unique().to_list()
     some = config.eval.at_every_strength(sets)
     found = set(rows.rows())
-    if not _of_file(config) <= set(distinct(folder, "sets", "set", "dataset", "split").rows()):
+    asked = _of_file(config)
+    if asked and not asked <= set(distinct(folder, "sets", "set", "dataset", "split").rows()):
         return False
     return all((name, strength) in found for strength in wanted for name in (sets if strength == 1.0 else some))
 

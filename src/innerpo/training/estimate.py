@@ -17,7 +17,7 @@ from innerpo.model.forward.outputs import sequence_outputs
 from innerpo.model.layer_spec import resolve_layers
 from innerpo.model.numerics.hardware import multiplies_in_float32
 from innerpo.model.trunk_check import first_run_block
-from innerpo.training.prepare import adapted_blocks, pairs_per_step, planned_steps, reads_of, seen_pairs
+from innerpo.training.prepare import first_adapted_block, pairs_per_step, planned_steps, reads_of, seen_pairs
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def forward_tokens(config: RunConfig, items: Sequence[PromptItem], scored: ToSco
     mean = sum(item.n_tokens for item in items) / len(items)
     layers = resolve_layers(config.method.layers, n_blocks) if config.method.reads_states else ()
     method = build_method(config.method, layers)
-    first = min(adapted_blocks(config, n_blocks), default=0)
+    first = first_adapted_block(config, n_blocks)
     start = 0 if config.data.trunk_cache_gb <= 0 else first_run_block(first, reads_of(method))
     further = len(method.companions)  # companions have about as many tokens as the pairs
     in_reference = mean * (len(items) * (1 + method.fits_on_mismatched) if config.method.reads_states else len(seen))

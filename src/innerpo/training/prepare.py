@@ -183,11 +183,9 @@ def _reference(
     )
 
 
-def adapted_blocks(config: RunConfig, n_blocks: int) -> tuple[int, ...]:
-    """Return the blocks that training changes: those with an adapter; all in a full fine-tuning, none for a probe."""
-    if config.method.frozen:
-        return ()
-    return adapted_layers(config.model.adapt_layers, n_blocks)
+def first_adapted_block(config: RunConfig, n_blocks: int) -> int:
+    """Return the first block that training changes, that with an adapter; 0 in a full fine-tuning and for a probe."""
+    return 0 if config.method.frozen else min(adapted_layers(config.model.adapt_layers, n_blocks))
 
 
 def reads_of(method: Method) -> StateRequest | None:
@@ -196,7 +194,7 @@ def reads_of(method: Method) -> StateRequest | None:
 
 
 def _trunk(config: RunConfig, base: Base, items: Sequence[PromptItem], layout: Layout, method: Method) -> Trunk | None:
-    first, before = min(adapted_blocks(config, base.n_blocks), default=0), reads_before(config, method, base.n_blocks)
+    first, before = first_adapted_block(config, base.n_blocks), reads_before(config, method, base.n_blocks)
     if before:
         shown = ", ".join(map(str, before))
         log.info(f"layers: blocks {shown} lie before the first adapter (block {first}); their states stay the base's")
@@ -208,7 +206,7 @@ def reads_before(config: RunConfig, method: Method, n_blocks: int) -> list[int]:
 
     Raises UserError where it trains on states and all of them lie there.
     """
-    first, reads = min(adapted_blocks(config, n_blocks), default=0), reads_of(method)
+    first, reads = first_adapted_block(config, n_blocks), reads_of(method)
     before = [layer for layer in reads.layers if layer < first] if reads is not None else []
     trains_on = [request for request in (method.request, *method.companions.values()) if request is not None]
     if reads is not None and before and len(before) == len(reads.layers) and trains_on:

@@ -18,7 +18,7 @@ from innerpo.evaluation.scoring_run import prepare_scoring, score_run
 from innerpo.experiments.tuning.parts import Parts
 from innerpo.experiments.tuning.request import TuneRequest
 from innerpo.model.base import Base
-from innerpo.training.prepare import adapted, adapted_blocks, planned_steps, prepare_items, training_items
+from innerpo.training.prepare import adapted, first_adapted_block, planned_steps, prepare_items, training_items
 from innerpo.training.record import inputs_hash
 from innerpo.training.run_folder import run_folder
 from innerpo.training.train import train_policy
@@ -49,7 +49,7 @@ def try_config(config: RunConfig, base: Base, parts: Parts, request: TuneRequest
     items = training_items(config, base, parts.fit)
     prepared = prepare_items(config, base, items)
     inner = prepared.method.inner_reward if request.scorer == "inner" else None
-    first = min(adapted_blocks(config, base.n_blocks), default=0)
+    first = first_adapted_block(config, base.n_blocks)
     plain = replace(config, eval=replace(config.eval, steer=0.0))  # the steered base is no part of a trial's value
     scoring = prepare_scoring([parts.validation], base, plain, inner, adapted=first)
     inputs = inputs_hash(hash_of_items(items), base)
