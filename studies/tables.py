@@ -50,17 +50,19 @@ def frontier_gains(study: Study, rows: Mapping[str, str], baseline: str) -> dict
 def shift_table(study: Study, source: str, methods: Sequence[str], controls: Mapping[str, str], baseline: str) -> str:
     """A method's accuracies by strength on one shift, and its frontier gains over a baseline and over its own control.
 
-    ``controls``: method -> the control that must lose to it. Methods without scores are left out.
+    ``controls``: method -> the control that must lose to it. Methods without scores are left out. The study must have
+    one target for this source (planned.of_shift).
     """
     own = select_runs(study, study.runs.filter(study.runs["source"] == source)["run"].to_list())
-    known = [name for name in methods if name in own.runs["method"].unique()]
-    strengths = sorted(own.responses.filter(pl.col("set") == "oos", pl.col("strength") > 0)["strength"].unique())
+    scored = own.responses.filter(pl.col("set") == "oos", pl.col("strength") > 0).join(own.runs, on="run")
+    known = [name for name in methods if name in scored["method"].unique()]
+    strengths = sorted(scored["strength"].unique())
     by_strength = {s: accuracies(own, {name: name for name in known}, ("test", "oos"), s) for s in strengths}
     over_baseline = _gains_over(own, known, baseline)
     over_control = {name: _gains_over(own, [name], controls.get(name, "")).get(name, UNKNOWN) for name in known}
     lines = [["base", "", *by_strength[1.0]["base"], "", ""]]
     for name in known:
-        seeds = str(own.runs.filter(own.runs["method"] == name)["seed"].n_unique())
+        seeds = str(scored.filter(pl.col("method") == name)["seed"].n_unique())
         for strength, figures in by_strength.items():
             if name in figures:
                 more = [estimate_text(g, True) for g in (over_baseline.get(name, UNKNOWN), over_control[name])]

@@ -129,7 +129,7 @@ def test_a_run_is_found_though_a_config_has_got_a_field_since(archived):
 def test_what_was_not_scored_is_not_found(archived, tmp_path):
     more = find_study(study(tmp_path, strengths=[0.5, 1.0]), {})
     assert not Archive(archived.archive).split(more.plan)[0]
-    other = find_study(study(tmp_path, sets=["test"]), {})
+    other = find_study(study(tmp_path, sets=["test", "train"]), {})
     assert not Archive(archived.archive).split(other.plan)[0]
 
 
@@ -345,6 +345,42 @@ def test_what_a_killed_process_left_is_removed_when_it_is_old(archived, tmp_path
     store(tmp_path / "gone" / archived.plan.runs[0].name, archived.archive)
     assert [f.name for f in archived.archive.glob(".staged*")] == [".staged-new"]
     assert len(Archive(archived.archive).split(archived.plan)[0]) == 4
+
+
+def test_archives_of_other_studies_are_read_and_left_as_they_are(archived, tmp_path, caplog):
+    """Their runs count as done, their rows stay, and they get no run."""
+    values = {"seeds": [1, 3], "methods": ["dpo", {"method": "innerpo", "row": "theirs"}]}
+    values |= {"archive": str(tmp_path / "mine"), "output_dir": str(tmp_path / "other")}
+    before = {path: path.read_bytes() for path in archived.archive.rglob("*") if path.is_file()}
+    found = find_study(study(tmp_path, other_archives=[str(archived.archive)], **values), {})
+    assert status_of(found).count("done") == 2
+    started = start(found)
+    assert [run.planned.config.training.seed for run in started.archived] == [1, 1]
+    for run in plan_in(found.output_dir, *started.open.runs).runs:
+        mark(scored(run.config), run)
+    assert started.look().count("done") == 4
+    assert {path: path.read_bytes() for path in archived.archive.rglob("*") if path.is_file()} == before
+    assert sorted(read_study(tmp_path / "mine").runs["seed"]) == [3, 3]
+    assert {place.parent.name for place in started.scored()} == {"kept", "other"}
+    assert "is not there" not in caplog.text
+    nowhere = find_study(study(tmp_path, other_archives=[str(tmp_path / "nowhere")], **values), {})
+    assert len(status_of(nowhere).runs) == 4
+    assert f"{tmp_path / 'nowhere'} is not there: no run of it counts as done" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"sets": ["test"]}, 4),
+        ({"sets": ["oos", "test"]}, 4),
+        ({"sets": ["test", "train"]}, 0),
+        ({"sets": ["test"], "strengths": [0.5, 1.0]}, 0),
+        ({"sets": ["test"], "options": {"eval": {"max_prompts": 7}}}, 0),
+        ({"sets": ["test"], "options": {"eval": {"oos_dataset": "embedded:control"}}}, 0),
+    ],
+)
+def test_scores_on_more_sets_than_asked_for_count(archived, tmp_path, changes, found):
+    assert status_of(find_study(study(tmp_path, **changes), {})).count("done") == found
 
 
 def test_from_the_command_line(archived, file_of, tmp_path, capsys):

@@ -19,6 +19,7 @@ from studies.cue import run as cue
 from studies.cue import table as cue_table
 from studies.headline import table as headline
 from studies.runner import DTYPES
+from studies.screen import table as screen
 from studies.shifts import run as shifts
 from studies.shifts import table as shifts_table
 from studies.stored import FRAMES, scored, store, stored
@@ -28,7 +29,7 @@ from study_helpers import run_of
 
 def test_the_tables_in_the_docs_are_those_of_the_stored_scores():
     texts = cue_table.tables(cue_table.read()) | {"shifts": shifts_table.tables(stored(shifts_table.RESULTS))}
-    texts |= headline.tables()
+    texts |= headline.tables() | screen.tables()
     pages = {path: path.read_text() for path in (PAGE, headline.README)}
     assert len(texts) == pages[PAGE].count("<!-- begin ") == pages[PAGE].count("<!-- end ")
     for path, page in pages.items():

@@ -373,6 +373,8 @@ def test_a_base_in_memory_is_no_workers_base(tmp_path):
         ),
         ({"options": {"eval": {"capability": "dpo"}}}, "eval.capability is nothing that a study says: it is"),
         ({"archive": True}, "s.archive must be the path of a folder, got True"),
+        ({"other_archives": "one"}, "s.other_archives must be a list, got 'one'"),
+        ({"other_archives": ["one", 2]}, "s.other_archives must be the path of a folder, got 2"),
         ({"output_dir": 3}, "s.output_dir must be the path of a folder, got 3"),
     ],
 )

@@ -4,20 +4,18 @@ They are read from the archive of the study. A shift is shown as soon as it has 
 shows, covers the shifts on which every method of the first group has every seed.
 """
 
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import polars as pl
 
-from innerpo.config.identity import run_id
 from innerpo.evaluation.columns import MEAN
-from innerpo.evaluation.curves import suite_gains
 from innerpo.evaluation.statistics import UNKNOWN, Estimate, minimum_detectable_difference
 from innerpo.evaluation.study import Study, read_study, select_runs
 from innerpo.evaluation.sweep_folder import runs_in
 from innerpo.experiments.plan import Plan
 from innerpo.experiments.study import read_study_file
+from studies.planned import mean_gain, of_the_plan
 from studies.tables import PAGE, accuracies, estimate_text, insert, markdown, shift_table, tests_text
 
 STUDY = Path(__file__).parents[1] / "headline.yaml"
@@ -62,15 +60,6 @@ def whole(study: Study) -> list[str]:
     ]
 
 
-def of_the_plan(study: Study) -> Study:
-    """Return the part of a study that is planned, in the rows that the plan names; other runs are left out."""
-    rows = {run_id(run.config): run.row for run in _plan().runs}
-    runs = study.runs.filter(pl.col("run_id").is_in(list(rows)))
-    runs = runs.with_columns(method=pl.col("run_id").replace_strict(rows, return_dtype=pl.String))
-    own = select_runs(study, runs["run"].to_list())
-    return replace(own, runs=runs)
-
-
 def shift_tables(study: Study) -> str:
     """A table for every shift that has scores."""
     text = ""
@@ -95,8 +84,8 @@ def summary(study: Study) -> str:
     tested: dict[str, Estimate] = {}
     for name in rows:
         gains = {
-            BASELINE: _mean_gain(own, name, BASELINE),
-            "its control": _mean_gain(own, name, CONTROLS.get(name, "")),
+            BASELINE: mean_gain(own, name, BASELINE),
+            "its control": mean_gain(own, name, CONTROLS.get(name, "")),
         }
         lines.append([name, *figures[name], *(estimate_text(gain, True) for gain in gains.values())])
         tested |= {f"{name} over {over}": gain for over, gain in gains.items()}
@@ -112,20 +101,11 @@ def summary(study: Study) -> str:
     return f"{about}\n\n{markdown(header, lines)}\n{notes}\n"
 
 
-def _mean_gain(study: Study, method: str, baseline: str) -> Estimate:
-    """The mean frontier gain over the shifts of a study; unknown for the baseline itself, and without one."""
-    if baseline in ("", method):
-        return UNKNOWN
-    two = study.runs.filter(pl.col("method").is_in([method, baseline]))["run"].to_list()
-    found = [gain for gain in suite_gains(select_runs(study, two), baseline) if gain.method == method]
-    return found[0].frontier if found else UNKNOWN
-
-
 def tables() -> dict[str, str]:
     """The text of each table by the name of its marks."""
     if not (RUNS.is_dir() and runs_in(RUNS)):
         return {"headline/summary": NOTHING, "headline/shifts": NOTHING}
-    study = of_the_plan(read_study(RUNS))
+    study = of_the_plan(read_study(RUNS), _plan().runs)
     return {"headline/summary": summary(study), "headline/shifts": shift_tables(study)}
 
 

@@ -65,8 +65,8 @@ def run_sweep(study: StudyFile, how: Launch, retry_failed: bool, format: str) ->
 
 
 def _archived(started: Started) -> str:
-    number = len(started.archived)
-    return f"{number} of them archived in {started.archive.folder}, " if number else ""
+    number, folders = len(started.archived), " and ".join(map(str, started.archive.folders))
+    return f"{number} of them archived in {folders}, " if number else ""
 
 
 def _workers(how: Launch, n: int) -> str:

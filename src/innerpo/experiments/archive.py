@@ -39,22 +39,30 @@ class Archive:
     """The archived runs in a folder, which need not exist yet; without a folder nothing is archived.
 
     A run is found by what it trains, not by its name, which holds an id of all fields that a config had then.
-    ``foreign``: ids of runs that it does not get. ``fault`` says why the last run could not be archived.
+    ``foreign``: ids of runs that it does not get. ``others``: archives of other studies, which are only read.
+    ``fault`` says why the last run could not be archived.
     """
 
     folder: Path | None = None
     foreign: frozenset[str] = frozenset()
+    others: tuple[Path, ...] = ()
     fault: str = ""
     _runs: dict[str, list[Path]] = field(init=False, repr=False, default_factory=dict)
     _found: dict[str, Path] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.folder is None or not self.folder.exists():
-            return
-        if not self.folder.is_dir():
-            raise UserError(f"{self.folder} is no folder; the option archive names the folder of archived runs")
-        for id, run in _known(self.folder):
-            self._runs.setdefault(id, []).append(run)
+        for folder in self.folders:
+            if folder.exists() and not folder.is_dir():
+                raise UserError(f"{folder} is no folder; the option archive names the folder of archived runs")
+            if folder in self.others and not folder.exists():
+                log.warning(f"{folder} is not there: no run of it counts as done")
+            for id, run in _known(folder) if folder.exists() else ():
+                self._runs.setdefault(id, []).append(run)
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Where archived runs are looked for: its own folder, if it has one, and the others."""
+        return (*(() if self.folder is None else (self.folder,)), *self.others)
 
     def find(self, planned: PlannedRun) -> Path | None:
         """Return the folder in which a run lies with all scores that are asked of it; None where there is none."""
@@ -79,7 +87,9 @@ class Archive:
         for run in done:
             drop_failure(folder, run.planned)
             for place in (self.find(run.planned), folder / run.planned.name):
-                if place is not None and is_trained(place) and run.planned.row:
+                if place is None or place.parent in self.others:  # rows there are the other study's
+                    continue
+                if is_trained(place) and run.planned.row:
                     mark(place, run.planned)
 
     def keep(self, runs: Iterable[RunStatus], folder: Path) -> None:

@@ -1,10 +1,12 @@
 """Whether a run's folder holds all that a config asks for: the adapter, and scores at the wanted strengths."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 
-from innerpo.config.identity import run_id
+from innerpo.config.identity import run_id, scores_id
 from innerpo.config.run import RunConfig
 from innerpo.config.yaml import read_run_config
 from innerpo.errors import UserError
@@ -15,7 +17,7 @@ from innerpo.experiments.attempt import is_trained
 
 
 def is_done(run: Path, config: RunConfig) -> bool:
-    """Whether nothing is left to do. ``run`` is the folder of the run.
+    """Whether nothing is left to do. ``run`` is the folder of the run, which may be scored on more than is asked for.
 
     Raises UserError where it holds another run: a plain name is that of a method's defaults, which releases may change.
     """
@@ -27,16 +29,27 @@ def is_done(run: Path, config: RunConfig) -> bool:
             f"{run} holds another run of this name (id {run_id(held)}, asked for is {run_id(config)}), made with other "
             "defaults, say; use another output_dir, or move it away"
         )
-    return config.eval.skip or is_scored(scores_place(run, held, config), config)
+    if config.eval.skip or is_scored(scores_place(run, held, config), config):
+        return True
+    return held is not None and _differs_in_sets(held, config) and is_scored(run, config, config.eval.sets)
 
 
-def is_scored(folder: Path, config: RunConfig) -> bool:
-    """Whether a folder holds scores at every strength, on every set that is to have it, that a config asks for."""
+def _differs_in_sets(held: RunConfig, config: RunConfig) -> bool:
+    """Whether what is asked for are some sets by name, and all else of the scores is as a run's own config has it."""
+    same = replace(held, eval=replace(held.eval, sets=config.eval.sets))
+    return bool(config.eval.sets) and scores_id(same) == scores_id(config)
+
+
+def is_scored(folder: Path, config: RunConfig, names: Sequence[str] = ()) -> bool:
+    """Whether a folder holds scores at every strength, on every set that is to have it, that a config asks for.
+
+    ``names``: the sets that count; else those that the scores have.
+    """
     if not (folder / "headline.json").is_file() or not file_of(folder, "responses"):  # the former is written last
         return False
     wanted = {1.0} if config.method.frozen else set(config.eval.strengths) - {0.0}
     rows = distinct(folder, "responses", "set", "strength").filter(pl.col("strength") != 0.0)
-    sets = rows["set"].unique().to_list()
+    sets = list(names) or rows["set"].unique().to_list()
     some = config.eval.at_every_strength(sets)
     found = set(rows.rows())
     asked = _of_file(config)

@@ -2,7 +2,8 @@
 
 Keys: ``methods``, ``datasets``, ``seeds``, ``models``, ``suite``, ``sets``, ``strengths``, ``strength_sets``,
 ``options`` (fields of every run), ``product`` (values of fields, each with each), ``paired`` (value by value),
-``groups`` (parts with keys of their own, one done after another), ``output_dir``, ``archive`` and ``about``.
+``groups`` (parts with keys of their own, one done after another), ``output_dir``, ``archive``, ``other_archives`` and
+``about``.
 """
 
 import itertools
@@ -22,7 +23,7 @@ from innerpo.experiments.study_fields import LISTED, ROW, SCORING, VARIED, flat,
 log = logging.getLogger(__name__)
 
 LISTS = tuple(LISTED)
-FOLDERS = ("output_dir", "archive")
+FOLDERS = ("output_dir", "archive", "other_archives")
 KEYS = (*LISTS, *SCORING, *VARIED, "options", "groups", *FOLDERS, "about")
 
 
@@ -30,13 +31,15 @@ KEYS = (*LISTS, *SCORING, *VARIED, "options", "groups", *FOLDERS, "about")
 class StudyFile:
     """What a study file stands for: its runs in order, the folder in which they land, and that of their archive.
 
-    ``foreign``: ids of the runs that are none of the file's own, which its archive does not get.
+    ``foreign``: ids of the runs that are none of the file's own, which its archive does not get. ``other_archives``:
+    those of other studies, which are only read.
     """
 
     plan: Plan
     output_dir: Path
     archive: Path | None = None
     foreign: frozenset[str] = frozenset()
+    other_archives: tuple[Path, ...] = ()
 
 
 def read_study_file(path: Path, changes: Mapping[str, Any] | None = None) -> StudyFile:
@@ -77,15 +80,21 @@ def study_of(
     named, own = _path(changes, "archive", where), _path(values, "archive", where)
     foreign = frozenset[str]() if named or own is None else _foreign(values, changes, plan, where)
     archive = named or own
-    return StudyFile(plan, Path(folder), Path(archive) if archive else None, foreign)
+    others = _list(changes.get("other_archives", values.get("other_archives", [])), f"{where}.other_archives")
+    read = tuple(Path(_folder(other, f"{where}.other_archives")) for other in others)
+    return StudyFile(plan, Path(folder), Path(archive) if archive else None, foreign, read)
 
 
 def _path(values: Mapping[str, Any], key: str, where: str) -> str | Path | None:
     """A folder that a study names, if it names one. Raises UserError for what is no path."""
     value = values.get(key)
-    if value is not None and not isinstance(value, str | Path):
-        raise UserError(f"{where}.{key} must be the path of a folder, got {value!r}")
-    return value or None
+    return None if value is None else _folder(value, f"{where}.{key}") or None
+
+
+def _folder(value: Any, where: str) -> str | Path:
+    if not isinstance(value, str | Path):
+        raise UserError(f"{where} must be the path of a folder, got {value!r}")
+    return value
 
 
 def _foreign(values: Mapping[str, Any], changes: Mapping[str, Any], plan: Plan, where: str) -> frozenset[str]:

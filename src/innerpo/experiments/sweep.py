@@ -106,7 +106,7 @@ class Started:
 
 def start(study: StudyFile, retry_failed: bool = False) -> Started:
     """Make the folder of a study ready for those of its runs that are not archived."""
-    folder, archive = study.output_dir, Archive(study.archive, study.foreign)
+    folder, archive = study.output_dir, Archive(study.archive, study.foreign, study.other_archives)
     if study.archive is not None:
         if study.archive.resolve() == folder.resolve():
             raise UserError(f"{folder} cannot be the folder of a study and its archive, which keeps no weights")
@@ -120,7 +120,7 @@ def start(study: StudyFile, retry_failed: bool = False) -> Started:
 
 def status_of(study: StudyFile) -> SweepStatus:
     """Return how the runs of a study stand. Nothing is written."""
-    archived, left = Archive(study.archive).split(study.plan)
+    archived, left = Archive(study.archive, others=study.other_archives).split(study.plan)
     status = Watch(in_folder(Plan(left), study.output_dir), study.output_dir).look()
     return _in_order(study.plan, study.output_dir, (*archived, *status.runs))
 
