@@ -3,7 +3,7 @@
 import polars as pl
 import pytest
 
-from innerpo.config.labels import group_label
+from innerpo.config.labels import group_label, scaled_label
 from innerpo.errors import UserError
 from innerpo.evaluation.facts import SETS
 from innerpo.evaluation.joined import joined_pairs, joined_responses, outcomes
@@ -37,6 +37,21 @@ def config_id(lr):
 
 def group_id(lr):
     return group_label(config_of(seed=5, source="code", lr=lr)).split("+")[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "strength", "shown"),
+    [
+        ("dpo", 1.0, "dpo"),
+        ("dpo", 0.5, "dpo x 0.5"),
+        ("dpo", -1.0, "dpo x -1"),
+        ("dpo", 0.0, "dpo x 0"),
+        ("base", 0.0, "base"),
+        ("steered 2", 0.0, "steered 2"),  # the base along its directions: no adapter that could be scaled
+    ],
+)
+def test_the_name_of_a_policy_at_a_strength(name, strength, shown):
+    assert scaled_label(name, strength) == shown
 
 
 def test_outcomes_carry_their_labels(tmp_path):

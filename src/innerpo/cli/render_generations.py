@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
+from innerpo.config.labels import scaled_label
 from innerpo.data.pairs import Text as PromptText
 from innerpo.evaluation.generations import Generation
 
@@ -18,7 +19,7 @@ def side_by_side(texts: Sequence[Generation]) -> Table:
     shown = Table(title=_title(texts), title_justify="left", show_lines=True)
     shown.add_column("prompt", ratio=1)
     for model, strength in models:
-        shown.add_column(model if model == "base" or strength == 1.0 else f"{model} x {strength:g}", ratio=1)
+        shown.add_column(scaled_label(model, strength), ratio=1)
     by_prompt: dict[str, dict[tuple[str, float], Generation]] = {}
     for text in texts:
         by_prompt.setdefault(text.prompt_id, {})[text.model, text.strength] = text

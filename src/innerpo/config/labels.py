@@ -1,4 +1,4 @@
-"""The row of a table that a run belongs to."""
+"""The row of a table that a run belongs to, and the name of a policy at a strength."""
 
 import functools
 from dataclasses import replace
@@ -19,6 +19,12 @@ def label_of_folder(folder: Path, config: RunConfig) -> str:
         return config.method_label
     combined = read_combined(folder)
     return folder.resolve().name if combined is None else combined.label
+
+
+def scaled_label(name: str, strength: float) -> str:
+    """Return the name of a policy at a strength: ``dpo x 0.5``; its own at 1. The base has no adapter to be scaled."""
+    scaled = strength != 1.0 and name != "base" and not name.startswith("steered ")
+    return f"{name} x {strength:g}" if scaled else name
 
 
 def group_label(config: RunConfig) -> str:

@@ -10,6 +10,7 @@ import polars as pl
 import torch
 
 from innerpo.config.evaluation import EvalConfig
+from innerpo.config.labels import scaled_label
 from innerpo.config.run import RunConfig
 from innerpo.data.tokens import PromptItem, hash_of_items
 from innerpo.errors import UserError
@@ -113,7 +114,7 @@ def score_policy(
     """
     found = {}
     total = sum(len(split.items) for split in prepared.splits.values())
-    with joined(f"scoring {model}{'' if strength == 1.0 else f' x {strength:g}'}", total) as part:
+    with joined(f"scoring {scaled_label(model, strength)}", total) as part:
         for (dataset, split), scored in prepared.splits.items():
 
             def compute(scored: ScoredSplit = scored, what: str = f"{dataset} ({split})") -> pl.DataFrame:

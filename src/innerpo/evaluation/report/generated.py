@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from innerpo.config.labels import scaled_label
 from innerpo.evaluation.report.folders import read_lines, run_folder, runs_of
 from innerpo.evaluation.report.records import Generated
 from innerpo.evaluation.report.texts import cut, plain
@@ -44,9 +45,9 @@ def _label(row: dict[str, Any], run: dict[str, Any]) -> str:
     if model == "base":
         return "base"
     seed = "" if run["seed"] is None else f", seed {run['seed']}"
-    scaled = f" x {strength:g}" if isinstance(strength, int | float) and strength != 1 else ""
-    steered = f" {model}" if model.startswith("steered ") else ""
-    return f"{run['method']}{scaled}{steered}{seed}"
+    if model.startswith("steered "):
+        return f"{run['method']} {model}{seed}"
+    return f"{scaled_label(run['method'], strength if isinstance(strength, int | float) else 1.0)}{seed}"
 
 
 def _about(row: dict[str, Any]) -> str:
