@@ -1,5 +1,6 @@
 """The archive of a study: what it keeps of runs; a sweep goes on from it, also when configs have changed since."""
 
+import errno
 import json
 import math
 import os
@@ -402,3 +403,72 @@ def test_from_the_command_line(archived, file_of, tmp_path, capsys):
 def test_a_report_of_an_archive(archived, tmp_path):
     assert main(["report", str(archived.archive), f"--out={tmp_path}/report.html"]) == 0
     assert "ours" in (tmp_path / "report.html").read_text()
+
+
+def test_an_empty_set_that_is_to_have_every_strength_leaves_nothing_undone(tmp_path):
+    """Nothing could be scored of oos; test is scored at 1 alone, as was asked for."""
+    found = find_study(study(tmp_path, strengths=[0.5, 1.0], strength_sets=["oos"]), {})
+    (run, *_) = plan_in(found.output_dir, *found.plan.runs).runs
+    folder = scored(run.config)
+    assert not is_done(folder, run.config)  # oos has rows at 1, and lacks .5
+    models = {("base", 0.0): {"test": right(1, 1, 0)}, (run.config.method_label, 1.0): {"test": right(1, 1, 0)}}
+    scores_of(models, DEFAULT_SETS).write(folder)
+    assert is_done(folder, run.config)
+
+
+def test_scores_that_cannot_be_read_are_none(tmp_path, caplog):
+    """They are written anew; neither the run nor the table of the others fails over them."""
+    found = find_study(study(tmp_path, archive=None), {})
+    plan = plan_in(found.output_dir, *found.plan.runs)
+    for run in plan.runs:
+        mark(scored(run.config), run)
+    (found.output_dir / plan.runs[0].name / "scores.parquet").write_bytes(b"PAR1 and no more")
+    assert not is_done(found.output_dir / plan.runs[0].name, plan.runs[0].config)
+    assert "does not count as scored: cannot read" in caplog.text
+    started = start(found)
+    assert started.look().count("done") == 3
+    assert len(started.scored()) == 4
+
+
+def test_names_of_sets_with_a_prefix_or_a_folder_are_those_of_the_scores(archived, tmp_path):
+    """The archive has more: the set ``far`` under its short name."""
+    for run in archived.plan.runs:
+        sets = {"test": right(1, 1, 0), "far": right(1, 0, 0)}
+        models = {("base", 0.0): sets, (run.config.method_label, 1.0): sets}
+        scores = scores_of(models, DEFAULT_SETS | {"far": ("genies:far", "test", "extra")})
+        scores.write(archived.archive / run.name)
+    for names, done in ((["genies:far", "test"], 4), (["genies:near"], 0)):
+        assert status_of(find_study(study(tmp_path, sets=names), {})).count("done") == done
+
+
+def test_options_beside_a_file_leave_the_rows_of_its_archive(archived, file_of, tmp_path, caplog):
+    """``--training.lr 2e-4 4e-4``: the first is what the file trains too, and has another row here."""
+    path = file_of(study(tmp_path))
+    rows = {p: (p / "sweep.json").read_bytes() for p in archived.archive.iterdir()}
+    found = find_study(path, {"methods": ["dpo"], "seeds": [1], "training.lr": [2e-4, 4e-4]})
+    started = start(found)
+    assert [run.planned.row for run in started.archived] == ["dpo (lr=0.0002)"]
+    assert {p: (p / "sweep.json").read_bytes() for p in archived.archive.iterdir()} == rows
+    assert "archived runs keep the rows of tables that they have there: dpo (here dpo (lr=0.0002))" in caplog.text
+    caplog.clear()
+    start(find_study(path, {"seeds": [1]}))
+    assert "keep the rows" not in caplog.text
+
+
+def test_what_a_full_disk_refuses_is_named_and_told_once(archived, tmp_path, monkeypatch, caplog):
+    (tmp_path / "gone").rename(tmp_path / "out")
+    shutil.rmtree(archived.archive)
+    copy = shutil.copyfile
+
+    def full(source, target):
+        if "kept" in str(target):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(source), None, str(target))
+        return copy(source, target)
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    archive, plan = Archive(archived.archive), plan_in(archived.output_dir, *archived.plan.runs)
+    for _ in range(3):
+        archive.keep(Watch(plan, archived.output_dir).look().runs, archived.output_dir)
+    assert archive.fault.startswith(f"cannot write {archived.archive}")
+    assert archive.fault.endswith("no space left on the device")
+    assert caplog.text.count("is not archived") == 4

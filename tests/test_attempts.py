@@ -13,7 +13,7 @@ from dataclasses import replace
 import pytest
 
 from innerpo.cli.sweep_runs import finish
-from innerpo.errors import FailedRunsError, MachineError, UserError
+from innerpo.errors import FailedRunsError, MachineError, UserError, is_device_lost
 from innerpo.evaluation.headline_files import scores_folder
 from innerpo.evaluation.sweep_folder import failed_runs
 from innerpo.experiments.archive import Archive
@@ -24,6 +24,7 @@ from innerpo.experiments.plan import Plan
 from innerpo.experiments.status import ARCHIVED, Watch, expected_seconds
 from innerpo.experiments.sweep import Started, prepare
 from innerpo.experiments.worker import Bases, run_one, work
+from innerpo.training.run_folder import OtherInputsError
 from sweep_helpers import any_base, plan_in, planned, pretend, unscored
 
 FORK = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -125,6 +126,54 @@ def test_a_failure_is_kept_and_tried_again_on_request_only(out, bases, error, ki
     assert (last_holder(out, run.name) is not None) == (kind == "machine")  # and without the time of what is gone
     work(plan_in(out, run), out, any_base(), train=pretend)
     assert steps(out / run.name) == [0, 1, 2]
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named as torch's."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA error: an illegal memory access was encountered"),
+        type("AcceleratorError", (RuntimeError,), {})("CUDA error: uncorrectable ECC error encountered"),
+    ],
+)
+def test_a_lost_accelerator_is_no_failure_of_the_run(out, error):
+    """It would fail all later runs of the process, which ends; the run goes on from what there is in another one."""
+    runs = plan_in(out, *unscored(2))
+
+    def fail(config, base):
+        def at_second(step):
+            if step == 1:
+                raise error
+
+        pretend(config, between=at_second)
+
+    with pytest.raises(
+        MachineError, match=r"the accelerator failed at .* \(CUDA error: .*\); only a new process"
+    ) as caught:
+        work(runs, out, any_base(), train=fail)
+    assert runs.runs[0].name in str(caught.value)
+    assert [failure_of(out, run) for run in runs.runs] == [None, None]
+    assert not (out / runs.runs[1].name).exists()
+    work(runs, out, any_base(), train=pretend)
+    assert steps(out / runs.runs[0].name) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "error", [OutOfMemoryError("CUDA"), RuntimeError("CUDA error: out of memory"), RuntimeError("size mismatch")]
+)
+def test_other_errors_of_torch_do_not_mean_that_the_accelerator_is_lost(error):
+    assert not is_device_lost(error)
+
+
+def test_an_attempt_on_other_data_is_refused_with_the_sweeps_own_remedy(out, bases):
+    (run,) = plan_in(out, *unscored(1)).runs
+    outcome = run_one(run, out, bases, train=fails(OtherInputsError("start again with training.overwrite")))
+    assert outcome.failure.kind == "user"
+    assert "by the option retry_failed" in outcome.failure.error
+    assert "overwrite" not in outcome.failure.error
 
 
 def fails(error):
@@ -234,10 +283,6 @@ def test_a_run_in_work_loses_nothing_to_another_sweep_that_tries_failed_runs_aga
     prepare(plan_in(out, run), out, retry_failed=True)
     assert not begun.exists()
     assert failure_of(out, run) is None
-
-
-class OutOfMemoryError(RuntimeError):
-    """Named as torch's."""
 
 
 @pytest.mark.parametrize("error", [OutOfMemoryError("CUDA"), RuntimeError("scorer"), UserError("scorer")])

@@ -9,6 +9,7 @@ import torch
 
 import innerpo
 from conftest import build_model, build_tokenizer
+from families import FAST, SLOW
 from innerpo.cli import main
 from innerpo.cli.chat_loop import COMMANDS
 from innerpo.data.tokens import PairTokenizer
@@ -47,6 +48,18 @@ def test_tokens_come_one_by_one_and_are_those_of_generate(family, sampling):
         prompt = GenerationPrompt(*tokens.generation_prompt(text), key=text)
         (whole,) = generate(policy, base, [prompt], sampling)
         assert tuple(stream(policy, base, prompt, sampling)) == whole.ids
+
+
+@pytest.mark.filterwarnings("ignore:.*fast path.*", "ignore:.*mamba.*")
+@pytest.mark.parametrize("kind", ["mamba", "mamba2"])
+def test_a_recurrent_model_talks_too(kind):
+    """Its cache has another name."""
+    model = next(f for f in (*FAST, *SLOW) if f.model_type == kind).build()
+    base = Base(model.requires_grad_(False), build_tokenizer(), "toy", "toy")
+    tokens = PairTokenizer(base.tokenizer, 64, 64)
+    prompt = GenerationPrompt(*tokens.generation_prompt("Question: 3 or 7?"), key="")
+    (whole,) = generate(base.model, base, [prompt], GREEDY)
+    assert tuple(stream(base.model, base, prompt, GREEDY)) == whole.ids
 
 
 def by_hand(model, prompt, ids):

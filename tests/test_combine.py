@@ -8,13 +8,14 @@ from pathlib import Path
 import peft
 import pytest
 import torch
+from safetensors import safe_open
 
 import innerpo
 from conftest import build_model, run_in
 from innerpo.cli import main
 from innerpo.config.combined import read_combined
 from innerpo.config.run import to_dict
-from innerpo.config.yaml import as_yaml, config_of_folder
+from innerpo.config.yaml import as_yaml, check_training_set, config_of_folder, read_yaml
 from innerpo.errors import UserError
 from innerpo.evaluation.study import read_study
 from innerpo.model.identity import fingerprint
@@ -25,12 +26,12 @@ from innerpo.training.combine import Arithmetic, combine_adapters
 MODULES = ["q_proj", "down_proj"]
 
 
-def adapter(folder, seed, **changes):
+def adapter(folder, seed, embeddings=False, **changes):
     """A LoRA adapter with random factors; returns its updates as full matrices by the name of the module."""
     torch.manual_seed(seed)
     options = {"r": 4, "lora_alpha": 6, "target_modules": MODULES, "init_lora_weights": False} | changes
     policy = peft.get_peft_model(build_model(), peft.LoraConfig(**options))
-    policy.save_pretrained(folder, save_embedding_layers=False)
+    policy.save_pretrained(folder, save_embedding_layers=embeddings)
     path = folder / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": "toy"}))
     return matrices(policy)
@@ -69,9 +70,12 @@ def test_the_sum_is_that_of_the_full_matrices_whatever_ranks_and_scales(weights,
     assert sorted({*config["rank_pattern"].values(), config["r"]}) == [3, 4, 7]  # o_proj, down_proj, q_proj
 
 
-def test_patterns_of_rank_and_alpha_and_embeddings_count(tmp_path):
+@pytest.mark.parametrize("embeddings", [False, True])  # True: peft saves the base's own embedding beside the adapter
+def test_patterns_of_rank_and_alpha_and_embeddings_count(embeddings, tmp_path):
     more = {"rank_pattern": {"layers.1.self_attn.q_proj": 2}, "alpha_pattern": {"q_proj": 12}}
-    one = adapter(tmp_path / "a", 1, target_modules=["q_proj", "embed_tokens"], **more)
+    one = adapter(tmp_path / "a", 1, embeddings, target_modules=["q_proj", "embed_tokens"], **more)
+    held = safe_open(tmp_path / "a/adapter_model.safetensors", "pt").keys()
+    assert any(name.endswith("embed_tokens.base_layer.weight") for name in held) == embeddings
     combine_adapters([tmp_path / "a"], [-2.0], tmp_path / "out")
     close(loaded(tmp_path / "out"), {n: -2.0 * m for n, m in one.items()})
 
@@ -307,6 +311,39 @@ def test_a_soup_is_the_mean_over_seeds_and_has_no_seed(runs, tmp_path):
     base = innerpo.Base(build_model(intermediate_size=40).requires_grad_(False), None, "other", "other")
     with pytest.raises(UserError, match=r"was trained on .* with other weights"):
         innerpo.load(tmp_path / "soup", base)
+
+
+def changed(folder, section, **values):
+    """A run's folder with other values in a section of its config."""
+    held = read_yaml(folder / "config.yaml")
+    (folder / "config.yaml").write_text(as_yaml(held | {section: held[section] | values}))
+
+
+@pytest.mark.parametrize("four_bit", [False, True])
+def test_runs_on_different_data_keep_the_settings_of_their_base_model(four_bit, runs, tmp_path):
+    """Of two the one in 4 bits: a merge into full weights is refused, as it is for the run itself."""
+    one, other = run_in(runs, "dpo_pairs_seed1"), run_in(runs, "dpo_pairs_seed2")
+    changed(one, "model", dtype="float32")
+    changed(other, "model", dtype="float32", load_in_4bit=four_bit)
+    changed(other, "data", dataset="embedded:compare")
+    record = combine_adapters([one, other], [1.0, -0.5], tmp_path / "sum")
+    assert record.data == {}
+    config = config_of_folder(tmp_path / "sum")
+    assert (config.model.dtype, config.model.load_in_4bit) == ("float32", four_bit)
+    assert config.model.base_model == config_of_folder(one).model.base_model
+    with pytest.raises(UserError, match=r"eval\.train_dataset|train_dataset"):
+        check_training_set(tmp_path / "sum", None)
+    adapter(tmp_path / "foreign", 3)
+    again = combine_adapters([tmp_path / "foreign", tmp_path / "sum"], [], tmp_path / "again")
+    assert again.model == record.model
+    if four_bit:
+        with pytest.raises(UserError, match="in 4 bits"):
+            innerpo.merge(tmp_path / "sum", tmp_path / "merged")
+
+
+def test_nothing_to_combine_is_said():
+    with pytest.raises(UserError, match="nothing to combine"):
+        innerpo.combine([], out="sum")
 
 
 def test_the_command_wants_a_folder_to_write_to(capsys):

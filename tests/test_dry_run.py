@@ -194,6 +194,7 @@ def test_it_shows_what_a_run_would_do_and_writes_nothing(words, tmp_path, capsys
         ("--method.site=fnord", "fnord"),
         ("--training.optim=fnord", "transformers refuses the training options"),
         ("--model.base_model=no/where", "cannot find the configuration of the base model 'no/where'"),
+        ("--eval.ref_model=no/where", "cannot find the configuration of the base model 'no/where'"),
     ],
 )
 def test_what_would_stop_a_run_stops_the_dry_run(flag, says, words, tmp_path, capsys, monkeypatch):
@@ -209,6 +210,7 @@ def test_what_would_stop_a_run_stops_the_dry_run(flag, says, words, tmp_path, ca
     ("flags", "says"),
     [
         (["--model.adapt_layers=2,3", "--method.layers=1"], "no gradient would reach the adapter"),
+        (["--model.compile=on", "--method.site=mlp"], "model.compile=on would skip the hooks of this method's site"),
         (["--method.transform=ether", "--method.subspace.ether_blocks=7"], "does not divide the hidden size"),
         (["--method.transform=svd", "--method.subspace.rank=1000"], "method.subspace.rank is 1000, but the model's"),
         (["--method.transform=supr", "--method.subspace.supr_k=1000"], "method.subspace.supr_k is 1000, but"),
@@ -218,6 +220,18 @@ def test_what_would_stop_a_run_stops_the_dry_run(flag, says, words, tmp_path, ca
 def test_options_that_do_not_fit_the_model_stop_it(flags, says, words, tmp_path, capsys):
     assert main(["train", "innerpo", "--dry-run", *flags, *words]) == 2
     assert says in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_this_machine_cannot_do_and_another_may_is_said(words, tmp_path, capsys, monkeypatch):
+    """A sweep is planned where its jobs are submitted, which need not have the device that they get."""
+    monkeypatch.setattr("innerpo.model.numerics.hardware.multiplies_in_float32", lambda *_: True)
+    flags = ["--model.load_in_4bit", "--model.compile=on", "--model.dtype=bfloat16", "--eval.ref_model=smollm2-135m"]
+    assert main(["train", "dpo", "--dry-run", *flags, *words]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "model.load_in_4bit needs a CUDA device, and this machine has none" in shown
+    assert "the run would fail here: --model.compile=on does not go with torch.bfloat16" in shown
+    assert "the time of scoring --eval.ref_model is not counted" in shown
     assert list(tmp_path.iterdir()) == []
 
 

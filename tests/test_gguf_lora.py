@@ -1,6 +1,7 @@
 """LoRA adapters as GGUF: what gguf's own reader finds is the update, in GGUF's names and order of rows."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -136,6 +137,18 @@ def test_what_cannot_be_written_is_one_line(exported, toy_folder, tmp_path, caps
         capsys, ["export", str(here), str(out), "--to=gguf"], "adapters of 'gpt_neox' models are not written", "llama"
     )
     assert not out.exists()
+
+
+def test_an_adapter_on_a_base_in_4_bits_is_written(exported, tmp_path, capsys):
+    """Nothing is merged: llama.cpp puts it on a base in any quantisation."""
+    _, _, run, path = exported
+    here = shutil.copytree(run, tmp_path / "run")
+    text = (here / "config.yaml").read_text()
+    (here / "config.yaml").write_text(text.replace("load_in_4bit: false", "load_in_4bit: true"))
+    assert main(["export", str(here), str(tmp_path / "out"), "--to=gguf"]) == 0
+    found, own = updates(tmp_path / "out" / "adapter.gguf"), updates(path)
+    assert all(torch.equal(found[name], own[name]) for name in own)
+    refused(capsys, ["merge", str(here), str(tmp_path / "merged")], "in 4 bits")
 
 
 @pytest.mark.parametrize("module", ["lm_head", "model.embed_tokens", "model.layers.0.self_attn.strange"])

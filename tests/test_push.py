@@ -27,7 +27,7 @@ from innerpo.errors import UserError
 from innerpo.evaluation.facts import Scores, read_scores
 from innerpo.evaluation.statistics import UNKNOWN, Estimate
 from innerpo.sharing.bases import hub_id, name_of_base
-from innerpo.sharing.clean import Cleaner, check_clean, places_in
+from innerpo.sharing.clean import Cleaner, check_clean, last_parts, places_in
 from innerpo.sharing.package import packed
 from innerpo.sharing.results import Result, eval_results, model_index, results_of
 from innerpo.training.card import model_card
@@ -143,6 +143,71 @@ def test_nothing_of_this_machine_is_uploaded(hub, run, toy_folder, pairs_file):
     frame, facts = pl.read_parquet(files["scores.parquet"]), read_scores(run).responses
     assert set(frame["dataset"]) == {"pairs.jsonl", "embedded:compare", "embedded:control"}
     assert frame.drop("dataset").equals(facts.drop("dataset"))
+
+
+@pytest.fixture
+def copied(run, tmp_path):
+    """The run's folder once more, to be changed."""
+    return shutil.copytree(run, tmp_path / run.name)
+
+
+def packed_texts(folder, **options):
+    """The texts that would be uploaded, by name."""
+    with packed(folder, read_run_config(folder), REPO, **options) as package:
+        return {n: p.read_text() for n, p in package.files.items() if not n.endswith((".safetensors", "parquet"))}
+
+
+def test_a_path_that_only_a_suites_file_named_is_cut(copied):
+    """It stands in the scores and in headline.md, and in no config."""
+    there = "/data/elsewhere/shift.jsonl"
+    for stem in ("scores", "sets"):
+        frame = pl.read_parquet(copied / f"{stem}.parquet")
+        named = pl.col("dataset").replace("embedded:compare", there)
+        frame.with_columns(named).write_parquet(copied / f"{stem}.parquet")
+    for name in ("headline.md", "headline.json"):
+        text = (copied / name).read_text()
+        assert "embedded:compare" in text
+        (copied / name).write_text(text.replace("embedded:compare", there))
+    found = packed_texts(copied)
+    assert not [name for name, text in found.items() if "/data/elsewhere" in text]
+    assert "shift.jsonl" in found["headline.md"]
+    assert "shift.jsonl" in found["README.md"]
+
+
+def test_an_adapter_without_its_weights_is_not_pushed(copied):
+    (copied / "adapter_model.safetensors").rename(copied / "adapter_model.bin")
+    with pytest.raises(UserError, match=r"holds no adapter_model.safetensors; save the adapter as safetensors"):
+        packed_texts(copied)
+
+
+def test_the_card_of_a_branch_says_how_to_load_the_branch(run):
+    own, main_ = packed_texts(run, revision="seed1")["README.md"], packed_texts(run)["README.md"]
+    assert f'innerpo.load("{REPO}", revision="seed1")' in own
+    assert f'innerpo.load("{REPO}")' in main_
+
+
+def test_what_must_not_leave_is_named_where_it_lies(copied, monkeypatch):
+    """Not the copy that is made for the upload, which is gone by then."""
+    text = (copied / "headline.md").read_text()
+    (copied / "headline.md").write_text(f"{text}\nsee {Path.home()}/notes\n")
+    with pytest.raises(UserError) as caught:
+        packed_texts(copied)
+    assert str(caught.value).endswith(f"({Path.home()}/...); remove it from {copied}")
+
+
+def test_last_parts_by_hand():
+    places = ["/a/x/test.jsonl", "/b/y/test.jsonl", "/c/z.jsonl", "/a/x", "/b/x", "/a/x/test.jsonl", "/c/test.jsonl"]
+    assert last_parts(places) == {
+        **{"/a/x/test.jsonl": "test.jsonl", "/b/y/test.jsonl": "test-2.jsonl", "/c/test.jsonl": "test-3.jsonl"},
+        **{"/c/z.jsonl": "z.jsonl", "/a/x": "x", "/b/x": "x-2"},
+    }
+
+
+def test_a_folders_name_may_be_a_word_of_a_models_config():
+    """``llama``, a link in the working folder: of the model's own files only whole paths are replaced."""
+    cleaner = Cleaner({"llama": "Llama-3.2-1B", "/models/x/Llama-3.2-1B": "Llama-3.2-1B"})
+    held = {"model_type": "llama", "_name_or_path": "/models/x/Llama-3.2-1B", "token": "/think"}
+    assert cleaner.of_model().value(held) == held | {"_name_or_path": "Llama-3.2-1B"}
 
 
 def test_a_dry_run_uploads_nothing_and_needs_no_token(hub, run, tmp_path, monkeypatch, capsys):
@@ -369,15 +434,15 @@ def scored_beneath(folder, name, run, label, dataset):
 
 
 def test_scores_beneath_a_combined_adapter_are_uploaded_from_its_only_folder(run, tmp_path):
-    out, elsewhere = tmp_path / "sum", str(tmp_path / "data/pairs.jsonl")
+    out, elsewhere = tmp_path / "sum", str(tmp_path / "data/others.jsonl")
     record = innerpo.combine([run, run], [1.0, -0.5], out)
     scored_beneath(out, "eval-1", run, record.label, elsewhere)
     with packed(out, config_of_folder(out), REPO) as package:
         assert {"scores.parquet", "pairs.parquet", "sets.parquet", "headline.md"} <= set(package.files)
         card = ModelCard(package.files["README.md"].read_text())
         assert not any("not scored" in note or "not uploaded" in note for note in package.notes)
-    assert f"| {record.label} | on pairs.jsonl" in card.text
-    assert "pairs.jsonl (test)" in {r.dataset_name for r in card.data.eval_results}
+    assert f"| {record.label} | on others.jsonl" in card.text
+    assert "others.jsonl (test)" in {r.dataset_name for r in card.data.eval_results}
     scored_beneath(out, "eval-2", run, record.label, elsewhere)
     with packed(out, config_of_folder(out), REPO) as package:
         assert not [name for name in package.files if "scores" in name or "headline" in name]

@@ -1,5 +1,7 @@
 """A run around its training: which reference outputs it computes, its estimate of time, the base that it belongs to."""
 
+import copy
+import json
 import shutil
 import subprocess
 import sys
@@ -12,12 +14,14 @@ import torch
 import innerpo
 from conftest import build_model, build_tokenizer, facts_of, make_pairs
 from innerpo.data.tokens import PairTokenizer
+from innerpo.methods.method import build_method
 from innerpo.model import reference
 from innerpo.model.base import Base
 from innerpo.model.forward import passes
 from innerpo.model.identity import fingerprint
 from innerpo.training import estimate
 from innerpo.training.prepare import adapted, prepare_items, seen_pairs, training_items
+from innerpo.training.record import check_base
 from innerpo.training.train import train_policy
 
 SMALL = {
@@ -128,6 +132,18 @@ def test_scoring_is_counted_at_the_strengths_of_each_set(items, tmp_path):
     assert passes((0.0, 0.5, 1.0)) == 6
     assert passes((0.0, 0.5, 1.0), ("test",)) == 5
     assert passes((0.5,), ("test",)) == 3
+    steered = config_of("innerpo", tmp_path, **{"eval.steer": 2.0})  # one more pass of the base over both groups
+    assert estimate.forward_tokens(steered, items, scored, 4)["scoring"] / n == 6
+
+
+def test_an_ablated_run_has_a_reference_of_its_own(items, tmp_path):
+    """By hand: the method is fitted on states of all 24 items; training needs the ablated reference of 8 besides."""
+    mean = sum(i.n_tokens for i in items) / len(items)
+    for method, own in (("soft-ablate", 0), ("ablate", 1)):
+        config = config_of(method, tmp_path)
+        found = estimate.forward_tokens(config, items, [], 4)["reference"]
+        fitted = 24 * (1 + build_method(config.method, (1, 2)).fits_on_mismatched)
+        assert found == pytest.approx(mean * (fitted + own * 8))
 
 
 @pytest.mark.parametrize(
@@ -191,6 +207,26 @@ def test_the_fingerprint_is_of_values_and_not_of_their_type():
     with torch.no_grad():
         model.lm_head.weight.mul_(1.01)
     assert fingerprint(model) != name
+
+
+@pytest.mark.parametrize("trained", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("here", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_run_is_known_on_its_base_in_any_type(trained, here, tmp_path, caplog):
+    """The base is stored in bfloat16. Its small values are rounded in float16, from which nothing leads back."""
+    stored = build_model().to(torch.bfloat16)
+    with torch.no_grad():
+        stored.lm_head.weight.mul_(1e-5)
+    found = copy.deepcopy(stored)
+    (tmp_path / "run.json").write_text(
+        json.dumps({"base_model": "toy", "base_fingerprint": fingerprint(stored.to(trained))})
+    )
+    base = innerpo.Base(found.to(here).requires_grad_(False), build_tokenizer(), "toy", "toy")
+    check_base(tmp_path, base)
+    assert ("cannot be told" in caplog.text) == (here == torch.float16 != trained)
+    if here != torch.float16:
+        other = innerpo.Base(build_model(intermediate_size=40).to(here).requires_grad_(False), None, "other", "other")
+        with pytest.raises(innerpo.UserError, match="with other weights"):
+            check_base(tmp_path, other)
 
 
 def test_another_base_model_is_scored_beside_the_adapter(toy_folder, tmp_path):

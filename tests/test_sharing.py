@@ -129,6 +129,19 @@ def test_saving_a_run_leaves_a_folder_named_adapter_alone(tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {"adapter", "README.md", "run.json"}
 
 
+def test_what_a_tracker_wrote_beside_the_checkpoints_stays(tmp_path):
+    """transformers gives its own trackers that folder (CodeCarbon's emissions.csv); the checkpoints go."""
+    method = Method(innerpo.run_config("probe").method, {}, {}, ())
+    for name in ("checkpoints/checkpoint-2/model.bin", "checkpoints/emissions.csv"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    save_run(tmp_path, None, None, method, {"steps": 0}, "# Card\n")
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["emissions.csv"]
+    (tmp_path / "checkpoints/emissions.csv").unlink()
+    save_run(tmp_path, None, None, method, {"steps": 0}, "# Card\n")
+    assert not (tmp_path / "checkpoints").exists()
+
+
 def test_an_interrupted_merge_leaves_nothing(run, tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt

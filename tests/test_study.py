@@ -3,7 +3,8 @@
 import polars as pl
 import pytest
 
-from innerpo.config.labels import group_label, scaled_label
+from innerpo.config.labels import group_label, label_of_folder, scaled_label
+from innerpo.config.run import default_run
 from innerpo.errors import UserError
 from innerpo.evaluation.facts import SETS
 from innerpo.evaluation.joined import joined_pairs, joined_responses, outcomes
@@ -52,6 +53,14 @@ def group_id(lr):
 )
 def test_the_name_of_a_policy_at_a_strength(name, strength, shown):
     assert scaled_label(name, strength) == shown
+
+
+@pytest.mark.parametrize(
+    ("name", "label"), [("mine", "mine"), ("base", "base (adapter)"), ("steered 2", "steered 2 (adapter)")]
+)
+def test_an_adapter_made_elsewhere_is_not_taken_for_the_base(name, label, tmp_path):
+    (tmp_path / name).mkdir()
+    assert label_of_folder(tmp_path / name, default_run("dpo")) == label
 
 
 def test_outcomes_carry_their_labels(tmp_path):

@@ -9,13 +9,16 @@ import sys
 import time
 from collections import Counter
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import innerpo
+from innerpo.cli.render_sweep import at_once
 from innerpo.cli.verbs import main
-from innerpo.errors import MachineError
+from innerpo.config.run import default_run
+from innerpo.errors import MachineError, UserError
 from innerpo.evaluation.study import read_study
 from innerpo.experiments import pool
 from innerpo.experiments.attempt import record_failure
@@ -25,9 +28,9 @@ from innerpo.experiments.layout import attempts, failures, leases
 from innerpo.experiments.plan import in_folder, read_plan
 from innerpo.experiments.status import RunStatus, SweepStatus, Watch
 from innerpo.experiments.study import study_of
-from innerpo.experiments.sweep import find_study, prepare
+from innerpo.experiments.sweep import find_study, prepare, sweep
 from study_helpers import run_of
-from sweep_helpers import any_base, pretend
+from sweep_helpers import any_base, planned, pretend
 
 SHIFTS = ["embedded:compare", "embedded:longer"]
 
@@ -260,15 +263,22 @@ def test_a_worker_has_its_gpu_or_its_share_of_the_threads(monkeypatch):
     assert pool.default_workers() == 1
 
 
-def test_a_run_whose_worker_dies_again_and_again_has_failed(study, tmp_path, monkeypatch):
-    """The worker is a program that takes the lease of the first run and kills itself."""
+@pytest.mark.parametrize(
+    ("end", "says"),
+    [
+        ("    os.kill(os.getpid(), 9)", "signal 9, as the system kills what takes too much memory"),
+        ("    raise RuntimeError('the accelerator failed')", "exit code 1"),  # which gives the lease back
+    ],
+)
+def test_a_run_whose_worker_dies_again_and_again_has_failed(end, says, study, tmp_path, monkeypatch):
+    """The worker is a program that takes the lease of the first run and ends."""
     plan = prepare(study_of(study, "s").plan, tmp_path / "out")
     first = plan.runs[0].name
     code = (
         "import os, pathlib, sys\nfrom innerpo.experiments.lease import lease\n"
         f"folder, name = pathlib.Path({str(tmp_path / 'out')!r}), {first!r}\n"
         f"if list((folder / '.sweep/failed').glob(f'{{name}}.*.json')): sys.exit(0)\n"
-        "with lease(folder, name):\n    os.kill(os.getpid(), 9)\n"
+        f"with lease(folder, name):\n{end}\n"
     )
 
     def process(self, place, plan_id, out):
@@ -277,9 +287,7 @@ def test_a_run_whose_worker_dies_again_and_again_has_failed(study, tmp_path, mon
     monkeypatch.setattr(pool.Pool, "_process", process)
     status = pool.Pool(plan, tmp_path / "out", 1).run()
     assert [r.planned.name for r in status.failed] == [first]
-    assert (
-        "its process died 3 times (signal 9, as the system kills what takes too much memory)" in status.failed[0].note
-    )
+    assert f"its process died 3 times ({says})" in status.failed[0].note
 
 
 def deaths(monkeypatch, pool_, codes):
@@ -533,3 +541,39 @@ def test_ctrl_c_ends_the_workers_and_leaves_what_can_be_taken_up(study, file_of,
     assert not [p for p in leases(out).glob("*.json") if not json.loads(p.read_text())["ended"]]
     finish(started(path, out, "--workers=2"))
     assert len(runs_of(out)) == 12
+
+
+def test_runs_that_are_trained_and_then_scored_are_two_entries(tmp_path):
+    """The second does not vanish behind the first, which is the same training."""
+    groups = [{"options": {"eval": {"skip": skip}}} for skip in (True, False)]
+    plan = study_of({"methods": ["dpo"], "datasets": ["embedded:compare"], "groups": groups}, "s").plan
+    assert [run.config.eval.skip for run in plan.runs] == [True, False]
+    assert len({run.name for run in plan.runs}) == 1
+
+
+def test_a_base_in_memory_keeps_a_files_archive_to_its_own_runs(tmp_path, monkeypatch):
+    path = tmp_path / "study.yaml"
+    values = {"methods": ["dpo"], "datasets": ["embedded:compare"], "archive": str(tmp_path / "kept")}
+    path.write_text(json.dumps(values))
+    seen = []
+
+    def stop(study, retry_failed):
+        seen.append(study)
+        raise UserError("far enough")
+
+    monkeypatch.setattr("innerpo.experiments.sweep.start", stop)
+    base = replace(any_base(), loaded=replace(default_run("dpo").model, base_model="toy"))
+    for more in ({}, {"archive": tmp_path / "mine"}):
+        with pytest.raises(UserError, match="far enough"):
+            sweep(path, base=base, **more)
+    own, named = seen
+    assert own.foreign == {run.id for run in own.plan.runs}
+    assert named.foreign == frozenset()
+    assert named.archive == tmp_path / "mine"
+
+
+@pytest.mark.parametrize(("n_workers", "states", "shown"), [(0, 3, 3), (0, 0, 1), (2, 3, 2), (8, 3, 4)])
+def test_how_many_work_at_once(n_workers, states, shown):
+    """Of three in work and one that waits; 0: nobody knows how many workers there are."""
+    runs = [RunStatus(planned(seed=s), "running" if s < states else "waiting") for s in range(4)]
+    assert at_once(SweepStatus(Path("out"), tuple(runs)), n_workers) == shown

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 import time
 from dataclasses import replace
 
@@ -85,6 +86,25 @@ def test_mlflow(words, tmp_path):
     assert own.data.params["method.name"] == "dpo"
     assert own.data.tags["group"] == "study"
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
+
+
+@needs("mlflow")
+def test_workers_that_begin_at_once_share_an_experiment(tmp_path, monkeypatch):
+    """Another one makes it between this one's look and its request."""
+    from mlflow.tracking import MlflowClient
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    first = second_run(tmp_path, "mlflow")
+    look, seen = MlflowClient.get_experiment_by_name, []
+
+    def late(client, name):
+        seen.append(name)
+        return None if len(seen) == 1 else look(client, name)
+
+    monkeypatch.setattr(MlflowClient, "get_experiment_by_name", late)
+    shutil.rmtree(first.run_dir)
+    second_run(tmp_path, "mlflow")
+    assert seen == ["study", "study"]
 
 
 @needs("mlflow")

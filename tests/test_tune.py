@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from innerpo.experiments.tuning.journal import importances, suggest
 from innerpo.experiments.tuning.objective import Measure, measure_of, pruning_steps
 from innerpo.experiments.tuning.request import keep_request, read_ranges, tune_request
 from innerpo.experiments.tuning.trials import Trial, best_of, read_trial, read_trials, write_trial
+from innerpo.experiments.tuning.tune import _is_old
 from innerpo.experiments.tuning.work import Budget, journal_of, work
 from innerpo.registry import METHODS, SOURCES, resolve
 from innerpo.spaces import SPACES
@@ -394,6 +396,46 @@ def test_another_search_in_the_folder_is_refused(tmp_path):
     ):
         with pytest.raises(UserError, match="another search"):
             keep_request(tmp_path, other, {"data": "a"})
+
+
+def test_what_differs_is_named_by_its_field_and_ids_are_those_of_todays_code(tmp_path):
+    keep_request(tmp_path, request_of(), {"data": "a"})
+    held = json.loads((tmp_path / "tune.json").read_text())
+    (tmp_path / "tune.json").write_text(json.dumps(held | {"run_id": "of an older release"}))
+    keep_request(tmp_path, request_of(), {"data": "a"})
+    config = request_of().config
+    other = replace(request_of(), config=replace(config, training=replace(config.training, epochs=7.0)))
+    with pytest.raises(UserError, match=rf"another search \(training.epochs is {config.training.epochs}, here 7.0\)"):
+        keep_request(tmp_path, other, {"data": "a"})
+    (tmp_path / "tune.json").write_text(json.dumps(held | {"config": {}, "run_id": "unknown"}))
+    with pytest.raises(UserError, match=r"another search \(run_id is 'unknown', here"):
+        keep_request(tmp_path, request_of(), {"data": "a"})
+
+
+def test_the_page_is_old_where_a_trial_was_written_after_it(tmp_path):
+    """Killed between the file of a trial and what follows from it."""
+    assert _is_old(tmp_path)
+    write_trial(tmp_path, Trial(0, {}))
+    for name in ("result.json", "report.html"):
+        (tmp_path / name).write_text("")
+    now = time.time()
+    for name, age in (("trials/0000.json", 30), ("result.json", 20), ("report.html", 10)):
+        os.utime(tmp_path / name, (now - age,) * 2)
+    assert not _is_old(tmp_path)
+    os.utime(tmp_path / "trials/0000.json", (now,) * 2)
+    assert _is_old(tmp_path)
+
+
+def test_a_lost_accelerator_leaves_the_trial_open(tmp_path):
+    def lost(config, look):
+        if len(read_trials(tmp_path)) > 1:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return Measure(0.5, 0.5, 0.0, 1)
+
+    keep_request(tmp_path, request_of(), {"data": "a"})
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        work(tmp_path, request_of(), Budget(3), lost)
+    assert [trial.state for trial in read_trials(tmp_path)] == ["complete", "running"]
 
 
 # -- the whole ---------------------------------------------------------------------------------------------------------

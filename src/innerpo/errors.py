@@ -52,6 +52,16 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(k.__name__ == "OutOfMemoryError" for k in type(error).__mro__)
 
 
+def is_device_lost(error: BaseException) -> bool:
+    """Whether it is torch's word that the accelerator is out of order: every later call of this process fails too.
+
+    An illegal access or an ECC error, say, or an assertion in a kernel. Not a lack of memory.
+    """
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    said = "AcceleratorError" in kinds or (isinstance(error, RuntimeError) and "CUDA error" in str(error))
+    return said and not is_out_of_memory(error) and "out of memory" not in str(error)
+
+
 def fields_in(text: str) -> tuple[str, ...]:
     """Return the config fields that a text names, each once, in their order; ``model.safetensors`` is none."""
     return tuple(dict.fromkeys(word for word in _WORD.findall(text) if word in FIELDS))

@@ -41,7 +41,7 @@ def machine_errors(path: Path) -> Iterator[None]:
         reason = error.strerror or str(error)
         if error.errno == errno.ENOSPC:
             reason = "no space left on the device"
-        raise MachineError(f"cannot write {error.filename or path}: {reason}") from error
+        raise MachineError(f"cannot write {error.filename2 or error.filename or path}: {reason}") from error
     except (SafetensorError, RuntimeError) as error:  # safetensors and torch.save wrap the system's refusal
         text = one_line(error)
         if not isinstance(error, SafetensorError) and "write" not in text:

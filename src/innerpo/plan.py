@@ -14,6 +14,7 @@ from innerpo.data.lengths import Lengths, lengths
 from innerpo.data.pairs import PreferencePair
 from innerpo.data.tokens import PromptItem
 from innerpo.data.training_pairs import training_pairs
+from innerpo.errors import UserError
 from innerpo.evaluation.prepared import tokenise_sets, with_names
 from innerpo.evaluation.sets import load_sets
 from innerpo.files import cache_root
@@ -23,9 +24,9 @@ from innerpo.model.forward.blocks import text_config
 from innerpo.model.forward.sites import RESIDUAL, read_points
 from innerpo.model.layer_spec import resolve_layers
 from innerpo.model.loading import device as device_at_hand
-from innerpo.model.numerics.hardware import BYTES_OF_TRAINING, choose_micro_batch_tokens
+from innerpo.model.numerics.hardware import BYTES_OF_TRAINING, choose_compile, choose_micro_batch_tokens
 from innerpo.model.reference import Reference
-from innerpo.model.shape import Shape, load_shape
+from innerpo.model.shape import Shape, find_config, load_shape
 from innerpo.run import check_before_loading
 from innerpo.training.companions import Companions, companion_items
 from innerpo.training.estimate import forward_tokens, rate_of_shape
@@ -83,6 +84,9 @@ def plan_run(config: RunConfig) -> Plan:
         if config.method.site == RESIDUAL:
             check_sizes(config.method, int(text_config(shape.model).hidden_size))
     reads_before(config, method, shape.n_blocks)
+    here = _refused_here(config, shape, method, device)
+    if config.eval.ref_model is not None and not config.eval.skip:
+        find_config(replace(config.model, base_model=config.eval.ref_model, revision=None))
     items, scored = training_items(config, shape, known), tokenise_sets(sets, shape, config)
     n_parameters = shape.n_parameters  # before an adapter is put on
     everything = [item for found in scored.values() for item in found]
@@ -104,7 +108,7 @@ def plan_run(config: RunConfig) -> Plan:
         memory=memory,
         available=available_bytes(device),
         seconds={name: tokens / rate for name, tokens in work.items()},
-        notes=_notes(config, shape, device),
+        notes=(*_notes(config, shape, device), *here),
     )
 
 
@@ -150,6 +154,20 @@ def _lengths(config: RunConfig, shape: Shape, known: Sequence[PreferencePair]) -
     )
 
 
+def _refused_here(config: RunConfig, shape: Shape, method: Method, device: torch.device) -> list[str]:
+    """What this machine would refuse and another may do. Raises UserError for what none does."""
+    found = []
+    if config.model.load_in_4bit and device.type != "cuda":
+        found.append("model.load_in_4bit needs a CUDA device, and this machine has none: the run cannot begin here")
+    try:
+        choose_compile(config.model, shape.model.dtype, device, 1, method.hooks_inside_blocks)
+    except UserError as error:
+        if method.hooks_inside_blocks:
+            raise
+        found.append(f"the run would fail here: {error}")
+    return found
+
+
 def _notes(config: RunConfig, shape: Shape, device: torch.device) -> tuple[str, ...]:
     """Say what the figures rest on."""
     layout: Layout | Any = config.data.layout
@@ -158,6 +176,8 @@ def _notes(config: RunConfig, shape: Shape, device: torch.device) -> tuple[str, 
         found.append(shape.tokenizer_note)
     if layout == "auto":
         found.append("layout: one_row is assumed; training tries it on the weights first")
+    if config.eval.ref_model is not None:
+        found.append("the time of scoring eval.ref_model is not counted")
     if config.model.load_in_4bit:
         found.append("memory of a step is that of weights in half precision; 4 bits make further copies")
     if device.type != "cpu":

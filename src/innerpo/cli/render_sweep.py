@@ -32,8 +32,11 @@ def progress_line(status: SweepStatus, n_workers: int) -> str:
 
 
 def at_once(status: SweepStatus, n_workers: int) -> int:
-    """Return how many workers have something to do: no more than there are open runs, and at least one."""
-    return max(1, min(n_workers, status.count("running") + status.count("waiting")))
+    """Return how many workers have something to do: no more than there are open runs, and at least one.
+
+    Where nobody knows how many there are (0), as many as there are runs in work.
+    """
+    return max(1, min(n_workers or status.count("running"), status.count("running") + status.count("waiting")))
 
 
 def _counts(status: SweepStatus) -> list[str]:

@@ -27,8 +27,9 @@ class Combined:
 
     ``label`` is its row in tables. ``seed`` is the training seed that all sources share, None where they differ.
     ``lines`` is the factor on the first block's update, ``rank`` and ``energy`` the truncation asked for;
-    ``energy_kept`` is the share of the sum's energy that is left. ``data`` and ``model`` are those sections of the
-    first source's config, empty where the sources' training sets differ or are not known.
+    ``energy_kept`` is the share of the sum's energy that is left. ``data`` is that section of the first source's
+    config, empty where the sources' training sets differ or are not known; ``model`` that of the first source which has
+    a config, or of one whose base was in 4 bits.
     """
 
     label: str

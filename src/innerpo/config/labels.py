@@ -17,14 +17,20 @@ def label_of_folder(folder: Path, config: RunConfig) -> str:
     """
     if read_run_config(folder) is not None:
         return config.method_label
-    combined = read_combined(folder)
-    return folder.resolve().name if combined is None else combined.label
+    combined, name = read_combined(folder), folder.resolve().name
+    if combined is not None:
+        return combined.label
+    return f"{name} (adapter)" if is_unadapted(name) else name  # not to be taken for the base model's own rows
+
+
+def is_unadapted(name: str) -> bool:
+    """Whether the name of a model in scores is that of the base, or of the base along its directions."""
+    return name == "base" or name.startswith("steered ")
 
 
 def scaled_label(name: str, strength: float) -> str:
     """Return the name of a policy at a strength: ``dpo x 0.5``; its own at 1. The base has no adapter to be scaled."""
-    scaled = strength != 1.0 and name != "base" and not name.startswith("steered ")
-    return f"{name} x {strength:g}" if scaled else name
+    return name if strength == 1.0 or is_unadapted(name) else f"{name} x {strength:g}"
 
 
 def group_label(config: RunConfig) -> str:

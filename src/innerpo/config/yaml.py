@@ -81,13 +81,14 @@ def read_run_config(folder: Path) -> RunConfig | None:
 def config_of_folder(folder: Path) -> RunConfig:
     """Return a run's own config; for a peft adapter made elsewhere, the defaults with the base model that it names.
 
-    For a combined adapter, the defaults with the data and the base model of the runs that it is made of.
+    For a combined adapter, the defaults with the data and the base model of the runs that it is made of, where known.
     """
     own, combined = read_run_config(folder), read_combined(folder)
     if own is not None:
         return own
-    if combined is not None and combined.data:
-        return overlay(default_run("dpo"), {"data": combined.data, "model": combined.model}, str(folder))
+    if combined is not None and (combined.data or combined.model):
+        known = {name: held for name, held in (("data", combined.data), ("model", combined.model)) if held}
+        return overlay(default_run("dpo"), known, str(folder))
     adapter = folder / "adapter_config.json"
     if not adapter.is_file():
         return RunConfig()

@@ -20,7 +20,7 @@ from innerpo.config.yaml import read_run_config
 from innerpo.errors import MachineError, UserError
 from innerpo.evaluation.sweep_folder import runs_in
 from innerpo.experiments.archived_files import copy_files, same_training
-from innerpo.experiments.attempt import drop_failure, is_trained, mark
+from innerpo.experiments.attempt import drop_failure, is_trained, mark, swept
 from innerpo.experiments.plan import Plan, PlannedRun
 from innerpo.experiments.scored import is_done
 from innerpo.experiments.status import ARCHIVED, RunStatus, seconds_of
@@ -47,6 +47,7 @@ class Archive:
     foreign: frozenset[str] = frozenset()
     others: tuple[Path, ...] = ()
     fault: str = ""
+    _told: set[str] = field(init=False, repr=False, default_factory=set)
     _runs: dict[str, list[Path]] = field(init=False, repr=False, default_factory=dict)
     _found: dict[str, Path] = field(init=False, repr=False, default_factory=dict)
 
@@ -79,18 +80,25 @@ class Archive:
         done = [RunStatus(p, "done", seconds_of(place), ARCHIVED) for p in plan.runs if (place := found[p.id])]
         return tuple(done), tuple(p for p in plan.runs if found[p.id] is None)
 
-    def settle(self, done: Iterable[RunStatus], folder: Path) -> None:
+    def settle(self, done: Iterable[RunStatus], folder: Path, own_rows: bool = True) -> None:
         """Let a plan's rows of tables be those of its archived runs, in the sweep's folder too; forget that one failed.
 
-        It may have failed here before another machine did it.
+        It may have failed here before another machine did it. In the archives of other studies rows stay, and where
+        ``own_rows`` says that these are not the study's, in its own too; where they differ, the log says so.
         """
+        others: dict[str, str] = {}
         for run in done:
             drop_failure(folder, run.planned)
             for place in (self.find(run.planned), folder / run.planned.name):
-                if place is None or place.parent in self.others:  # rows there are the other study's
+                if place is None or not is_trained(place) or not run.planned.row:
                     continue
-                if is_trained(place) and run.planned.row:
+                if place.parent in self.others or (place.parent == self.folder and not own_rows):
+                    others[run.planned.row] = str(swept(place).get("row", run.planned.row))
+                else:
                     mark(place, run.planned)
+        named = ", ".join(f"{theirs} (here {row})" for row, theirs in others.items() if theirs != row)
+        if named:
+            log.warning(f"archived runs keep the rows of tables that they have there: {named}")
 
     def keep(self, runs: Iterable[RunStatus], folder: Path) -> None:
         """Archive the runs of a sweep's folder that are done and are not archived yet.
@@ -105,8 +113,9 @@ class Archive:
             try:
                 place = store(folder / run.planned.name, self.folder)
             except (MachineError, UserError) as error:
-                if str(error) != self.fault:
+                if run.planned.id not in self._told:  # once, though it is tried again at every look
                     log.error(f"{run.planned.name} is not archived: {error}")
+                self._told.add(run.planned.id)
                 self.fault = str(error)
                 continue
             self.fault = ""

@@ -94,7 +94,14 @@ class Fleet:
                 f"{self._faults} jobs ended since a run was last finished; the reason stands in {logs(self.folder)}"
             )
         for _ in range(min(self.n_workers - len(self.jobs), status.count("waiting") + status.count("running"))):
-            self.jobs.append(self.submit())
+            try:
+                self.jobs.append(self.submit())
+            except MachineError as error:
+                if not self.jobs:
+                    raise
+                self._faults += 1  # a queue that is full or out of reach for now must not end the jobs that work
+                log.warning(f"{error}; {len(self.jobs)} of {self.n_workers} jobs are at work")
+                return
 
     def _at_work(self) -> list[Job]:
         """The jobs that have not ended. How the others did is logged."""

@@ -35,9 +35,9 @@ class PlannedRun:
 
     @cached_property
     def id(self) -> str:
-        """What is trained, and on what it is scored: two entries may score one run on different sets."""
-        strengths = self.config.eval.strengths
-        return f"{run_id(self.config)}/{scores_id(self.config)}/{strengths}/{self.config.eval.strength_sets}"
+        """What is trained, and on what it is scored, if at all: two entries may score one run on different sets."""
+        e = self.config.eval
+        return f"{run_id(self.config)}/{scores_id(self.config)}/{e.strengths}/{e.strength_sets}/{e.skip}"
 
     @cached_property
     def request(self) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from innerpo.errors import MachineError
-from innerpo.experiments.attempt import record_failure
+from innerpo.experiments.attempt import failure_of, record_failure
 from innerpo.experiments.interrupts import Interrupts, counted_interrupts
 from innerpo.experiments.layout import logs
 from innerpo.experiments.lease import last_holder
@@ -81,7 +81,8 @@ class Pool:
         shown = float("-inf")
         with counted_interrupts() as interrupts:
             try:
-                self.workers = [self._start(place, plan_id) for place in range(self.n_workers)]
+                for place in range(self.n_workers):  # one by one: where one cannot start, the others are ended
+                    self.workers.append(self._start(place, plan_id))
                 while self.workers:
                     time.sleep(LOOK)
                     interrupts.check()
@@ -152,12 +153,16 @@ class Pool:
                 record_failure(self.folder, run.planned, error)
 
     def _held_by(self, pid: int) -> str:
-        """The run whose lease a process that has died still has."""
+        """The run that a process was at when it died: it has its lease still, or gave it back without an outcome."""
+        given_back = ""
         for planned in self.plan.runs:
             holder = last_holder(self.folder, planned.name)
-            if holder is not None and holder.is_near and holder.pid == pid and not holder.ended:
-                return planned.name
-        return ""
+            if holder is not None and holder.is_near and holder.pid == pid:
+                if not holder.ended:
+                    return planned.name
+                if failure_of(self.folder, planned) is None:
+                    given_back = planned.name
+        return given_back
 
     def _end(self, interrupts: Interrupts) -> None:
         """Interrupt the workers, and kill those that do not end; another interrupt does not wait for them."""

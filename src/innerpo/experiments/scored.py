@@ -1,6 +1,7 @@
 """Whether a run's folder holds all that a config asks for: the adapter, and scores at the wanted strengths."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from innerpo.evaluation.facts import distinct, file_of
 from innerpo.evaluation.headline_files import scores_place
 from innerpo.evaluation.suites import targets
 from innerpo.experiments.attempt import is_trained
+
+log = logging.getLogger(__name__)
 
 
 def is_done(run: Path, config: RunConfig) -> bool:
@@ -31,7 +34,7 @@ def is_done(run: Path, config: RunConfig) -> bool:
         )
     if config.eval.skip or is_scored(scores_place(run, held, config), config):
         return True
-    return held is not None and _differs_in_sets(held, config) and is_scored(run, config, config.eval.sets)
+    return held is not None and _differs_in_sets(held, config) and is_scored(run, config, _names(config))
 
 
 def _differs_in_sets(held: RunConfig, config: RunConfig) -> bool:
@@ -40,22 +43,33 @@ def _differs_in_sets(held: RunConfig, config: RunConfig) -> bool:
     return bool(config.eval.sets) and scores_id(same) == scores_id(config)
 
 
-def is_scored(folder: Path, config: RunConfig, names: Sequence[str] = ()) -> bool:
+def _names(config: RunConfig) -> set[str]:
+    """The names under which the scores have the sets that a config names: without folder, prefix and suffix."""
+    return {target.name for target in targets(config)} | ({"train", "test"} & set(config.eval.sets))
+
+
+def is_scored(folder: Path, config: RunConfig, names: Collection[str] = ()) -> bool:
     """Whether a folder holds scores at every strength, on every set that is to have it, that a config asks for.
 
-    ``names``: the sets that count; else those that the scores have.
+    ``names``: the sets that count; else those that the scores have. Scores that cannot be read are none.
     """
     if not (folder / "headline.json").is_file() or not file_of(folder, "responses"):  # the former is written last
         return False
-    wanted = {1.0} if config.method.frozen else set(config.eval.strengths) - {0.0}
-    rows = distinct(folder, "responses", "set", "strength").filter(pl.col("strength") != 0.0)
-    sets = list(names) or rows["set"].unique().to_list()
-    some = config.eval.at_every_strength(sets)
-    found = set(rows.rows())
-    asked = _of_file(config)
-    if asked and not asked <= set(distinct(folder, "sets", "set", "dataset", "split").rows()):
+    try:
+        rows = distinct(folder, "responses", "set", "strength").filter(pl.col("strength") != 0.0)
+        sets = distinct(folder, "sets", "set", "dataset", "split")
+    except UserError as error:
+        log.warning(f"{folder} does not count as scored: {error}")
         return False
-    return all((name, strength) in found for strength in wanted for name in (sets if strength == 1.0 else some))
+    asked = _of_file(config)
+    if asked and not asked <= set(sets.rows()):
+        return False
+    empty = set(sets["set"]) - set(rows["set"])  # may be asked for, at every strength too, and has no rows
+    known = set(names) - empty or set(rows["set"])
+    some = config.eval.at_every_strength([*dict.fromkeys([*sets["set"], *known])])
+    found = set(rows.rows())
+    wanted = {1.0} if config.method.frozen else set(config.eval.strengths) - {0.0}
+    return all((name, s) in found for s in wanted for name in known if s == 1.0 or name in some)
 
 
 def _of_file(config: RunConfig) -> set[tuple[str, str, str]]:

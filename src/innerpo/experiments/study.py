@@ -32,7 +32,8 @@ class StudyFile:
     """What a study file stands for: its runs in order, the folder in which they land, and that of their archive.
 
     ``foreign``: ids of the runs that are none of the file's own, which its archive does not get. ``other_archives``:
-    those of other studies, which are only read.
+    those of other studies, which are only read. ``own_rows``: the runs have the rows that the file gives them, so that
+    its archive may get them; not where options beside the file ask for more than some of its runs.
     """
 
     plan: Plan
@@ -40,6 +41,7 @@ class StudyFile:
     archive: Path | None = None
     foreign: frozenset[str] = frozenset()
     other_archives: tuple[Path, ...] = ()
+    own_rows: bool = True
 
 
 def read_study_file(path: Path, changes: Mapping[str, Any] | None = None) -> StudyFile:
@@ -82,7 +84,8 @@ def study_of(
     archive = named or own
     others = _list(changes.get("other_archives", values.get("other_archives", [])), f"{where}.other_archives")
     read = tuple(Path(_folder(other, f"{where}.other_archives")) for other in others)
-    return StudyFile(plan, Path(folder), Path(archive) if archive else None, foreign, read)
+    own_rows = bool(named) or not set(changes) - {*FOLDERS}
+    return StudyFile(plan, Path(folder), Path(archive) if archive else None, foreign, read, own_rows)
 
 
 def _path(values: Mapping[str, Any], key: str, where: str) -> str | Path | None:

@@ -48,7 +48,11 @@ def sweep(
         raise UserError("a base in memory is this process's own: it needs workers=0 and the launcher local")
     found = find_study(study, options, output_dir, archive)
     if base is not None:
-        found = replace(found, plan=_on_base(found.plan, base))
+        plan = _on_base(found.plan, base)
+        if isinstance(study, str | Path) and archive is None:  # the file's own archive is not for runs on another base
+            own = {run.id for run in found.plan.runs}
+            found = replace(found, foreign=found.foreign | {run.id for run in plan.runs if run.id not in own})
+        found = replace(found, plan=plan)
     started = start(found, retry_failed)
     how = Launch(launcher, workers, slurm or SlurmOptions(), ray or RayOptions())
     if started.is_over:
@@ -113,7 +117,7 @@ def start(study: StudyFile, retry_failed: bool = False) -> Started:
         with machine_errors(study.archive):
             study.archive.mkdir(parents=True, exist_ok=True)
     archived, left = archive.split(study.plan)
-    archive.settle(archived, folder)
+    archive.settle(archived, folder, study.own_rows)
     plan = prepare(Plan(left), folder, retry_failed) if left else Plan(())
     return Started(study.plan, plan, folder, archive, archived)
 
@@ -132,7 +136,7 @@ def find_study(
     archive: str | Path | None = None,
 ) -> StudyFile:
     """Return a study with what was given beside it. Raises UserError for what is no study."""
-    keys = (*LISTS, *SCORING, *VARIED, "options", "groups")
+    keys = (*LISTS, *SCORING, *VARIED, "options", "groups", "other_archives", "about")
     changes: dict[str, Any] = {key: value for key, value in options.items() if key in keys}
     for name, value in options.items():
         if name not in keys:

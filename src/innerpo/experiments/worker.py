@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from innerpo import run
 from innerpo.config.run import RunConfig
-from innerpo.errors import UserError
+from innerpo.errors import MachineError, UserError, is_device_lost, one_line
 from innerpo.experiments.attempt import (
     Failure,
     begin,
@@ -30,6 +30,7 @@ from innerpo.experiments.scored import is_done
 from innerpo.files import cache_root
 from innerpo.model.base import Base
 from innerpo.model.loading import LOADED, load_base
+from innerpo.training.run_folder import OtherInputsError
 
 log = logging.getLogger(__name__)
 
@@ -82,8 +83,9 @@ def run_one(
 ) -> Outcome:
     """Do one run of a sweep, if no other process is at it: train and score it in an attempt's folder, and publish that.
 
-    A run that is trained but lacks scores is scored where it lies. What a run raises is kept as its failure; only an
-    interrupt passes, and leaves what the next attempt goes on with.
+    A run that is trained but lacks scores is scored where it lies. What a run raises is kept as its failure. Only an
+    interrupt passes, and the loss of the accelerator (MachineError), which would fail all later runs of this process:
+    both leave what the next attempt goes on with.
     """
     place = folder / planned.name
     with lease(folder, planned.name, stale) as held:
@@ -104,6 +106,10 @@ def run_one(
             if isinstance(error, LostLeaseError) or held.is_lost:
                 log.warning(f"{planned.name} was taken over by another process")
                 return Outcome("taken", place)
+            if is_device_lost(error):
+                raise MachineError(
+                    f"the accelerator failed at {planned.name} ({one_line(error)}); only a new process can go on"
+                ) from error
             failure = record_failure(folder, planned, error)
             log.error(f"{planned.name} failed: {failure.error}", exc_info=not isinstance(error, UserError))
             return Outcome("failed", place, failure)
@@ -120,7 +126,13 @@ def _do(planned: PlannedRun, folder: Path, base: Base, held: Lease, train: Calla
             f"{place} holds a run that another program began; finish it there (training.resume), or remove it"
         )
     attempt = begin(folder, config, held.number)
-    train(attempt, base)
+    try:
+        train(attempt, base)
+    except OtherInputsError as error:
+        raise UserError(
+            f"{planned.name} was begun on other data or another base model; restore them, or let it begin anew by the "
+            "option retry_failed"
+        ) from error
     publish(planned, folder, attempt, held)
 
 

@@ -71,18 +71,19 @@ def hash_of_adapter(folder: Path, cache_dir: Path) -> str:
     return _hash_of_files(folder, files, cache_dir)
 
 
-def fingerprint(model: nn.Module) -> str:
-    """Return a hash of a model's weights that does not depend on their data type; '' for quantised weights.
+def fingerprint(model: nn.Module, through: torch.dtype = torch.float32) -> str:
+    """Return a hash of a model's weights that is the same in float32 and bfloat16; '' for quantised weights.
 
     Of every parameter: name, shape, and the values at up to 1,024 evenly spaced places, rounded to bfloat16. It tells
-    one model from another, not one changed value.
+    one model from another, not one changed value. In float16 the least values have other roundings: ``through`` that
+    type it is what the model would have there.
     """
     digest = hashlib.sha256()
     for name, p in sorted(model.named_parameters()):
         if not p.is_floating_point():
             return ""
         flat = p.detach().flatten()
-        some = flat[:: max(1, len(flat) // 1024)].to("cpu", torch.bfloat16).contiguous()
+        some = flat[:: max(1, len(flat) // 1024)].cpu().to(through).to(torch.bfloat16).contiguous()
         digest.update(f"{name}{tuple(p.shape)}".encode())
         digest.update(some.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -30,11 +30,12 @@ def stream(model: Any, base: Base, prompt: GenerationPrompt, sampling: Sampling)
     stops = {*stops_of(base), prompt.close}
     processors = sampling.processors([prompt.key])
     seen = torch.tensor([list(prompt.ids)], device=base.device)
-    step, cache = seen, None
+    step, cache = seen, dict[str, Any]()
     for _ in range(sampling.max_new_tokens):
         with torch.no_grad():
-            out = model(input_ids=step, past_key_values=cache, use_cache=True)
-        scores, cache = out.logits[:, -1].float(), out.past_key_values
+            out = model(input_ids=step, use_cache=True, **cache)
+        name = "cache_params" if "cache_params" in out else "past_key_values"  # the former: Mamba's
+        scores, cache = out.logits[:, -1].float(), {name: out[name]}
         for processor in processors:
             scores = processor(seen, scores)
         step = scores.argmax(-1, keepdim=True)

@@ -22,12 +22,15 @@ def hub_card(
     folder: Path,
     config: RunConfig,
     results: Sequence[Result],
-    repo: str,
+    where: tuple[str, str | None],
     merged: bool,
     cleaner: Cleaner,
     scored: Path | None = None,
 ) -> str:
-    """Return the README.md of a repository with a run; its table is that of the folder ``scored``, else of the run."""
+    """Return the README.md of a repository with a run; its table is that of the folder ``scored``, else of the run.
+
+    ``where``: the repository, and the branch if it is not the main one.
+    """
     from huggingface_hub import ModelCardData
 
     known, label = hub_id(config.model.base_model), label_of_folder(folder, config)
@@ -39,12 +42,12 @@ def hub_card(
         base_model=known or None,
         base_model_relation=("finetune" if whole else "adapter") if known else None,
         tags=["innerpo", "preference-optimisation", *methods, *["merged"] * merged],
-        model_name=repo.partition("/")[2],
+        model_name=where[0].partition("/")[2],
         eval_results=model_index(results) or None,
         ignore_metadata_errors=False,
     )
     body = cleaner.text(_about(folder, config, label, kind) + _scores(scored or folder, merged))
-    return f"---\n{data.to_yaml()}\n---\n\n{body}\n{_use(repo, whole)}"
+    return f"---\n{data.to_yaml()}\n---\n\n{body}\n{_use(where, whole)}"
 
 
 def _kind(folder: Path, merged: bool) -> Kind:
@@ -76,15 +79,16 @@ def _scores(folder: Path, merged: bool) -> str:
     return f"\n## Scores\n\n{before}{path.read_text()}" if path.is_file() else ""
 
 
-def _use(repo: str, whole: bool) -> str:
-    plain = "" if not whole else f'\nWithout InnerPO: `AutoModelForCausalLM.from_pretrained("{repo}")`.\n'
+def _use(where: tuple[str, str | None], whole: bool) -> str:
+    name = f'"{where[0]}"' if where[1] is None else f'"{where[0]}", revision="{where[1]}"'
+    plain = "" if not whole else f"\nWithout InnerPO: `AutoModelForCausalLM.from_pretrained({name})`.\n"
     return f"""
 ## Use
 
 ```python
 import innerpo
 
-loaded = innerpo.load("{repo}")
+loaded = innerpo.load({name})
 loaded.policy, loaded.tokenizer, loaded.directions
 ```
 {plain}"""

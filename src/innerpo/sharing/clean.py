@@ -32,6 +32,10 @@ class Cleaner:
     names: Mapping[str, str]
     cuts: bool = True
 
+    def of_model(self) -> "Cleaner":
+        """For a model's own files: whole paths alone; a folder's name may be a word of a config (``llama``)."""
+        return Cleaner({place: name for place, name in self.names.items() if is_place(place)}, cuts=False)
+
     def text(self, text: str) -> str:
         """Return a text with every known place replaced."""
         for place in sorted(self.names, key=len, reverse=True):
@@ -60,6 +64,19 @@ class Cleaner:
         )
 
 
+def last_parts(places: Iterable[str]) -> dict[str, str]:
+    """Return each of some paths to its last part, with a number where another one has it: two sets are not one then."""
+    found: dict[str, str] = {}
+    for place in dict.fromkeys(places):
+        path, number = Path(place), 1
+        name = path.name
+        while name in found.values():
+            number += 1
+            name = f"{path.stem}-{number}{path.suffix}"
+        found[place] = name
+    return found
+
+
 def is_place(text: str) -> bool:
     """Whether a text is an absolute path or one beneath a home folder, also behind ``files:`` or another kind."""
     rest = _split(text)[1]
@@ -84,8 +101,8 @@ def places_in(value: Any) -> Iterator[str]:
         yield _split(value)[1]
 
 
-def check_clean(files: Mapping[str, Path], also: Iterable[Path] = ()) -> None:
-    """Raise UserError where a file to be uploaded holds a path of this machine or a secret.
+def check_clean(files: Mapping[str, Path], also: Iterable[Path] = (), source: Path | None = None) -> None:
+    """Raise UserError where a file to be uploaded holds a path of this machine or a secret. ``source``: its folder.
 
     Looked for are the home folder, the working folder, the folder for temporary files and the folders ``also``; tokens
     by their form; and the values of environment variables that are named like secrets.
@@ -97,11 +114,12 @@ def check_clean(files: Mapping[str, Path], also: Iterable[Path] = ()) -> None:
     for name, path in files.items():
         if name.endswith(_UNREAD):
             continue
-        content = _content(path)
-        if any(place in content for place in places):
-            raise UserError(f"{name} would be uploaded with a path of this machine; remove it from {path}")
+        content, where = _content(path), path if source is None else source
+        if found := [place for place in places if place in content]:
+            said = f"{name} would be uploaded with a path of this machine ({found[0].decode()}...)"
+            raise UserError(f"{said}; remove it from {where}")
         if _TOKENS.search(content) or any(secret in content for secret in secrets):
-            raise UserError(f"{name} would be uploaded with what looks like an access token; remove it from {path}")
+            raise UserError(f"{name} would be uploaded with what looks like an access token; remove it from {where}")
 
 
 def _content(path: Path) -> bytes:

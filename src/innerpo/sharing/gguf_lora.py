@@ -15,7 +15,7 @@ from innerpo.errors import UserError, first_line
 from innerpo.files import cache_root, write_atomically
 from innerpo.model.loading import model_source
 from innerpo.model.lora_sum import Factors
-from innerpo.sharing.merge import check_mergeable
+from innerpo.sharing.merge import check_trained_adapter
 from innerpo.training.lora_files import read_update
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ def export_lora(folder: Path, config: RunConfig, out: Path) -> Path:
     no plain LoRA or is not on the linear maps of blocks alone, and for architectures whose layout in GGUF is not known
     here.
     """
-    check_mergeable(folder, config)
+    check_trained_adapter(folder, config, "export")
     update, model = read_update(folder), _model_config(config)
     family = _family(model)
     tensors = gguf_tensors(update, model, family)

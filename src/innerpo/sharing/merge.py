@@ -58,16 +58,21 @@ def merge_run(folder: Path, config: RunConfig, out: Path, dtype: Dtype = "auto")
 
 def check_mergeable(folder: Path, config: RunConfig) -> None:
     """Raise UserError where a folder has no adapter to merge, or its base has no weights to add it to."""
-    artifacts.check_adapter(folder)
-    if artifacts.is_frozen(folder):
-        raise UserError(f"{folder} trained nothing ({config.method_label}), so there is no adapter to merge")
-    if not (folder / "adapter_config.json").is_file():
-        raise UserError(f"{folder} is a full fine-tune: it is a whole model already, which transformers loads as it is")
+    check_trained_adapter(folder, config, "merge")
     if config.model.load_in_4bit:
         raise UserError(
             f"{folder} was trained on {config.model.base_model!r} in 4 bits (model.load_in_4bit); its adapter cannot "
             "be merged into weights that it was not trained on"
         )
+
+
+def check_trained_adapter(folder: Path, config: RunConfig, what: str) -> None:
+    """Raise UserError where a folder has no adapter; ``what`` was to be done to it (merge, export)."""
+    artifacts.check_adapter(folder)
+    if artifacts.is_frozen(folder):
+        raise UserError(f"{folder} trained nothing ({config.method_label}), so there is no adapter to {what}")
+    if not (folder / "adapter_config.json").is_file():
+        raise UserError(f"{folder} is a full fine-tune: it is a whole model already, which transformers loads as it is")
 
 
 def _stored_dtype(config: RunConfig, base: Base) -> torch.dtype:

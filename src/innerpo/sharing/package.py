@@ -20,10 +20,10 @@ from innerpo.evaluation.facts import read_scores
 from innerpo.files import cache_root
 from innerpo.sharing.bases import hub_id, is_local, name_of_base
 from innerpo.sharing.card import SCORED_BEFORE, hub_card
-from innerpo.sharing.clean import Cleaner, check_clean, places_in
+from innerpo.sharing.clean import Cleaner, check_clean, last_parts, places_in
 from innerpo.sharing.merge import check_mergeable, merge_run
 from innerpo.sharing.names import ADAPTER, MODEL, PUSHED, RECORDS, TABLES, pushed_list
-from innerpo.sharing.results import RESULTS, eval_results, results_of, scored_folder
+from innerpo.sharing.results import RESULTS, eval_results, is_scored, results_of, scored_folder
 from innerpo.training import artifacts
 from innerpo.training.directions_file import DIRECTIONS
 from innerpo.training.paths import CONFIG, RECORD
@@ -46,13 +46,17 @@ class Package:
 
 
 @contextmanager
-def packed(folder: Path, config: RunConfig, repo: str, merged: bool = False) -> Iterator[Package]:
+def packed(
+    folder: Path, config: RunConfig, repo: str, merged: bool = False, revision: str | None = None
+) -> Iterator[Package]:
     """Yield the files of a run as they are uploaded to a repository; those made for it vanish afterwards.
 
-    ``merged``: the merged model in place of the adapter. Raises UserError where the folder holds nothing to share, and
-    where a path of this machine or a secret would be uploaded.
+    ``merged``: the merged model in place of the adapter. ``revision``: the branch that its card names. Raises UserError
+    where the folder holds nothing to share, and where a path of this machine or a secret would be uploaded.
     """
     artifacts.check_adapter(folder)
+    if (folder / ADAPTER[0]).is_file() and not (folder / ADAPTER[1]).is_file() and not merged:
+        raise UserError(f"{folder} holds no {ADAPTER[1]}; save the adapter as safetensors to push it")
     if not (folder / ADAPTER[0]).is_file() and not (folder / CONFIG).is_file():
         raise UserError(
             f"{folder} holds a whole model without the config of a run, so its base and data are unknown; push the run "
@@ -61,12 +65,12 @@ def packed(folder: Path, config: RunConfig, repo: str, merged: bool = False) -> 
     if merged:
         check_mergeable(folder, config)
     with TemporaryDirectory(prefix="innerpo-push-") as made:
-        yield _pack(folder, config, repo, merged, Path(made))
+        yield _pack(folder, config, repo, merged, revision, Path(made))
 
 
-def _pack(folder: Path, config: RunConfig, repo: str, merged: bool, made: Path) -> Package:
+def _pack(folder: Path, config: RunConfig, repo: str, merged: bool, revision: str | None, made: Path) -> Package:
     scored, unshared = scored_folder(folder)
-    held = read_scores(scored).sets["dataset"].to_list() if scored != folder else []  # named by no config here
+    held = read_scores(scored).sets["dataset"].to_list() if is_scored(scored) else []  # a suite's file may name them
     cleaner = _cleaner(folder, config, held)
     whole = merged or not (folder / ADAPTER[0]).is_file()
     weights = folder
@@ -80,18 +84,20 @@ def _pack(folder: Path, config: RunConfig, repo: str, merged: bool, made: Path) 
     files |= {p.name: p for stem in FACTS.values() for p in sorted(scored.glob(f"{stem}.*")) if p.suffix in _FACTS}
     for name, path in files.items():
         if (write := _WRITERS.get(path.suffix)) is not None and name != "tokenizer.json":
-            write(path, made / name, replace(cleaner, cuts=name not in of_model))
+            write(path, made / name, cleaner.of_model() if name in of_model else cleaner)
             files[name] = made / name
     own, note = results_of(scored, label_of_folder(folder, config)), SCORED_BEFORE if merged else ""
     results = [replace(r, dataset=cleaner.value(r.dataset), note=note) for r in own]
-    texts = eval_results(results) | {"README.md": hub_card(folder, config, results, repo, merged, cleaner, scored)}
+    texts = eval_results(results) | {
+        "README.md": hub_card(folder, config, results, (repo, revision), merged, cleaner, scored)
+    }
     texts[PUSHED] = pushed_list([*files, *texts])
     for name, text in texts.items():
         files[name] = made / "texts" / name
         files[name].parent.mkdir(parents=True, exist_ok=True)
         files[name].write_text(text)
     named = {Path(place).parent for place in places_in([to_dict(config), held]) if Path(place).is_absolute()}
-    check_clean(files, [folder.parent, cache_root(config.data.cache_dir), *named])
+    check_clean(files, [folder.parent, cache_root(config.data.cache_dir), *named], folder)
     return Package(dict(sorted(files.items())), tuple(_notes(config, files, results, unshared)))
 
 
@@ -112,7 +118,7 @@ def _notes(config: RunConfig, files: dict[str, Path], results: Any, unshared: tu
 def _cleaner(folder: Path, config: RunConfig, more: Sequence[str]) -> Cleaner:
     """Every absolute path in the run's records, and in ``more``, to its last part; the base to its name on the Hub."""
     held = [read_yaml(folder / name) for name in (CONFIG, RECORD, COMBINED, ADAPTER[0]) if (folder / name).is_file()]
-    names = {place: Path(place).name for place in places_in([*held, *more])}
+    names = last_parts(places_in([*held, *more]))
     for path in (folder, folder.resolve()):
         if path.is_absolute():
             names[str(path)] = path.name

@@ -47,7 +47,7 @@ def push_run(
     model that no push left there.
     """
     _check_name(repo)
-    with packed(folder, config, repo, merged) as package:
+    with packed(folder, config, repo, merged, revision) as package:
         sizes = {name: path.stat().st_size for name, path in package.files.items()}
         for name, size in sizes.items():
             log.info(f"{size:>12,}  {name}")

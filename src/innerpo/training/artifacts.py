@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,10 @@ def save_run(
             path.chmod(FILE_MODE)  # safetensors writes for its owner alone
             path.replace(folder / path.name)
     write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
-    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    for left in (folder / CHECKPOINTS).glob("checkpoint-*"):
+        shutil.rmtree(left, ignore_errors=True)
+    with suppress(OSError):  # what trackers of transformers wrote there stays
+        (folder / CHECKPOINTS).rmdir()
 
 
 def is_frozen(folder: Path) -> bool:

@@ -12,8 +12,8 @@ from typing import Any
 from innerpo.config.combined import FILE as RECORD_OF_SUM
 from innerpo.config.combined import Combined, Source, read_combined
 from innerpo.config.labels import group_label
-from innerpo.config.run import RunConfig, to_dict
-from innerpo.config.yaml import config_of_folder, read_run_config
+from innerpo.config.run import to_dict
+from innerpo.config.yaml import read_run_config
 from innerpo.errors import UserError
 from innerpo.files import FILE_MODE, cache_root, existing_folder, machine_errors, new_folder, staged_directory
 from innerpo.model.identity import hash_of_adapter
@@ -61,6 +61,8 @@ def combine_adapters(
     copied as it is. Raises UserError for adapters that are not plain LoRA, for different base models, and where
     ``out`` holds something.
     """
+    if not folders:
+        raise UserError("there is nothing to combine; give the folders of LoRA adapters")
     weights = list(weights) or [1.0 / len(folders)] * len(folders)
     if len(weights) != len(folders):
         raise UserError(f"{len(folders)} adapters need as many weights, got {len(weights)}")
@@ -130,10 +132,11 @@ def _base_of(folder: Path, config: dict[str, Any]) -> tuple[str, str]:
 
 def _record(used: Sequence[tuple[Path, float]], configs: Sequence[dict[str, Any]], a: Arithmetic) -> Combined:
     sources = [_source(folder, weight) for folder, weight in used]
-    seeds, known = {s.seed for s in sources}, [_config_of(folder) for folder, _ in used]
-    found = [c for c in known if c is not None]
-    agree = len(found) == len(known) and len({c.data.dataset for c in found}) == 1
-    sections = to_dict(found[0]) if agree else {}
+    seeds, known = {s.seed for s in sources}, [_sections_of(folder) for folder, _ in used]
+    data, models = [section for section, _ in known], [section for _, section in known if section]
+    agree = all(data) and len({section["dataset"] for section in data}) == 1
+    # Of several the one in 4 bits: what is summed was trained on those weights, which no other type stands for.
+    model = next((m for m in models if m.get("load_in_4bit")), models[0] if models else {})
     name, print_ = _base_of(used[0][0], configs[0])
     return Combined(
         label=_label(sources, a),
@@ -144,8 +147,8 @@ def _record(used: Sequence[tuple[Path, float]], configs: Sequence[dict[str, Any]
         energy=a.energy,
         base_model=name,
         base_fingerprint=print_,
-        data=sections.get("data", {}),
-        model=sections.get("model", {}),
+        data=data[0] if agree else {},
+        model=model,
     )
 
 
@@ -174,7 +177,10 @@ def _factor(weight: float) -> str:
     return ("- " if weight < 0 else "+ ") + ("" if abs(weight) == 1.0 else f"{abs(weight):.3g} ")
 
 
-def _config_of(folder: Path) -> RunConfig | None:
-    """The config whose data and model sections a source has: its own, or that which its record holds."""
-    combined = read_combined(folder)
-    return read_run_config(folder) if combined is None else config_of_folder(folder) if combined.data else None
+def _sections_of(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The data and model sections of a source: of its own config, or as its record holds them; empty where unknown."""
+    if (combined := read_combined(folder)) is not None:
+        return combined.data, combined.model
+    config = read_run_config(folder)
+    values = {} if config is None else to_dict(config)
+    return values.get("data", {}), values.get("model", {})

@@ -50,7 +50,7 @@ def forward_tokens(config: RunConfig, items: Sequence[PromptItem], scored: ToSco
     start = 0 if config.data.trunk_cache_gb <= 0 else first_run_block(first, reads_of(method))
     further = len(method.companions)  # companions have about as many tokens as the pairs
     in_reference = mean * (len(items) * (1 + method.fits_on_mismatched) if config.method.reads_states else len(seen))
-    in_reference += further * mean * len(seen)
+    in_reference += (further + (method.config.ablate > 0)) * mean * len(seen)  # an ablated run has one of its own
     per_step = mean * (1 + further) * pairs_per_step(config)
     factor = TRAINING_FACTOR + config.training.gradient_checkpointing  # one more forward pass
     blocks = (first - start) + (n_blocks - first) * factor
@@ -59,7 +59,8 @@ def forward_tokens(config: RunConfig, items: Sequence[PromptItem], scored: ToSco
     some = config.eval.at_every_strength([name for names, _ in scored for name in names])
     for names, found in scored:
         policies = 0 if config.method.frozen else n_strengths(config.eval.strengths, bool(set(names) & set(some)))
-        passes = 1 + policies * (n_blocks - start) / n_blocks  # the base, and the policy at each strength
+        # The base, as it is and steered, and the policy at each strength.
+        passes = 1 + (config.eval.steer != 0) + policies * (n_blocks - start) / n_blocks
         in_scoring += passes * sum(item.n_tokens for item in found)
     return {"reference": in_reference, "training": in_training, "scoring": in_scoring}
 

@@ -58,6 +58,8 @@ def read_update(folder: Path) -> dict[str, Factors]:
         raise UserError(f"{path} cannot be read: {error}") from error
     found: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
+        if key.endswith(".base_layer.weight"):  # peft saves the base's own embedding beside an adapter on it
+            continue
         module, part = _split(key)
         if not part or tensor.ndim != 2:
             raise UserError(f"{path}: {key} {tuple(tensor.shape)} is no factor of a matrix, so it cannot be combined")

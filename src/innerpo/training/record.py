@@ -2,10 +2,13 @@
 
 import hashlib
 import json
+import logging
 import platform
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+import torch
 
 import innerpo
 from innerpo.config.combined import read_combined
@@ -16,6 +19,8 @@ from innerpo.model.base import Base
 from innerpo.model.identity import fingerprint
 from innerpo.training.paths import RECORD
 from innerpo.training.prepare import Prepared, pairs_per_step
+
+log = logging.getLogger(__name__)
 
 
 def run_record(config: RunConfig, prepared: Prepared, data_hash: str) -> dict[str, Any]:
@@ -42,8 +47,9 @@ def run_record(config: RunConfig, prepared: Prepared, data_hash: str) -> dict[st
 def check_base(folder: Path, base: Base) -> None:
     """Raise UserError where a run's folder says that it was trained on other weights than those of a base model.
 
-    Weights are told apart by a fingerprint that is the same in every data type, so that a run may be scored on its base
-    in another type. Nothing is known of adapters made elsewhere, nor of weights in 4 bits.
+    Weights are told apart by a fingerprint that does not depend on their data type, so that a run may be scored on its
+    base in another type. Nothing is known of adapters made elsewhere, nor of weights in 4 bits; and of a base in
+    float16, where it was not trained in that type, only a warning can be given.
     """
     path, combined = folder / RECORD, read_combined(folder)
     if combined is not None:
@@ -53,7 +59,10 @@ def check_base(folder: Path, base: Base) -> None:
     else:
         return
     trained, here = record.get("base_fingerprint", ""), fingerprint(base.model)
-    if trained and here and trained != here:
+    if trained and here and trained not in (here, fingerprint(base.model, torch.float16)):
+        if base.model.dtype == torch.float16:
+            log.warning(f"{folder} was not trained on {base.name!r} in float16; whether on its weights cannot be told")
+            return
         raise UserError(
             f"{folder} was trained on {record['base_model']!r} with other weights (fingerprint {trained}) than "
             f"{base.name!r} has ({here}); name the base model that it was trained on in model.base_model"

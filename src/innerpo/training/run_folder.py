@@ -41,6 +41,10 @@ def is_finished(config: RunConfig) -> bool:
     return (config.run_dir / RECORD).is_file() and not config.training.overwrite
 
 
+class OtherInputsError(UserError):
+    """What a folder was begun on is not what is at hand."""
+
+
 @contextmanager
 def run_folder(config: RunConfig, inputs: str) -> Iterator[Path | None]:
     """Make the run's folder; yield the checkpoint to resume from, or None to start.
@@ -61,7 +65,7 @@ def run_folder(config: RunConfig, inputs: str) -> Iterator[Path | None]:
     if process.is_main_process and not (folder / CONFIG).exists():
         write_text(folder / CONFIG, as_yaml(to_dict(config) | {"run_id": run_id(config), "inputs": inputs}))
     elif process.is_main_process and (found := read_yaml(folder / CONFIG).get("inputs")) != inputs:
-        raise UserError(
+        raise OtherInputsError(
             f"{folder} was begun on other data or another base model, or by another number of processes (inputs "
             f"{found}, these are {inputs}); it cannot be resumed: restore them, or start again with training.overwrite"
         )

@@ -190,15 +190,25 @@ class MlflowTracker:
 
         where = os.environ.get("MLFLOW_TRACKING_URI") or (run.store.absolute() / "mlruns").as_uri()
         self.client, experiment = MlflowClient(tracking_uri=where), run.group or PROJECT
-        found = self.client.get_experiment_by_name(experiment)
-        number = self.client.create_experiment(experiment) if found is None else found.experiment_id
         self.id = self.client.create_run(
-            number, run_name=run.name, tags={"group": run.group} if run.group else {}
+            self._experiment(experiment), run_name=run.name, tags={"group": run.group} if run.group else {}
         ).info.run_id
         params = [Param(name, str(value)[:500]) for name, value in run.config.items()]
         for start in range(0, len(params), 100):  # the most that one request takes
             self.client.log_batch(self.id, params=params[start : start + 100])
         log.info(f"mlflow: {where}, experiment {experiment}")
+
+    def _experiment(self, name: str) -> str:
+        """The number of an experiment, made where there is none; several workers of a sweep may do so at once."""
+        from mlflow.exceptions import MlflowException
+
+        if (found := self.client.get_experiment_by_name(name)) is None:
+            try:
+                return str(self.client.create_experiment(name))
+            except MlflowException:
+                if (found := self.client.get_experiment_by_name(name)) is None:
+                    raise
+        return str(found.experiment_id)
 
     def log(self, metrics: dict[str, float], step: int) -> None:
         """Add the metrics of an optimiser step."""

@@ -2,13 +2,13 @@
 
 import json
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from innerpo.config.identity import run_id, settings
-from innerpo.config.run import RunConfig
+from innerpo.config.run import RunConfig, default_run
 from innerpo.config.yaml import nested, overlay
 from innerpo.errors import UserError, near_matches
 from innerpo.experiments.plan import portable
@@ -122,9 +122,31 @@ def keep_request(folder: Path, request: TuneRequest, facts: Mapping[str, Any]) -
         write_text(path, json.dumps({**wanted, "config": portable(request.config)}, indent=2) + "\n")
         return
     held = read_json(path)
+    before = _config_in(held, str(path))
+    if before is not None:  # its id by today's code: a release may have added fields
+        held["run_id"] = run_id(before)
     differs = [f"{key} is {held.get(key)!r}, here {value!r}" for key, value in wanted.items() if held.get(key) != value]
+    if before is not None and held["run_id"] != wanted["run_id"]:
+        differs = [*_differing(before, request.config), *differs]
     if differs:
         raise UserError(f"{folder} holds trials of another search ({differs[0]}); choose another folder")
+
+
+def _config_in(held: Mapping[str, Any], where: str) -> RunConfig | None:
+    """The config in the record of a search; None where today's code cannot read it."""
+    try:
+        values = held["config"]
+        return overlay(default_run(values["method"]["name"]), values, where)
+    except (UserError, KeyError, TypeError):
+        return None
+
+
+def _differing(held: RunConfig, here: RunConfig) -> Iterator[str]:
+    """What two configs train differently, field by field."""
+    values = {s.name: s.value for s in settings(held)}
+    for s in settings(here):
+        if "run" in s.changes and values[s.name] != s.value:
+            yield f"{s.name} is {values[s.name]!r}, here {s.value!r}"
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def search(
     from innerpo.experiments.tuning.objective import try_config
     from innerpo.experiments.tuning.parts import parts_of
     from innerpo.experiments.tuning.trials import read_trials
-    from innerpo.experiments.tuning.work import work
+    from innerpo.experiments.tuning.work import exclusive, work
     from innerpo.model.adapters import check_bare
     from innerpo.model.loading import check_precision, load_base
     from innerpo.training.arguments import training_arguments
@@ -93,8 +93,9 @@ def search(
     base = base or load_base(request.config.model, cache_root(request.config.data.cache_dir))
     check_bare(base)
     check_precision(request.config.model, base)
-    keep_request(folder, request, {**parts.facts, "base": base.identity})
-    old = not (folder / REPORT).is_file() or _is_older(folder / REPORT, folder / RESULT)
+    with exclusive(folder):
+        keep_request(folder, request, {**parts.facts, "base": base.identity})
+    old = _is_old(folder)
     before = done = sum(trial.has_ended for trial in read_trials(folder))
     with task("trials", budget.trials) as update:
         update(done)
@@ -112,9 +113,12 @@ def search(
     return tuned(folder, request, parts)
 
 
-def _is_older(page: Path, result: Path) -> bool:
-    """Whether a result was written after its page, as an interrupt leaves it."""
-    return result.is_file() and page.stat().st_mtime < result.stat().st_mtime
+def _is_old(folder: Path) -> bool:
+    """Whether the page is missing, or a result or a trial was written after it, as an interrupt leaves it."""
+    page, later = folder / REPORT, [folder / RESULT, *(folder / "trials").glob("[0-9]*.json")]
+    if not page.is_file():
+        return True
+    return any(path.is_file() and page.stat().st_mtime < path.stat().st_mtime for path in later)
 
 
 def _check(request: TuneRequest, budget: Budget) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from innerpo.config.run import RunConfig
-from innerpo.errors import MachineError, UserError, is_out_of_memory, one_line
+from innerpo.errors import MachineError, UserError, is_device_lost, is_out_of_memory, one_line
 from innerpo.experiments.attempt import begin
 from innerpo.experiments.lease import STALE, Lease, LostLeaseError, lease
 from innerpo.experiments.tuning.journal import is_hopeless, suggest
@@ -136,7 +136,7 @@ def _do(
     except MachineError:
         raise
     except (UserError, ValueError, RuntimeError, ArithmeticError) as error:
-        if trial.number == 0 or is_out_of_memory(error):
+        if trial.number == 0 or is_out_of_memory(error) or is_device_lost(error):
             raise
         log.warning(f"{trial.name} failed: {error}")
         ended = replace(read_trial(folder, trial.number), state="failed", error=one_line(error), seconds=held.spent)
