@@ -81,6 +81,23 @@ def test_what_is_kept_of_a_run_has_no_weights_and_names_no_place(archived, tmp_p
         assert str(tmp_path).encode() not in path.read_bytes(), path
 
 
+def test_an_archive_has_no_texts_of_the_data(archived, tmp_path):
+    source = tmp_path / "gone" / archived.plan.runs[0].name
+    row = {
+        "set": "test",
+        "train": 3,
+        "target": 5,
+        "similarity": 1.0,
+        "train_text": "How many",
+        "target_text": "How many",
+    }
+    (source / "overlap.jsonl").write_text(json.dumps(row) + "\n")
+    place = store(source, archived.archive)
+    assert json.loads((place / "overlap.jsonl").read_text()) == {
+        k: row[k] for k in ("set", "train", "target", "similarity")
+    }
+
+
 def no_weights(monkeypatch):
     monkeypatch.setattr("innerpo.experiments.worker.Bases.of", lambda *_: any_base())
 

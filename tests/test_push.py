@@ -174,6 +174,20 @@ def test_a_path_that_only_a_suites_file_named_is_cut(copied):
     assert "shift.jsonl" in found["README.md"]
 
 
+def test_texts_of_prompts_are_not_uploaded(copied):
+    row = {
+        "set": "test",
+        "train": 3,
+        "target": 5,
+        "similarity": 1.0,
+        "train_text": "How many",
+        "target_text": "How many",
+    }
+    (copied / "overlap.jsonl").write_text(json.dumps(row) + "\n")
+    found = packed_texts(copied)
+    assert json.loads(found["overlap.jsonl"]) == {"set": "test", "train": 3, "target": 5, "similarity": 1.0}
+
+
 def test_an_adapter_without_its_weights_is_not_pushed(copied):
     (copied / "adapter_model.safetensors").rename(copied / "adapter_model.bin")
     with pytest.raises(UserError, match=r"holds no adapter_model.safetensors; save the adapter as safetensors"):

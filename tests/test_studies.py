@@ -69,6 +69,14 @@ def test_the_headline_tables_wait_for_whole_shifts(tmp_path, monkeypatch):
     assert headline.summary(alone) == "Fewer than two shifts are whole yet.\n"
 
 
+def test_no_archive_holds_texts_of_the_data():
+    found = list((PAGE.parents[1] / "studies").rglob("overlap.jsonl"))
+    assert len(found) >= 75
+    for path in found:
+        for line in path.read_text().splitlines():
+            assert set(json.loads(line)) == {"set", "train", "target", "similarity"}, path
+
+
 def test_stored_scores_name_no_machine():
     kept = list(Path(PAGE.parents[1] / "studies").rglob("runs.parquet"))
     assert kept

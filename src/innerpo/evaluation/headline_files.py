@@ -17,6 +17,7 @@ from innerpo.files import write_text
 from innerpo.registry import STATISTICS, resolve
 
 TABLES = "headline.json"
+OVERLAP = "overlap.jsonl"
 FACTS = tuple(f"{stem}.{kind}" for stem in FILES.values() for kind in ("parquet", "jsonl"))
 
 
@@ -42,7 +43,7 @@ def write_scores(
     (folder / TABLES).unlink(missing_ok=True)  # it is written last, and says that the scores are whole
     scores.write(folder, config.eval.format)
     near = [{"set": s.name, **asdict(found)} for s in sets for found in s.near or ()]
-    write_text(folder / "overlap.jsonl", "".join(json.dumps(row) + "\n" for row in near))
+    write_text(folder / OVERLAP, "".join(json.dumps(row) + "\n" for row in near))
     tables = headlines(scores, sets, scorers)
     plain = {name: as_plain(table) for name, table in tables.items()}
     write_text(folder / "headline.md", "\n".join(as_markdown(table) for table in tables.values()))
@@ -50,9 +51,16 @@ def write_scores(
     return tables
 
 
+def overlap_numbers(text: str) -> str:
+    """Return the lines of an overlap.jsonl without the beginnings of prompts: those are the data's, not the run's."""
+    rows = [json.loads(line) for line in text.splitlines() if line]
+    kept = ({k: v for k, v in row.items() if not k.endswith("_text")} for row in rows)
+    return "".join(json.dumps(row) + "\n" for row in kept)
+
+
 def forget_scores(folder: Path) -> None:
     """Remove the files of scores from a folder; what was computed for them stays."""
-    for name in (TABLES, *FACTS, "overlap.jsonl", "headline.md"):
+    for name in (TABLES, *FACTS, OVERLAP, "headline.md"):
         (folder / name).unlink(missing_ok=True)
 
 

@@ -11,13 +11,13 @@ from innerpo.config.run import RunConfig, to_dict
 from innerpo.config.yaml import as_yaml, read_run_config, read_yaml
 from innerpo.errors import UserError
 from innerpo.evaluation.capability_file import FILE as CAPABILITY
-from innerpo.evaluation.headline_files import FACTS
+from innerpo.evaluation.headline_files import FACTS, OVERLAP, overlap_numbers
 from innerpo.files import write_atomically, write_text
 from innerpo.training.paths import CONFIG, METRICS, RECORD, SWEPT
 
-KEPT = (RECORD, SWEPT, METRICS, *FACTS, "overlap.jsonl", "inspect.json", "headline.json")
-"""Files of a run, and of the folders of other scores beneath it, that are archived as they are; the last one written
-says that the scores are whole."""
+KEPT = (RECORD, SWEPT, METRICS, *FACTS, OVERLAP, "inspect.json", "headline.json")
+"""Files of a run, and of the folders of other scores beneath it, that are archived, of overlap.jsonl the numbers; the
+last one written says that the scores are whole."""
 
 PLACES = ("genies_dir", "ethics_dir", "cache_dir")
 """Fields of ``data`` that name places on a machine and change nothing: left out of an archived config."""
@@ -34,7 +34,9 @@ def copy_files(run: Path, place: Path) -> None:
         if (source / CAPABILITY).is_file():
             write_text(target / CAPABILITY, _capabilities(source / CAPABILITY))
         for name in KEPT:
-            if (source / name).is_file():
+            if name == OVERLAP and (source / name).is_file():
+                write_text(target / name, overlap_numbers((source / name).read_text()))
+            elif (source / name).is_file():
                 write_atomically(target / name, partial(shutil.copyfile, source / name))
             elif name in FACTS:  # in another format now
                 (target / name).unlink(missing_ok=True)

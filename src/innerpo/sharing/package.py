@@ -17,6 +17,7 @@ from innerpo.config.yaml import as_yaml, read_yaml
 from innerpo.errors import UserError
 from innerpo.evaluation.facts import FILES as FACTS
 from innerpo.evaluation.facts import read_scores
+from innerpo.evaluation.headline_files import OVERLAP, overlap_numbers
 from innerpo.files import cache_root
 from innerpo.sharing.bases import hub_id, is_local, name_of_base
 from innerpo.sharing.card import SCORED_BEFORE, hub_card
@@ -83,7 +84,7 @@ def _pack(folder: Path, config: RunConfig, repo: str, merged: bool, revision: st
     files |= {name: scored / name for name in TABLES if (scored / name).is_file()}
     files |= {p.name: p for stem in FACTS.values() for p in sorted(scored.glob(f"{stem}.*")) if p.suffix in _FACTS}
     for name, path in files.items():
-        if (write := _WRITERS.get(path.suffix)) is not None and name != "tokenizer.json":
+        if (write := _WRITERS.get(name, _WRITERS.get(path.suffix))) is not None and name != "tokenizer.json":
             write(path, made / name, cleaner.of_model() if name in of_model else cleaner)
             files[name] = made / name
     own, note = results_of(scored, label_of_folder(folder, config)), SCORED_BEFORE if merged else ""
@@ -153,6 +154,10 @@ def _lines(source: Path, target: Path, cleaner: Cleaner) -> None:
     target.write_text("".join(json.dumps(cleaner.value(row)) + "\n" for row in rows))
 
 
+def _overlap(source: Path, target: Path, cleaner: Cleaner) -> None:
+    target.write_text(cleaner.text(overlap_numbers(source.read_text())))
+
+
 def _text(source: Path, target: Path, cleaner: Cleaner) -> None:
     target.write_text(cleaner.text(source.read_text()))
 
@@ -168,5 +173,6 @@ _WRITERS: dict[str, Callable[[Path, Path, Cleaner], None]] = {
     ".jsonl": _lines,
     ".md": _text,
     ".parquet": _parquet,
+    OVERLAP: _overlap,
 }
-"""How a file with an ending is written again without this machine's paths; others are uploaded as they are."""
+"""How a file with an ending or a name is written again without this machine's paths; others go up as they are."""
