@@ -51,9 +51,9 @@ def test_tokens_come_one_by_one_and_are_those_of_generate(family, sampling):
 
 
 @pytest.mark.filterwarnings("ignore:.*fast path.*", "ignore:.*mamba.*")
-@pytest.mark.parametrize("kind", ["mamba", "mamba2"])
+@pytest.mark.parametrize("kind", ["mamba", "mamba2", "recurrent_gemma"])
 def test_a_recurrent_model_talks_too(kind):
-    """Its cache has another name."""
+    """Its cache has another name, or is none that it returns."""
     model = next(f for f in (*FAST, *SLOW) if f.model_type == kind).build()
     base = Base(model.requires_grad_(False), build_tokenizer(), "toy", "toy")
     tokens = PairTokenizer(base.tokenizer, 64, 64)
@@ -218,6 +218,11 @@ def test_prompts_are_piped_in_line_by_line(run, monkeypatch, capsys):
     assert "error: /temperature takes a number, not 'x'" in found.err
     assert "error: there is no command /strenght; did you mean '/strength'" in found.err
     assert all(name in found.err for name in COMMANDS)
+
+
+def test_texts_stay_as_they_are(run, monkeypatch, capsys):
+    found = piped(monkeypatch, capsys, ["chat", str(run), "--max_new_tokens=2"], "a :warning: sign [bold]\n/quit\n")
+    assert "> a :warning: sign [bold]\n" in found.out
 
 
 @pytest.mark.parametrize("errors", ["surrogateescape", "strict"])

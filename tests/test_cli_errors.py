@@ -505,15 +505,29 @@ def test_what_help_begins_with_are_options(record):
 
 
 def test_completion_knows_verbs_methods_options_and_choices(tmp_path, capsys):
-    script = tmp_path / "innerpo.bash"
+    script = tmp_path / "not" / "there" / "innerpo.bash"
     with pytest.raises(SystemExit) as stop:
         main(["--tyro-write-completion", "bash", str(script)])
     assert not stop.value.code
     ask = """source {script}
     try() {{ COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _tyro_innerpo; echo "${{COMPREPLY[@]}}"; }}
     try innerpo tr; try innerpo doctor sf; try innerpo train dpo --training.lr
-    try innerpo train dpo --data.layout one; try innerpo generate --max; try innerpo bridge ex"""
+    try innerpo train dpo --data.layout one; try innerpo generate --max; try innerpo bridge ex
+    try innerpo tune dpo --tri; try innerpo comb; try innerpo table --str"""
     done = subprocess.run(["bash", "-c", ask.format(script=script)], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["train", "sft", "--training.lr", "one_row", "--max_new_tokens", "export"]
+    found = [
+        "train",
+        "sft",
+        "--training.lr",
+        "one_row",
+        "--max_new_tokens",
+        "export",
+        "--trials",
+        "combine",
+        "--strengths",
+    ]
+    assert done.stdout.splitlines() == found
+    assert main(["--tyro-write-completion", "bash"]) == 2
+    assert "needs a shell and the file to write" in capsys.readouterr().err
     assert main(["--tyro-print-completion", "powershell"]) == 2
     assert capsys.readouterr().err == "error: --tyro-print-completion needs a shell: bash, zsh, tcsh, fish\n"

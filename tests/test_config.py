@@ -1,6 +1,7 @@
 """Configs: YAML to typed records, what wins over what, run names and ids."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,8 @@ from innerpo.config.run import RunConfig, default_run, to_dict
 from innerpo.config.training import TrainingConfig
 from innerpo.config.yaml import as_yaml, overlay, preset_dir, preset_path, read_yaml
 from innerpo.errors import UserError
+from innerpo.experiments.study import study_of
+from innerpo.files import cache_root
 from innerpo.registry import METHODS
 from innerpo.training.arguments import training_arguments
 
@@ -191,6 +194,35 @@ def test_command_line_over_file_over_preset_over_default(captured, tmp_path):
     assert config.eval.max_prompts == 9  # in preset (8) and flag
     assert config.training.scheduler == "cosine"  # nowhere: the default
     assert config.method == default_run("dpo").method
+
+
+def test_the_transform_of_the_command_comes_before_that_of_a_file(captured, tmp_path):
+    """A run's own config names a transform always: ``none``, where it has none."""
+    path = tmp_path / "config.yaml"
+    path.write_text(as_yaml(to_dict(default_run("innerpo"))))
+    assert captured("innerpo-supr", f"--config={path}").method.transform == "supr"
+    assert captured("innerpo", f"--config={path}").method.transform == "none"
+    assert captured("innerpo-supr", f"--config={path}", "--method.transform=ether").method.transform == "ether"
+
+
+@pytest.mark.parametrize(("written", "read_as"), [("on", "on"), ("off", "off"), ("'off'", "off"), ("auto", "auto")])
+def test_on_and_off_need_no_quotes(written, read_as, tmp_path):
+    """YAML takes them for booleans."""
+    values = read(tmp_path, f"model:\n  compile: {written}\n")
+    assert overlay(default_run("dpo"), values, "file").model.compile == read_as
+
+
+def test_a_home_folder_is_that_of_the_user(tmp_path, monkeypatch):
+    """``output_dir: ~/runs`` in a file, which no shell has read."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = overlay(default_run("dpo"), {"output_dir": "~/runs"}, "file")
+    assert config.run_dir.parent == tmp_path / "runs"
+    assert cache_root(Path("~/cache")) == tmp_path / "cache"
+    monkeypatch.setenv("INNERPO_CACHE", "~/mine")
+    assert cache_root(None) == tmp_path / "mine"
+    study = {"methods": ["dpo"], "datasets": ["embedded:compare"], "output_dir": "~/out", "archive": "~/kept"}
+    found = study_of(study | {"other_archives": ["~/other"]}, "study")
+    assert [found.output_dir, found.archive, *found.other_archives] == [tmp_path / n for n in ("out", "kept", "other")]
 
 
 def test_the_order_of_the_flags_does_not_matter(captured, tmp_path):

@@ -1,5 +1,7 @@
 """ETHICS: neighbouring rows as expression pairs."""
 
+from pathlib import Path
+
 import pytest
 
 from innerpo.config.data import DataConfig
@@ -104,3 +106,25 @@ def test_published_justice_pairs_are_the_published_texts_each_used_once():
     for p in pairs[:: len(pairs) // 500]:
         assert f"1,{p.prompt}{p.chosen}" in texts or f'1,"{p.prompt}{p.chosen}' in texts
         assert f"0,{p.prompt}{p.rejected}" in texts or f'0,"{p.prompt}{p.rejected}' in texts
+
+
+@pytest.mark.parametrize("at", [".", "..", "distributions", "distributions/.."])
+def test_a_genies_folder_may_be_named_from_within(tmp_path, monkeypatch, at):
+    """Beside it lies ``ethics``, by whatever path it is named."""
+    make_ethics(tmp_path / "ethics", "justice/justice_train.csv", JUSTICE)
+    root = make_genies(tmp_path / "genies", ITEMS)
+    monkeypatch.chdir(root / "distributions" if at == ".." else root)
+    assert ethics.ethics_folder(DataConfig(genies_dir=Path(at))) == tmp_path / "ethics"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (b"label,scenario\n1,caf\xe9\n", "cannot be read as UTF-8"),
+        (b"label,scenario\n1," + b"x" * 200_000, "as csv: field larger"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path, text, reason):
+    data = make_ethics(tmp_path, "justice/justice_train.csv", JUSTICE)
+    (tmp_path / "justice/justice_train.csv").write_bytes(text)
+    one_line_error(lambda: load_pairs("ethics:justice", "train", data), "justice_train.csv", reason)

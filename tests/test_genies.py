@@ -79,3 +79,14 @@ def test_published_genies_sizes():
     assert (len(easy), len(bad)) == ((600 - 34) * 3, 34)
     there = {p.name for p in (SHARED / "genies" / "distributions").iterdir()}
     assert there <= set(genies_names())
+
+
+def test_half_a_character_in_a_response_is_a_bad_row(tmp_path):
+    """The other pairs of the item stay."""
+    item = {"prompt": "a", "responses": {"good": 1.0, "cut \ud83d": 0.0, "bad": 0.0}}
+    root = make_genies(tmp_path, [ITEMS[0], item])
+    one_line_error(lambda: load_pairs("math", "train", DataConfig(genies_dir=root)), "item 1, response 1", "surrogate")
+    bad = BadRows()
+    found = load_pairs("math", "train", DataConfig(genies_dir=root, on_bad_row="skip"), bad)
+    assert [pair.rejected for pair in found if pair.prompt == "a"] == ["bad"]
+    assert sum("surrogate" in reason for reason in bad.reasons) == 1

@@ -228,6 +228,9 @@ def test_a_set_of_which_no_pair_is_left_is_noted_and_not_a_zero(copied):
     assert set(outcomes["set"]) == {"rnd"}
     note = "oos: embedded:longer not scored: after the cut the responses of all its 5 pairs are the same"
     assert run.scores.sets["note"].to_list() == [note, ""]
+    assert [s.note for s in run.sets] == [note, ""]
+    assert note in (run.folder / "headline.md").read_text()
+    assert run.faults == (note,)  # it was asked for
 
 
 def test_a_capability_that_cannot_be_had_is_unknown(copied, tmp_path, monkeypatch):

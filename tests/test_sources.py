@@ -89,6 +89,17 @@ def test_half_a_character_is_a_bad_row(tmp_path, column):
     assert len(bad) == 1
 
 
+def test_a_row_of_a_csv_with_more_cells_than_the_header_is_bad(tmp_path):
+    """An unquoted comma would shift the cells: the rejected response would stand for the chosen one."""
+    path = tmp_path / "pairs.csv"
+    path.write_text("prompt,chosen,rejected,split\nq0,a,b,train\nq1,well, yes,no,train\nq2,c,d,train,\n")
+    one_line_error(lambda: load_pairs(str(path), "train", DataConfig()), "line 3: has more cells than the header", "4")
+    bad = BadRows()
+    found = load_pairs(str(path), "train", DataConfig(on_bad_row="skip"), bad)
+    assert [(pair.prompt, pair.chosen) for pair in found] == [("q0", "a"), ("q2", "c")]  # an empty cell is no cell
+    assert len(bad) == 1
+
+
 def test_a_wrong_split_and_an_empty_result_are_errors(monkeypatch):
     one_line_error(lambda: load_pairs("embedded:compare", "dev", DataConfig()), "'dev'", "train")
     monkeypatch.setitem(SOURCES, "mine", lambda name, split, data, bad: [])

@@ -118,6 +118,6 @@ def staged_directory(folder: Path) -> Iterator[Path]:
 def cache_root(configured: Path | None) -> Path:
     """Return the folder for caches: the configured one, else INNERPO_CACHE, else ~/.cache/innerpo."""
     if configured is not None:
-        return configured
+        return configured.expanduser()
     from_environment = os.environ.get("INNERPO_CACHE")
-    return Path(from_environment) if from_environment else Path.home() / ".cache" / "innerpo"
+    return Path(from_environment).expanduser() if from_environment else Path.home() / ".cache" / "innerpo"

@@ -93,7 +93,8 @@ def train(config: RunConfig, base: Base | None = None) -> Run:
         with recorded_state(config.run_dir, "scoring"):
             scores = score_run(scoring, policy, base, config.method_label, config.eval, parts)
     scores = combine([scores, *other])
-    return Run(config.run_dir, config, tuple(sets), scores, write_scores(config.run_dir, scores, sets, config))
+    found = scoring.sets  # with a note in those that the cut left without pairs
+    return Run(config.run_dir, config, tuple(found), scores, write_scores(config.run_dir, scores, found, config))
 
 
 def evaluate(folder: Path, config: RunConfig, base: Base | None = None, strict: bool = False) -> Run:
@@ -120,8 +121,9 @@ def evaluate(folder: Path, config: RunConfig, base: Base | None = None, strict: 
         parts = parts_of(folder, base, config)
         scores = score_run(scoring, policy, base, label, config.eval, parts, scored_before(target))
     scores = combine([scores, *other])
-    tables, faults = write_scores(target, scores, sets, config), tuple(s.note for s in sets if s.fault)
-    return Run(target, config, tuple(sets), scores, tables, faults)
+    found = scoring.sets
+    tables, faults = write_scores(target, scores, found, config), tuple(s.note for s in found if s.fault)
+    return Run(target, config, tuple(found), scores, tables, faults)
 
 
 def check_before_loading(config: RunConfig) -> None:

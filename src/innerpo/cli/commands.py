@@ -176,7 +176,7 @@ EXAMPLES = {
     "innerpo train innerpo --method.transform=none --data.dataset=truthful_qa": "InnerPO on the same pairs",
     "innerpo train innerpo --method.direction=random": "control: a random direction instead of the preference's",
     "innerpo train innerpo --method.layers='range(.3,-1)' --method.gamma=1.0": "other layers, a stronger anchor",
-    "innerpo train dpo --config=configs/dev.yaml --training.lr=1e-4": "a YAML file, and a flag that overrides it",
+    "innerpo train dpo --preset=dev --training.lr=1e-4": "a preset (or --config=FILE), and a flag that overrides it",
     "innerpo tune dpo --data.dataset=truthful_qa": "search its options on held-out training prompts, never on a target",
     "innerpo eval outputs/dpo_truthful_qa_seed1": "score a saved run again, beside its base model",
     "innerpo eval outputs/dpo_truthful_qa_seed1 --eval.oos_dataset=arc_easy": "the same on another shift",

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import reduce
+from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
@@ -16,17 +17,25 @@ from innerpo.cli.commands import (
     ExportCommand,
     InspectCommand,
     TrainCommand,
+    TuneCommand,
 )
 from innerpo.cli.verb_bridge import BridgeExportCommand, BridgeImportCommand
 from innerpo.cli.verb_chat import ChatCommand
+from innerpo.cli.verb_combine import CombineCommand
+from innerpo.cli.verb_compare import CompareCommand
 from innerpo.cli.verb_generate import GenerateCommand
 from innerpo.cli.verb_merge import MergeCommand
 from innerpo.cli.verb_push import PushCommand
+from innerpo.cli.verb_report import ReportCommand
 from innerpo.cli.verb_sweep import SweepCommand
+from innerpo.cli.verb_table import TableCommand
+from innerpo.cli.verb_view import ViewCommand
 from innerpo.config.method import method_names
 from innerpo.errors import UserError
+from innerpo.files import machine_errors
 from innerpo.registry import METHODS
 
+WRITE = "--tyro-write-completion"
 SHELLS = ("bash", "zsh", "tcsh", "fish")
 
 
@@ -34,6 +43,11 @@ def write_completion(words: Sequence[str]) -> None:
     """Print the completion script of a shell, or write it to a file (``--tyro-write-completion SHELL FILE``)."""
     if len(words) < 2 or words[1] not in SHELLS:
         raise UserError(f"{words[0]} needs a shell: {', '.join(SHELLS)}")
+    if words[0] == WRITE:
+        if len(words) < 3:
+            raise UserError(f"{words[0]} needs a shell and the file to write")
+        with machine_errors(Path(words[2])):
+            Path(words[2]).parent.mkdir(parents=True, exist_ok=True)
     verbs: dict[str, Callable[..., Any]] = {
         "train": _with_methods(TrainCommand),
         "eval": EvalCommand,
@@ -42,6 +56,12 @@ def write_completion(words: Sequence[str]) -> None:
         "doctor": _with_methods(DoctorCommand),
         "inspect": InspectCommand,
         "sweep": SweepCommand,
+        "tune": _with_methods(TuneCommand),
+        "combine": CombineCommand,
+        "compare": CompareCommand,
+        "table": TableCommand,
+        "report": ReportCommand,
+        "view": ViewCommand,
         "export": ExportCommand,
         "generate": GenerateCommand,
         "chat": ChatCommand,

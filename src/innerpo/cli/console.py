@@ -20,9 +20,10 @@ from rich.progress import (
 from innerpo.errors import mark_fields
 from innerpo.progress import Update, reporting
 
-stderr = Console(stderr=True, highlight=False)
+# Without emoji: what stands between two colons in a text of a model or a data set is that text.
+stderr = Console(stderr=True, highlight=False, emoji=False)
 # A pipe or a file has no width of its own; wide enough that the headline table does not wrap.
-stdout = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+stdout = Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 120)
 
 
 def say(message: str) -> None:

@@ -48,13 +48,18 @@ def peek(words: Sequence[str], flag: str) -> str | None:
     return None
 
 
-def with_files(config: RunConfig, words: Sequence[str]) -> RunConfig:
-    """Return a config with what the preset and then the config file say that the words name."""
+def with_files(config: RunConfig, words: Sequence[str], method: str = "") -> RunConfig:
+    """Return a config with what the preset and then the config file say that the words name.
+
+    ``method``: the word by which it was asked for; the transform of NAME-TRANSFORM comes before what a file says.
+    """
     for flag, path_of in (("preset", preset_path), ("config", Path)):
         value = peek(words, flag)
         if value is not None:
             path = path_of(value)
             config = overlay(config, without_identity(read_yaml(path)), str(path))
+    if method and method not in METHODS:
+        config = replace(config, method=replace(config.method, transform=default_run(method).method.transform))
     return config
 
 

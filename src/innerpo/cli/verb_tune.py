@@ -11,7 +11,7 @@ def tune(args: list[str]) -> None:
     """Search a method's options on held-out training prompts: tune innerpo --data.dataset=math --trials=20."""
     label = read_method(args, "innerpo tune", tune.__doc__)
     default, rest = default_run(label), args[1:]
-    config = with_files(default, rest)
+    config = with_files(default, rest, label)
     command = parse(TuneCommand, rest, f"innerpo tune {label}", TuneCommand(run=config), about_method(label))
     if command.run.method.name != default.method.name:
         raise UserError(f"the config is of the method {command.run.method.name!r}, the command is tune {label}")

@@ -43,7 +43,6 @@ from innerpo.cli.verb_sweep import sweep
 from innerpo.cli.verb_table import table
 from innerpo.cli.verb_tune import tune
 from innerpo.cli.verb_view import view
-from innerpo.config.model import ModelConfig
 from innerpo.config.run import default_run
 from innerpo.config.yaml import trusted_config
 from innerpo.errors import MachineError, UserError, is_out_of_memory
@@ -54,7 +53,7 @@ def train(args: list[str]) -> None:
     """Train a method and score it: train dpo, train innerpo --method.transform=none (or: train innerpo-none)."""
     label = read_method(args, "innerpo train", train.__doc__)
     config, rest = default_run(label), args[1:]
-    name, config = config.method.name, with_files(config, rest)
+    name, config = config.method.name, with_files(config, rest, label)
     command = parse(TrainCommand, rest, f"innerpo train {label}", TrainCommand(run=config), about_method(label))
     if command.run.method.name != name:
         raise UserError(f"the config is of the method {command.run.method.name!r}, the command is train {name}")
@@ -76,20 +75,21 @@ def evaluate(args: list[str]) -> None:
     from itertools import takewhile
 
     runs = list(takewhile(lambda word: not word.startswith("-"), args))
-    options, faults, bases = args[len(runs) :], list[str](), dict[ModelConfig, Any]()
+    options, faults, bases = args[len(runs) :], list[str](), dict[tuple[Any, ...], Any]()
     for words in [[run, *options] for run in runs] if len(runs) > 1 else [args]:
         try:
             command, config = command_on_folder(EvalCommand, words, "innerpo eval")
             from innerpo.capability import with_capability
             from innerpo.files import cache_root
-            from innerpo.model.loading import load_base
+            from innerpo.model.loading import LOADED, load_base
             from innerpo.run import evaluate as run_evaluation
 
             shared = len(runs) > 1 or bool(config.eval.capability)
-            if shared and config.model not in bases:  # runs on one base model share it
-                bases = {config.model: load_base(config.model, cache_root(config.data.cache_dir))}
-            result = run_evaluation(command.run, config, bases.get(config.model))
-            with_capability(result, bases.get(config.model))
+            key = tuple(getattr(config.model, name) for name in LOADED)
+            if shared and key not in bases:  # runs on one base model share it, whatever their adapters
+                bases = {key: load_base(config.model, cache_root(config.data.cache_dir))}
+            result = run_evaluation(command.run, config, bases.get(key))
+            with_capability(result, bases.get(key))
         except UserError as error:
             if len(runs) <= 1:
                 raise

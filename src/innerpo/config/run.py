@@ -56,7 +56,7 @@ class RunConfig:
     @property
     def run_dir(self) -> Path:
         """Folder in which the run lands."""
-        return self.output_dir / self.run_name
+        return self.output_dir.expanduser() / self.run_name
 
     def _default_id(self) -> str:
         """Id of the run of this method, data set and seed with every other field at the method's default."""

@@ -166,6 +166,8 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
             return None
         return _coerce(value, next(a for a in args if a is not type(None)), where)
     if origin is typing.Literal:
+        if isinstance(value, bool) and {"on", "off"} <= {*args}:  # which YAML reads as booleans
+            value = "on" if value else "off"
         if value not in args:
             raise UserError(f"{where}: {value!r} is not one of {', '.join(map(str, args))}")
         return value

@@ -146,7 +146,7 @@ def noted_as_lost(sets: Sequence[EvaluationSet], kept: pl.DataFrame) -> tuple[Ev
 def _lost(s: EvaluationSet) -> EvaluationSet:
     note = f"{s.name}: {s.dataset} not scored: after the cut the responses of all its {len(s.pairs)} pairs are the same"
     log.info(note)
-    return replace(s, note=note)
+    return replace(s, note=note, fault=s.named)
 
 
 def label_rows(

@@ -29,8 +29,8 @@ class EvaluationSet:
 
     ``kind`` is the kind of shift from the training set (difficulty, encoding, ...), empty where it is unknown.
     ``pairs`` is empty where nothing could be loaded; ``note`` then says why, and ``fault`` whether somebody asked for
-    this set. ``n_seen`` counts the set's prompts that are training prompts, of all that are trained on and not only of
-    those that the train set samples; ``near`` lists those that nearly repeat one (overlap.py), None: nobody looked.
+    this set (``named``). ``n_seen`` counts the set's prompts that are training prompts, of all that are trained on and
+    not only of those that the train set samples; ``near`` lists those that nearly repeat one (overlap.py), None: nobody looked.
     ``target_reference`` names the set that is like this one without its difficulty. ``every`` holds the pairs of the
     same prompts with all their worse responses, of which ``pairs`` are all or one a prompt.
     """
@@ -46,6 +46,7 @@ class EvaluationSet:
     near: tuple[NearDuplicate, ...] | None = None
     target_reference: str = ""
     fault: bool = False
+    named: bool = False
     every: tuple[PreferencePair, ...] = ()
 
     @property
@@ -147,8 +148,9 @@ def _text(pair: PreferencePair) -> str:
 
 
 def _load(target: Target, config: RunConfig, strict: bool) -> EvaluationSet:
+    split = target.split if target.dataset else ""
     empty = EvaluationSet(
-        target.name, target.dataset, target.split if target.dataset else "", target.role, target.kind, (), target.note
+        target.name, target.dataset, split, target.role, target.kind, (), target.note, named=target.named
     )
     if not target.dataset:
         return empty

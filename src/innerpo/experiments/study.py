@@ -83,9 +83,10 @@ def study_of(
     foreign = frozenset[str]() if named or own is None else _foreign(values, changes, plan, where)
     archive = named or own
     others = _list(changes.get("other_archives", values.get("other_archives", [])), f"{where}.other_archives")
-    read = tuple(Path(_folder(other, f"{where}.other_archives")) for other in others)
+    read = tuple(Path(_folder(other, f"{where}.other_archives")).expanduser() for other in others)
     own_rows = bool(named) or not set(changes) - {*FOLDERS}
-    return StudyFile(plan, Path(folder), Path(archive) if archive else None, foreign, read, own_rows)
+    kept = Path(archive).expanduser() if archive else None
+    return StudyFile(plan, Path(folder).expanduser(), kept, foreign, read, own_rows)
 
 
 def _path(values: Mapping[str, Any], key: str, where: str) -> str | Path | None:

@@ -34,13 +34,14 @@ def stream(model: Any, base: Base, prompt: GenerationPrompt, sampling: Sampling)
     for _ in range(sampling.max_new_tokens):
         with torch.no_grad():
             out = model(input_ids=step, use_cache=True, **cache)
-        name = "cache_params" if "cache_params" in out else "past_key_values"  # the former: Mamba's
-        scores, cache = out.logits[:, -1].float(), {name: out[name]}
+        # Mamba's cache has a name of its own; what returns none (RecurrentGemma) reads all tokens again.
+        cache = {name: out[name] for name in ("past_key_values", "cache_params") if name in out}
+        scores = out.logits[:, -1].float()
         for processor in processors:
             scores = processor(seen, scores)
-        step = scores.argmax(-1, keepdim=True)
-        seen = torch.cat([seen, step], 1)
-        token = int(step)
+        drawn = scores.argmax(-1, keepdim=True)
+        seen = torch.cat([seen, drawn], 1)
+        step, token = drawn if cache else seen, int(drawn)
         yield token
         if token in stops:
             return

@@ -7,7 +7,7 @@ without a partner are reported among those left out.
 import csv
 import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from innerpo.config.data import DataConfig
@@ -86,6 +86,7 @@ def ethics_folder(data: DataConfig) -> Path | None:
     genies = genies_folder(data)
     if genies is None:
         return None
+    genies = genies.resolve()  # of "." and ".." there is no parent to name
     root = genies.parent if genies.name == "distributions" else genies
     return root.parent / "ethics" if (root.parent / "ethics").is_dir() else None
 
@@ -131,6 +132,15 @@ def _join(a: LabelledText, b: LabelledText, one_line: bool) -> tuple[int, str, s
     return (line, prompt, first, second) if good else (line, prompt, second, first)
 
 
+def _cells(reader: Iterator[list[str]], path: Path) -> Iterator[list[str]]:
+    try:
+        yield from reader
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} cannot be read as UTF-8: {error}") from None
+    except csv.Error as error:
+        raise UserError(f"{path} cannot be read as csv: {error}") from None
+
+
 def _rows(path: Path, name: str, data: DataConfig, bad: BadRows) -> list[LabelledText]:
     """Read a published CSV file; the error for a missing one names the files that the folder has."""
     prefix, read, header = SUBSETS[name]
@@ -141,8 +151,8 @@ def _rows(path: Path, name: str, data: DataConfig, bad: BadRows) -> list[Labelle
     with path.open(encoding="utf-8", newline="") as f:
         reader = csv.reader(f)
         if header:
-            next(reader, None)
-        for cells in reader:
+            next(_cells(reader, path), None)
+        for cells in _cells(reader, path):
             try:
                 rows += read(reader.line_num, cells)
             except (IndexError, ValueError):

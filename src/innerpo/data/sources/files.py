@@ -52,7 +52,8 @@ def read_pairs(path: Path, name: str, data: DataConfig, bad: BadRows) -> list[Pr
     try:
         rows = list(READERS[path.suffix](path))
     except (UnicodeDecodeError, csv.Error) as e:
-        raise UserError(f"{path} cannot be read as UTF-8 {path.suffix[1:]}: {e}") from None
+        how = "" if isinstance(e, csv.Error) else "UTF-8 "
+        raise UserError(f"{path} cannot be read as {how}{path.suffix[1:]}: {e}") from None
     if not rows:
         raise UserError(f"{path} has no rows")
     pairs = []
@@ -110,6 +111,11 @@ def _csv(path: Path) -> Iterator[Located]:
     with _open(path) as f:
         reader = csv.DictReader(f)
         for row in reader:
+            if any(
+                cell.strip() for cell in row.get(None, ())
+            ):  # an unquoted comma: the cells are not those of the header
+                yield reader.line_num, BadRowError(f"has more cells than the header, which has {len(row) - 1}")
+                continue
             yield reader.line_num, {k: v for k, v in row.items() if k is not None and v is not None}
 
 

@@ -72,7 +72,10 @@ def _pairs(
             bad.reasons.append(f"{where}: response {i} (score {score:g}) is empty")
         elif score < responses[best] and not is_empty(best):
             pair_id = f"genies:{name}/{split}/{row}#{i}"
-            pairs.append(make_pair(prompt, best, text, id=pair_id, source=f"genies:{name}", split=split))
+            try:
+                pairs.append(make_pair(prompt, best, text, id=pair_id, source=f"genies:{name}", split=split))
+            except BadRowError as e:
+                leave_out(f"{where}, response {i}", str(e), data.on_bad_row, bad)
     return pairs
 
 
