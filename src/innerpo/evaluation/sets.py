@@ -30,9 +30,9 @@ class EvaluationSet:
     ``kind`` is the kind of shift from the training set (difficulty, encoding, ...), empty where it is unknown.
     ``pairs`` is empty where nothing could be loaded; ``note`` then says why, and ``fault`` whether somebody asked for
     this set (``named``). ``n_seen`` counts the set's prompts that are training prompts, of all that are trained on and
-    not only of those that the train set samples; ``near`` lists those that nearly repeat one (overlap.py), None: nobody looked.
-    ``target_reference`` names the set that is like this one without its difficulty. ``every`` holds the pairs of the
-    same prompts with all their worse responses, of which ``pairs`` are all or one a prompt.
+    not only of those that the train set samples; ``near`` lists those that nearly repeat one (overlap.py), None: nobody
+    looked. ``target_reference`` names the set that is like this one without its difficulty. ``every`` holds the pairs
+    of the same prompts with all their worse responses, of which ``pairs`` are all or one a prompt.
     """
 
     name: str
