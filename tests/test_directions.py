@@ -70,6 +70,19 @@ def test_random_direction_is_seeded_and_ignores_the_data():
     assert not torch.allclose(a.w, c.w)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_the_random_control_differs_in_the_direction_alone(seed):
+    """Layer 1 knows the labels: it has the weight, wherever chance has put the random vectors; so drift is the same."""
+    d = torch.cat([differences(3, offset=0.3)[:1], differences(4, offset=4.0)[1:]])
+    found = estimate_directions(d, SPREAD, MethodConfig(direction="random"), seed=seed)
+    shared = estimate_directions(d, SPREAD, MethodConfig(), seed=seed)
+    assert torch.equal(found.layer_weights, shared.layer_weights)
+    assert not torch.equal(found.accuracy, shared.accuracy)
+    assert not torch.equal(found.w, shared.w)
+    uniform = estimate_directions(d, SPREAD, MethodConfig(direction="random", layer_weights="uniform"), seed=seed)
+    assert uniform.layer_weights.tolist() == [0.5, 0.5]
+
+
 def test_weights_follow_the_layer_that_knows():
     """Layer 0 is pure noise around 0, layer 1 separates every pair: all the weight goes to layer 1."""
     d = differences(3, n=40, offset=0.0)

@@ -14,6 +14,9 @@ from safetensors.torch import load_file
 
 from conftest import build_model
 from innerpo.cli.verbs import main
+from innerpo.config.run import default_run
+from innerpo.errors import UserError
+from innerpo.training.arguments import check_processes
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs" / "accelerate"
@@ -102,3 +105,12 @@ def test_accelerate_reads_the_configs_of_the_repository(path):
     kinds = {"ddp": "MULTI_GPU", "fsdp2": "FSDP", "deepspeed": "DEEPSPEED"}
     assert str(config.distributed_type.value) == kinds[stem]
     assert config.deepspeed_config.get("zero_stage") == (int(path.stem[-1]) if stem == "deepspeed" else None)
+
+
+def test_mixed_precision_of_accelerate_is_the_trl_trainers_alone(monkeypatch):
+    """There the reference is computed in it too; TRL's own launcher configs all have it."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    config = default_run("dpo")
+    check_processes(config, mixed=True)
+    with pytest.raises(UserError, match="accelerate was started with mixed precision bf16"):
+        check_processes(config)

@@ -12,9 +12,11 @@ from innerpo.config.method import MethodConfig
 from innerpo.config.run import default_run
 from innerpo.doctor.checks import run_checks
 from innerpo.errors import UserError
+from innerpo.methods.method import LossOutput
 from innerpo.methods.records import Term, log_ratio_margin
 from innerpo.model.base import Base
 from innerpo.registry import METHODS, TERMS
+from innerpo.training.shares import GradientShares
 
 
 @pytest.fixture
@@ -174,3 +176,14 @@ def test_the_verb_prints_a_table_and_its_exit_code_says_whether_all_is_well(toy_
     assert error.startswith("error: dpo fails 1 checks: backwards: a step down its gradient does not lower it")
     assert main(["doctor", "dop"]) == 2
     assert "dpo" in capsys.readouterr().err
+
+
+def test_gradient_shares_are_those_of_the_weighted_pairs():
+    """Term a moves with pair 0 alone, b with pair 1; pair 0 weighs three times as much."""
+    p = torch.nn.Parameter(torch.tensor([1.0, 1.0]))
+    terms = {"a": p * torch.tensor([1.0, 0.0]), "b": p * torch.tensor([0.0, 1.0])}
+    for weights, share in ((None, 0.5), (torch.tensor([1.5, 0.5]), 0.75)):
+        shares = GradientShares(1)
+        shares.begin(0, passes=1)
+        shares.add(LossOutput(sum(terms.values()), terms, {}, weights), {"a": 1.0, "b": 1.0}, [p])
+        assert shares.finish() == pytest.approx({"grad_share/a": share, "grad_share/b": 1.0 - share})

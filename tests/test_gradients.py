@@ -13,7 +13,7 @@ from innerpo.data.batching.batch import make_batch
 from innerpo.data.tokens import PairTokenizer
 from innerpo.errors import UserError
 from innerpo.methods.gradients.edit import GradientEdit, adapted_modules, check_projectable, project
-from innerpo.methods.gradients.fit import mean_differences
+from innerpo.methods.gradients.fit import _read_at, mean_differences
 from innerpo.methods.gradients.projbp import ProjBp
 from innerpo.methods.gradients.projgrad import ProjGrad
 from innerpo.methods.records import unit
@@ -237,3 +237,9 @@ def test_only_what_is_adapted_is_projected():
 def test_what_gradient_methods_cannot_do_is_said(values, says):
     with pytest.raises(UserError, match=says):
         MethodConfig(**values)
+
+
+def test_random_directions_are_shared_as_measured_ones_are():
+    """Modules that write into the residual stream of one block have one direction, in the control as in the method."""
+    keys = [(1, "self_attn.o_proj"), (1, "mlp.down_proj"), (1, "self_attn.q_proj"), (2, "mlp.down_proj")]
+    assert [_read_at(key) for key in keys] == [(1, ""), (1, ""), (1, "self_attn.q_proj"), (2, "")]

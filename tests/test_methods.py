@@ -9,7 +9,7 @@ import torch
 import innerpo.config.run
 from conftest import facts_of
 from innerpo.cli.verbs import main
-from innerpo.config.method import MethodConfig, method_names
+from innerpo.config.method import LEARNED, MethodConfig, method_names
 from innerpo.config.run import default_run
 from innerpo.config.yaml import read_run_config as load_config
 from innerpo.errors import UserError
@@ -149,6 +149,21 @@ def test_methods_that_read_no_states_have_no_alias():
         default_run("innerpoo")
 
 
+def test_methods_with_notes_have_no_alias_with_a_transform_that_learns():
+    """Their probe would have seen the pairs that it judges."""
+    names = set(method_names())
+    assert {"residual-svd", "reweight-none", "innerpo-ether"} <= names
+    assert not {f"{name}-{t}" for name in ("residual", "reweight", "residual-permuted") for t in LEARNED} & names
+    with pytest.raises(UserError, match="learns from the labels of all pairs"):
+        default_run("residual-ether")
+
+
+def test_options_of_texts_beside_the_pairs_have_an_effect():
+    config = default_run("anchor-drift").method
+    assert replace(config, layers="0.9", site="mlp", direction="random").unread == ["direction"]
+    assert replace(default_run("anchor-kl").method, layers="0.9").unread == ["layers"]
+
+
 def test_an_alias_on_the_command_line(monkeypatch, tmp_path):
     seen = []
     monkeypatch.setattr(innerpo.run, "train", lambda c: seen.append(c) or innerpo.run.Run(tmp_path, c))
@@ -180,6 +195,13 @@ def test_weights_of_the_controls():
         ({"beta": 0.0}, "method.beta must be above 0 with output=dpo, got 0"),
         ({"output": "ipo", "beta": 0.0}, "method.beta must be above 0 with output=ipo, got 0"),
         ({"output": "simpo", "beta": -2.0}, "method.beta must be above 0 with output=simpo, got -2"),
+        (
+            {"output": "dpo_norm", "beta": 5.0, "mismatch": 1.0},
+            "method.mismatch multiplies margins in nats by method.beta",
+        ),
+        ({"output": "simpo", "ties": 1.0}, "method.ties multiplies margins in nats by method.beta"),
+        ({"output": "residual", "transform": "ether"}, "method.transform=ether learns from the labels of all pairs"),
+        ({"reweight": "probe", "transform": "hra"}, "would not be cross-fitted; use one of none, supr, svd, random"),
     ],
 )
 def test_values_that_make_no_method_are_refused(values, says):

@@ -88,9 +88,16 @@ def test_a_pair_has_no_part_in_its_own_offset(direction):
     assert not torch.allclose(after[others], before[others], rtol=1e-3)  # it does have a part in theirs
 
 
+def test_a_probe_worse_than_chance_has_no_slope():
+    """Not a tiny one, of which the sign of every offset would be left."""
+    assert slope(-torch.rand(50, generator=torch.Generator().manual_seed(0))) == 0.0
+    weights = upweighted(inputs(n=400, signal=0.0, per_prompt=2))
+    assert (weights > 1).float().mean() < 0.5
+
+
 def test_on_noise_the_probe_says_next_to_nothing():
     b = probe(inputs(n=400, signal=0.0, per_prompt=2))
-    assert abs(float((b > 0).float().mean() - 0.5)) < 0.1
+    assert abs(float((b.sign() + 1).mean() / 2 - 0.5)) < 0.1  # a fold whose probe is worse than chance says nothing: 0
     assert float(b.abs().mean()) < 0.15
 
 

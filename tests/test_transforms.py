@@ -9,6 +9,7 @@ import torch
 import innerpo.methods.transforms.ether as ether_module
 import innerpo.methods.transforms.hra as hra_module
 from conftest import build_model, facts_of, make_pairs, noisy_siblings
+from innerpo.config.method import LEARNED as LEARNED_ON_LABELS
 from innerpo.config.method import MethodConfig
 from innerpo.config.run import default_run
 from innerpo.config.transform import TransformConfig
@@ -155,6 +156,7 @@ def test_which_transforms_see_labels(fit_on, name):
     torch.testing.assert_close(projector(swapped.flatten(1, 2)), plain, atol=1e-4, rtol=0)
     seen = not torch.allclose(projector(half.flatten(1, 2)), plain, atol=1e-3)
     assert seen == (name in LEARNED)
+    assert set(LEARNED) == set(LEARNED_ON_LABELS)  # which methods with notes refuse
 
 
 @pytest.mark.parametrize("direction", ["shared", "pair", "mix"])

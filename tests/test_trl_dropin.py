@@ -554,6 +554,11 @@ def test_arguments_without_effect_are_said_to_have_none(tmp_path, caplog):
         ({"ld_alpha": 1.5}, "ld_alpha must be from 0 to 1, got 1.5"),
         ({"loss_type": ["sigmoid", "ipo"]}, "loss_type can only be one of"),
         ({"loss_type": "ipo", "output": "dpo"}, "name one thing twice"),
+        (
+            {"loss_type": "hinge", "method": "residual"},
+            r"'residual' has a loss on outputs of its own \(residual\)",
+        ),
+        ({"loss_type": "ipo", "method": "simpo"}, r"of its own \(simpo\), which loss_type=\['ipo'\] would replace"),
         ({"method": "inerpo"}, "unknown method 'inerpo'; did you mean 'innerpo'"),
         ({"method": "probe"}, r"method='probe' trains nothing; innerpo.train\(base, 'probe'\)"),
         ({"method": "dpo", "alpha": 0.3}, "dpo has no terms on hidden states, got inner; use innerpo"),

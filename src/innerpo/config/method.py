@@ -32,6 +32,12 @@ def _choices(names: Mapping[str, Any], *more: str) -> Any:
 MAX_CUE_RANK = 8
 """Most dimensions of a cue: beyond these, ablation takes away what a task is made of."""
 
+PER_TOKEN = ("dpo_norm", "simpo", "ipo")
+"""Output forms whose beta multiplies margins in nats per token."""
+
+LEARNED = ("ether", "ortho", "hra")
+"""Transforms that are fitted on the labels of the training pairs."""
+
 OF_STATES = {"innerpo.of_states": True}
 """Metadata of an option that only matters where a method reads hidden states."""
 
@@ -192,6 +198,15 @@ class MethodConfig:
         if self.output != "none" and self.beta <= 0.0:
             raise UserError(f"method.beta must be above 0 with output={self.output}, got {self.beta}")
         self._check_output_options()
+        self._check_notes()
+
+    def _check_notes(self) -> None:
+        """Raise UserError where the probe of the notes could not be fitted without the pairs that it judges."""
+        if self.needs_notes and self.transform in LEARNED:
+            raise UserError(
+                f"method.transform={self.transform} learns from the labels of all pairs, so offsets and weights of "
+                f"pairs would not be cross-fitted; use one of {', '.join(t for t in TRANSFORMS if t not in LEARNED)}"
+            )
 
     def _check_output_options(self) -> None:
         """Raise UserError for an option of an output form that is out of its range."""
@@ -199,6 +214,11 @@ class MethodConfig:
             raise UserError(f"method.label_smoothing must be at least 0 and below 0.5, got {self.label_smoothing:g}")
         if not 0.0 <= self.ld_alpha <= 1.0:
             raise UserError(f"method.ld_alpha must be from 0 to 1, got {self.ld_alpha:g}")
+        if self.output in PER_TOKEN and (on := [t for t in ("mismatch", "foreign", "ties") if getattr(self, t) != 0.0]):
+            raise UserError(
+                f"method.{on[0]} multiplies margins in nats by method.beta, which with output={self.output} is meant "
+                "for nats per token; use an output form of whole log-probabilities, such as dpo"
+            )
         for name in ("rdpo_alpha", "dpop_lambda"):
             if getattr(self, name) < 0.0:
                 raise UserError(f"method.{name} must not be negative, got {getattr(self, name):g}")
@@ -261,6 +281,8 @@ class MethodConfig:
             return []
         default = defaults_like(self.name)
         options = [f.name for f in fields(self) if f.metadata.items() >= OF_STATES.items()]
+        if self.anchor_drift != 0.0:  # it reads the states of texts beside the pairs, at those places
+            options = [name for name in options if name not in ("layers", "site")]
         return [name for name in options if getattr(self, name) != getattr(default, name)]
 
     @property
@@ -297,4 +319,6 @@ def defaults_like(name: str) -> MethodConfig:
 def method_names() -> list[str]:
     """Return every name that ``default_method`` knows: METHODS, then NAME-TRANSFORM for methods that read states."""
     reading = [name for name in METHODS if default_method(name).reads_states]
-    return [*METHODS, *(f"{name}-{transform}" for name in reading for transform in TRANSFORMS)]
+    notes = {name for name in reading if default_method(name).needs_notes}
+    pairs = ((name, t) for name in reading for t in TRANSFORMS if name not in notes or t not in LEARNED)
+    return [*METHODS, *(f"{name}-{transform}" for name, transform in pairs)]

@@ -35,11 +35,15 @@ from innerpo.registry import GRADIENTS, OFFSETS, SUBSPACES, TERMS, TRANSFORMS, W
 
 @dataclass(frozen=True)
 class LossOutput:
-    """Per pair: the loss, each term's unweighted value by name, and metrics by name (no gradient)."""
+    """Per pair: the loss, each term's unweighted value by name, metrics by name, and the pair's weight (1 for None).
+
+    Metrics and weights have no gradient.
+    """
 
     per_pair: Float[Tensor, " pair"]
     terms: dict[str, Float[Tensor, " pair"]]
     metrics: dict[str, Float[Tensor, " pair"]]
+    pair_weights: Float[Tensor, " pair"] | None = None
 
 
 @dataclass(frozen=True)
@@ -175,7 +179,7 @@ class Method:
             for kind, found in companions.items():
                 if len(found.policy.logps) == 2 * len(per_pair):
                     metrics[f"companion_margin/{kind}"] = found.margin
-        return LossOutput(per_pair, values, metrics)
+        return LossOutput(per_pair, values, metrics, None if notes is None else notes.weight)
 
 
 def _reward_metrics(policy: PairOutputs, reference: PairOutputs, beta: float) -> dict[str, Float[Tensor, " pair"]]:

@@ -82,8 +82,10 @@ def _fsdp(config: RunConfig) -> bool:
     return bool(config.training.fsdp) or parse_flag_from_env("ACCELERATE_USE_FSDP")
 
 
-def check_processes(config: RunConfig) -> None:
+def check_processes(config: RunConfig, mixed: bool = False) -> None:
     """Raise UserError where accelerate does not do what was asked of it, and would not say so.
+
+    ``mixed``: the caller computes the reference in the precision that accelerate was started with.
 
     It leaves FSDP out where there are no GPUs; and processes that were started without them, but not for the CPU, it
     takes for one each, so that all of them would write the same folder.
@@ -96,7 +98,7 @@ def check_processes(config: RunConfig) -> None:
             "ACCELERATE_USE_CPU=true"
         )
     precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    if precision != "no":
+    if precision != "no" and not mixed:
         raise UserError(
             f"accelerate was started with mixed precision {precision}, in which the policy would be rounded otherwise "
             "than its reference; start it without, and choose the type of the weights by model.dtype"

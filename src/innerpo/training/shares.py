@@ -33,6 +33,7 @@ class GradientShares:
             return
         trained = [p for p in parameters if p.requires_grad]
         for name, value in out.terms.items():
+            value = value if out.pair_weights is None else out.pair_weights * value
             found: tuple[Tensor | None, ...] = torch.autograd.grad(
                 weights[name] * value.sum(), trained, retain_graph=True, allow_unused=True
             )

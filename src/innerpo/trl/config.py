@@ -148,7 +148,9 @@ class InnerPOConfig(TrainingArguments):
         self.loss_type = [given] if isinstance(given, str) else given
         self._check_trl_arguments()
         if self.bf16 is None:
-            self.bf16 = not self.fp16 and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+            self.bf16 = (
+                not self.fp16 and torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+            )
         self._name_checkpointing()
         super().__post_init__()
         self.use_liger_kernel = False
@@ -188,6 +190,11 @@ class InnerPOConfig(TrainingArguments):
             if "output" in changes:
                 raise UserError(
                     f"loss_type={self.loss_type!r} and output={self.output!r} name one thing twice; give one"
+                )
+            if (own := default_method(self.method).output) != "dpo":
+                raise UserError(
+                    f"method={self.method!r} has a loss on outputs of its own ({own}), which "
+                    f"loss_type={self.loss_type!r} would replace; leave loss_type out"
                 )
             if len(self.loss_type) > 1 or self.loss_type[0] not in LOSS_TYPES:
                 raise UserError(

@@ -69,7 +69,7 @@ class InnerPOTrainer(PairTrainer):
             tokenizer = load_tokenizer(processing_class, model, args)
             self.source = source_of(model, tokenizer, args, ref_model, peft_config)
             self.config = args.run_config(full=self.source.is_full)
-            check_processes(self.config)
+            check_processes(self.config, mixed=True)
             self._max_length = args.max_length
             self._eval_batch_size = args.precompute_ref_batch_size or args.per_device_eval_batch_size
             self._precision = _autocast(args)

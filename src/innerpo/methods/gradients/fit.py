@@ -61,8 +61,8 @@ def fit_gradients(
     direction = direction_of(config)
     if direction.draw is not None:
         means = {
-            (block, name): direction.draw(module.out_features, generator_for(seed, f"gradient/{block}/{name}"))
-            for (block, name), module in modules.items()
+            key: direction.draw(module.out_features, generator_for(seed, "gradient/{}/{}".format(*_read_at(key))))
+            for key, module in modules.items()
         }
     else:
         cache_key = content_key(
@@ -87,6 +87,11 @@ def fit_gradients(
     directions = {key: unit(mean.float()).to(device) for key, mean in means.items()}
     edit = resolve(GRADIENTS, config.gradient, "gradient method")(directions, config.kappa)
     return replace(method, gradient_edit=edit)
+
+
+def _read_at(key: ModuleKey) -> ModuleKey:
+    """The module at which the direction of a module is read, "" for its whole block: several may share one."""
+    return (key[0], "") if key[1].split(".")[-1] in RESIDUAL_WRITERS else key
 
 
 def mean_differences(
@@ -121,7 +126,7 @@ def mean_differences(
 
         return hook
 
-    read_at = {k: (k[0], "") if k[1].split(".")[-1] in RESIDUAL_WRITERS else k for k in keys}
+    read_at = {key: _read_at(key) for key in keys}
     handles = [
         blocks[i].get_submodule(name).register_forward_hook(hook_for((i, name)))
         for i, name in dict.fromkeys(read_at.values())

@@ -82,7 +82,7 @@ def slope(margins: Float[Tensor, " pair"]) -> float:
 
     size = float(spread(m))
     best = minimize_scalar(loss, bounds=(0.0, STEEPEST / size), method="bounded", options={"xatol": 1e-6})
-    return float(best.x)
+    return float(best.x) if loss(float(best.x)) < loss(0.0) else 0.0  # the search never returns the bound itself
 
 
 def spread(m: Float[Tensor, " pair"]) -> Float[Tensor, ""]:
