@@ -9,6 +9,7 @@ import threading
 import time
 from dataclasses import replace
 
+import polars as pl
 import pytest
 
 import innerpo
@@ -398,6 +399,9 @@ def test_archives_of_other_studies_are_read_and_left_as_they_are(archived, tmp_p
     ],
 )
 def test_scores_on_more_sets_than_asked_for_count(archived, tmp_path, changes, found):
+    for path in archived.archive.glob("*/sets.parquet"):
+        frame = pl.read_parquet(path).with_columns(pl.col("dataset").replace({"far": "embedded:compare_hard"}))
+        frame.write_parquet(path)  # what the headline suite has for embedded:compare
     assert status_of(find_study(study(tmp_path, **changes), {})).count("done") == found
 
 
@@ -441,7 +445,9 @@ def test_scores_that_cannot_be_read_are_none(tmp_path, caplog):
         mark(scored(run.config), run)
     (found.output_dir / plan.runs[0].name / "scores.parquet").write_bytes(b"PAR1 and no more")
     assert not is_done(found.output_dir / plan.runs[0].name, plan.runs[0].config)
-    assert "does not count as scored: cannot read" in caplog.text
+    for _ in range(3):
+        status_of(found)
+    assert caplog.text.count("does not count as scored: cannot read") == 1
     started = start(found)
     assert started.look().count("done") == 3
     assert len(started.scored()) == 4
@@ -454,7 +460,7 @@ def test_names_of_sets_with_a_prefix_or_a_folder_are_those_of_the_scores(archive
         models = {("base", 0.0): sets, (run.config.method_label, 1.0): sets}
         scores = scores_of(models, DEFAULT_SETS | {"far": ("genies:far", "test", "extra")})
         scores.write(archived.archive / run.name)
-    for names, done in ((["genies:far", "test"], 4), (["genies:near"], 0)):
+    for names, done in ((["genies:far", "test"], 4), (["genies:near"], 0), (["b/far.jsonl"], 0)):
         assert status_of(find_study(study(tmp_path, sets=names), {})).count("done") == done
 
 

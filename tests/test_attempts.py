@@ -162,7 +162,13 @@ def test_a_lost_accelerator_is_no_failure_of_the_run(out, error):
 
 
 @pytest.mark.parametrize(
-    "error", [OutOfMemoryError("CUDA"), RuntimeError("CUDA error: out of memory"), RuntimeError("size mismatch")]
+    "error",
+    [
+        OutOfMemoryError("CUDA"),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("size mismatch"),
+    ],
 )
 def test_other_errors_of_torch_do_not_mean_that_the_accelerator_is_lost(error):
     assert not is_device_lost(error)

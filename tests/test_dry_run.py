@@ -194,7 +194,7 @@ def test_it_shows_what_a_run_would_do_and_writes_nothing(words, tmp_path, capsys
         ("--method.site=fnord", "fnord"),
         ("--training.optim=fnord", "transformers refuses the training options"),
         ("--model.base_model=no/where", "cannot find the configuration of the base model 'no/where'"),
-        ("--eval.ref_model=no/where", "cannot find the configuration of the base model 'no/where'"),
+        ("--eval.ref_model=no/where", "eval.ref_model: cannot find the configuration of the base model 'no/where'"),
     ],
 )
 def test_what_would_stop_a_run_stops_the_dry_run(flag, says, words, tmp_path, capsys, monkeypatch):

@@ -115,6 +115,11 @@ def test_a_genies_folder_may_be_named_from_within(tmp_path, monkeypatch, at):
     root = make_genies(tmp_path / "genies", ITEMS)
     monkeypatch.chdir(root / "distributions" if at == ".." else root)
     assert ethics.ethics_folder(DataConfig(genies_dir=Path(at))) == tmp_path / "ethics"
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "link").symlink_to(root)  # a link lies where it is named
+    (tmp_path / "elsewhere" / "ethics").mkdir()
+    linked = ethics.ethics_folder(DataConfig(genies_dir=tmp_path / "elsewhere" / "link"))
+    assert linked == tmp_path / "elsewhere" / "ethics"
 
 
 @pytest.mark.parametrize(

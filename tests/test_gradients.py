@@ -1,6 +1,8 @@
 """Gradient methods: against dense algebra, equal to DPO at kappa = 1, under the Trainer's order of events."""
 
 import copy
+from dataclasses import replace
+from pathlib import Path
 
 import peft
 import pytest
@@ -8,15 +10,19 @@ import torch
 from torch import nn
 
 from conftest import build_model, build_tokenizer, make_pairs
-from innerpo.config.method import MethodConfig
+from innerpo.config.method import MethodConfig, default_method
+from innerpo.config.model import ModelConfig
 from innerpo.data.batching.batch import make_batch
 from innerpo.data.tokens import PairTokenizer
 from innerpo.errors import UserError
 from innerpo.methods.gradients.edit import GradientEdit, adapted_modules, check_projectable, project
-from innerpo.methods.gradients.fit import _read_at, mean_differences
+from innerpo.methods.gradients.fit import fit_gradients, mean_differences
 from innerpo.methods.gradients.projbp import ProjBp
 from innerpo.methods.gradients.projgrad import ProjGrad
+from innerpo.methods.method import build_method
 from innerpo.methods.records import unit
+from innerpo.model.adapters import add_adapter
+from innerpo.model.base import Base
 from innerpo.model.forward.blocks import decoder_blocks
 from test_adapter_kinds import WEIGHTS
 from test_training import far, same_bits, train
@@ -241,5 +247,11 @@ def test_what_gradient_methods_cannot_do_is_said(values, says):
 
 def test_random_directions_are_shared_as_measured_ones_are():
     """Modules that write into the residual stream of one block have one direction, in the control as in the method."""
-    keys = [(1, "self_attn.o_proj"), (1, "mlp.down_proj"), (1, "self_attn.q_proj"), (2, "mlp.down_proj")]
-    assert [_read_at(key) for key in keys] == [(1, ""), (1, ""), (1, "self_attn.q_proj"), (2, "")]
+    base = Base(build_model(), build_tokenizer(), "toy", "toy")
+    policy = add_adapter(base, ModelConfig(lora_r=2), seed=1)
+    method = build_method(replace(default_method("projgrad"), direction="random"), ())
+    fitted = fit_gradients(method, policy, base, [], "one_row", batch_size=2, cache_dir=Path("none"), seed=3)
+    found = fitted.gradient_edit.directions
+    assert torch.equal(found[1, "self_attn.o_proj"], found[1, "mlp.down_proj"])
+    for other in ((1, "self_attn.q_proj"), (2, "mlp.down_proj")):
+        assert not torch.equal(found[other], found[1, "mlp.down_proj"])

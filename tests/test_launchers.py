@@ -80,24 +80,24 @@ def test_jobs_that_end_before_they_finish_a_run_end_the_sweep(tmp_path, quick):
 
 
 def test_a_queue_that_refuses_for_now_ends_no_job_that_works(tmp_path, quick, caplog):
-    """One job works, the second is refused twice; where none works, it is an error."""
+    """One job works, the second is refused more often than jobs may end; where none works, it is an error."""
     plan, made = plan_in(tmp_path, *unscored(3)), []
 
     class Works(Job):
         def ended(self):
-            if len(made) < 4 and not self.cancelled:
+            if len(made) < 10 and not self.cancelled:
                 return None
             return super().ended()
 
     def submit():
         made.append("asked")
-        if len(made) in (2, 3):
+        if 2 <= len(made) < 10:
             raise MachineError("Slurm refuses the job: Socket timed out")
         return Works(lambda: work(plan, tmp_path, any_base(), train=pretend))
 
     status = Fleet(plan, tmp_path, 2, submit).run()
     assert status.count("done") == 3
-    assert caplog.text.count("Slurm refuses the job: Socket timed out; 1 of 2 jobs are at work") == 2
+    assert caplog.text.count("Slurm refuses the job: Socket timed out; 1 of 2 jobs are at work") == 8
 
     def never():
         raise MachineError("Slurm refuses the job")

@@ -119,7 +119,14 @@ def test_means_are_over_shifts_on_which_the_controls_were_scored(tmp_path, monke
             run = run_named(tmp_path, method, seed, outcomes)
             if method != "drift-only":
                 scored_on_other(run, method, seed, outcomes)
-    lines = [line.strip("| \n").split(" | ") for line in screen.verdicts(read_study(tmp_path)).splitlines()[2:]]
+    study = read_study(tmp_path)
+    lines = [line.strip("| \n").split(" | ") for line in screen.verdicts(study).splitlines()[2:]]
+    assert not any(said in row for row in lines for said in ("passes", "fails", "undecided"))  # two seeds of three
+    monkeypatch.setattr(screen, "N_SEEDS", 2)
+    judged = [line.split("|")[-2].strip() for line in screen.verdicts(study).splitlines()[2:]]
+    assert set(judged) <= {"passes", "fails", "undecided", ""}
+    assert judged[0] != ""
+    assert judged[3] == ""  # innerpo on the second target, without its control
     assert [(row[0], row[1]) for row in lines] == [
         *(
             ("toy -> far", "residual"),

@@ -637,6 +637,7 @@ def test_options_from_a_command_line():
     assert (method.remove, method.extra) == (("length", "logprob"), {"sft": 0.25})
     assert method.gamma == MethodConfig().gamma
     assert InnerPOConfig("x", loss_type="ipo", bf16=False).method_config().output == "ipo"
+    assert InnerPOConfig("x", loss_type="ipo", method="ipo", bf16=False).method_config().output == "ipo"  # said twice
 
 
 @pytest.mark.parametrize(

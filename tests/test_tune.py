@@ -436,6 +436,10 @@ def test_a_lost_accelerator_leaves_the_trial_open(tmp_path):
     with pytest.raises(RuntimeError, match="illegal memory access"):
         work(tmp_path, request_of(), Budget(3), lost)
     assert [trial.state for trial in read_trials(tmp_path)] == ["complete", "running"]
+    for state in ("running", "failed"):  # at the third time it is the trial
+        with pytest.raises(RuntimeError, match="illegal memory access"):
+            work(tmp_path, request_of(), Budget(3), lost)
+        assert read_trial(tmp_path, 1).state == state
 
 
 # -- the whole ---------------------------------------------------------------------------------------------------------

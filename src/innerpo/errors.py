@@ -59,7 +59,9 @@ def is_device_lost(error: BaseException) -> bool:
     """
     kinds = {kind.__name__ for kind in type(error).__mro__}
     said = "AcceleratorError" in kinds or (isinstance(error, RuntimeError) and "CUDA error" in str(error))
-    return said and not is_out_of_memory(error) and "out of memory" not in str(error)
+    # What cuBLAS says (a size that it does not take, no room for its handle) does not spoil the device.
+    other = any(text in str(error) for text in ("out of memory", "CUBLAS_STATUS", "CUDNN_STATUS"))
+    return said and not other and not is_out_of_memory(error)
 
 
 def fields_in(text: str) -> tuple[str, ...]:

@@ -86,7 +86,10 @@ def plan_run(config: RunConfig) -> Plan:
     reads_before(config, method, shape.n_blocks)
     here = _refused_here(config, shape, method, device)
     if config.eval.ref_model is not None and not config.eval.skip:
-        find_config(replace(config.model, base_model=config.eval.ref_model, revision=None))
+        try:
+            find_config(replace(config.model, base_model=config.eval.ref_model, revision=None))
+        except UserError as error:
+            raise UserError(f"eval.ref_model: {error}", "eval.ref_model") from error
     items, scored = training_items(config, shape, known), tokenise_sets(sets, shape, config)
     n_parameters = shape.n_parameters  # before an adapter is put on
     everything = [item for found in scored.values() for item in found]

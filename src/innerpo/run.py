@@ -128,6 +128,7 @@ def evaluate(folder: Path, config: RunConfig, base: Base | None = None, strict: 
 
 def check_before_loading(config: RunConfig) -> None:
     """Refuse what cannot work (an unknown optimiser, a folder that holds another run) before anything is computed."""
+    config.method.check_trained()
     training_arguments(config)
     process = PartialState()  # one of several under `accelerate launch`; files are the main process's business
     check_processes(config)

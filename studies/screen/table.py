@@ -5,9 +5,11 @@ shown on a shift as soon as it has scores there, whatever its seeds.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from functools import cache, partial
 from pathlib import Path
+
+import polars as pl
 
 from innerpo.evaluation.curves import gains
 from innerpo.evaluation.results import LEVEL
@@ -41,6 +43,9 @@ CONTROLS: dict[str, tuple[str, ...]] = {
 }
 """Candidate -> the controls that must lose to it. Contrasts of adapters are made of runs afterwards, and not here."""
 
+N_SEEDS = 3
+"""Seeds of the plan."""
+
 WORTH = 0.02
 """The gain that would be worth a second look: expectations in LOG.md call less than this nothing."""
 
@@ -72,14 +77,17 @@ def verdict(over_baseline: Estimate, over_control: Estimate, p: tuple[float, flo
     return "fails" if any(gain.high < WORTH for gain in both) else "undecided"
 
 
-def block(where: str, candidates: list[str], gain: Gains) -> list[list[str]]:
-    """The rows of one shift, or of the mean over shifts: each candidate against dpo and against its best control."""
+def block(where: str, candidates: list[str], gain: Gains, unfinished: Set[str] = frozenset()) -> list[list[str]]:
+    """The rows of one shift, or of the mean over shifts: each candidate against dpo and against its best control.
+
+    No verdict on what is ``unfinished``: some seed is missing, of the candidate or of what it is compared with.
+    """
     against = {name: {control: gain(name, control) for control in CONTROLS[name]} for name in candidates}
     found = {name: (gain(name, BASELINE), *_least(against[name])) for name in candidates}
     p = holm([p_value(estimate) for over, _, least in found.values() for estimate in (over, least)])
     lines = []
     for at, (name, (over, control, least)) in enumerate(found.items()):
-        said = verdict(over, least, (p[2 * at], p[2 * at + 1]))
+        said = "" if name in unfinished else verdict(over, least, (p[2 * at], p[2 * at + 1]))
         lines.append([where, name, estimate_text(over, True), control, estimate_text(least, True), said])
     return lines
 
@@ -96,17 +104,27 @@ def verdicts(study: Study) -> str:
     lines: list[list[str]] = []
     scored: Counter[str] = Counter()
     lacking: set[str] = set()
+    unfinished: set[str] = set()
     for source, target in shifts():
-        found = _gains(of_shift(study, source, target))
+        shift = of_shift(study, source, target)
+        found, seeds = _gains(shift), _seeds(shift)
         known = [name for name in CONTROLS if (name, BASELINE) in found]
-        lines += block(f"{source} -> {target}", known, partial(_looked_up, found))
+        short = {n for n in known if any(seeds.get(m, 0) < N_SEEDS for m in (n, BASELINE, *CONTROLS[n]))}
+        unfinished |= short
+        lines += block(f"{source} -> {target}", known, partial(_looked_up, found), short)
         scored.update(known)
         lacking |= {name for name in known if any((name, control) not in found for control in CONTROLS[name])}
     for number in sorted(set(scored.values()) - {1}, reverse=True):
         alike = [name for name in scored if scored[name] == number and name not in lacking]
-        lines += block(f"mean of {number} shifts", alike, partial(mean_gain, study))
+        lines += block(f"mean of {number} shifts", alike, partial(mean_gain, study), unfinished)
     header = ["shift", "candidate", f"gain over {BASELINE}", "its best control", "gain over that", "verdict"]
     return markdown(header, lines) if lines else NOTHING
+
+
+def _seeds(shift: Study) -> dict[str, int]:
+    """The number of seeds of every method that was scored on the target of a shift."""
+    scored = shift.responses.filter(set="oos").join(shift.runs, on="run")
+    return dict(scored.group_by("method").agg(pl.col("seed").n_unique()).rows())
 
 
 def _looked_up(found: Mapping[tuple[str, str], Estimate], method: str, baseline: str) -> Estimate:

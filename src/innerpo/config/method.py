@@ -198,10 +198,17 @@ class MethodConfig:
         if self.output != "none" and self.beta <= 0.0:
             raise UserError(f"method.beta must be above 0 with output={self.output}, got {self.beta}")
         self._check_output_options()
-        self._check_notes()
 
-    def _check_notes(self) -> None:
-        """Raise UserError where the probe of the notes could not be fitted without the pairs that it judges."""
+    def check_trained(self) -> None:
+        """Raise UserError for what is not trained (again); runs of older releases that were are still read.
+
+        The probe of notes must be fitted without the pairs that it judges, and margins in nats need a beta in nats.
+        """
+        if self.output in PER_TOKEN and (on := [t for t in ("mismatch", "foreign", "ties") if getattr(self, t) != 0.0]):
+            raise UserError(
+                f"method.{on[0]} multiplies margins in nats by method.beta, which with output={self.output} is meant "
+                "for nats per token; use an output form of whole log-probabilities, such as dpo"
+            )
         if self.needs_notes and self.transform in LEARNED:
             raise UserError(
                 f"method.transform={self.transform} learns from the labels of all pairs, so offsets and weights of "
@@ -214,11 +221,6 @@ class MethodConfig:
             raise UserError(f"method.label_smoothing must be at least 0 and below 0.5, got {self.label_smoothing:g}")
         if not 0.0 <= self.ld_alpha <= 1.0:
             raise UserError(f"method.ld_alpha must be from 0 to 1, got {self.ld_alpha:g}")
-        if self.output in PER_TOKEN and (on := [t for t in ("mismatch", "foreign", "ties") if getattr(self, t) != 0.0]):
-            raise UserError(
-                f"method.{on[0]} multiplies margins in nats by method.beta, which with output={self.output} is meant "
-                "for nats per token; use an output form of whole log-probabilities, such as dpo"
-            )
         for name in ("rdpo_alpha", "dpop_lambda"):
             if getattr(self, name) < 0.0:
                 raise UserError(f"method.{name} must not be negative, got {getattr(self, name):g}")

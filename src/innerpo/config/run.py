@@ -31,6 +31,8 @@ class RunConfig:
     """Folder of runs; this one lands in <method>-<transform>_<dataset>_seed<seed> beneath it (+<id> off defaults)."""
 
     def __post_init__(self) -> None:
+        if str(self.output_dir).startswith("~"):  # which no shell has read: in a file, or behind an equals sign
+            object.__setattr__(self, "output_dir", self.output_dir.expanduser())
         if self.eval.steer and not (self.method.reads_states and self.method.site == "residual"):
             what = f"reads {self.method.site!r}" if self.method.reads_states else "has no directions"
             raise UserError(f"eval.steer moves the residual stream along a run's directions; {self.method.name} {what}")
@@ -56,7 +58,7 @@ class RunConfig:
     @property
     def run_dir(self) -> Path:
         """Folder in which the run lands."""
-        return self.output_dir.expanduser() / self.run_name
+        return self.output_dir / self.run_name
 
     def _default_id(self) -> str:
         """Id of the run of this method, data set and seed with every other field at the method's default."""

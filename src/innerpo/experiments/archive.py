@@ -54,7 +54,8 @@ class Archive:
     def __post_init__(self) -> None:
         for folder in self.folders:
             if folder.exists() and not folder.is_dir():
-                raise UserError(f"{folder} is no folder; the option archive names the folder of archived runs")
+                name = "other_archives" if folder in self.others else "archive"
+                raise UserError(f"{folder} is no folder; the option {name} names folders of archived runs")
             if folder in self.others and not folder.exists():
                 log.warning(f"{folder} is not there: no run of it counts as done")
             for id, run in _known(folder) if folder.exists() else ():

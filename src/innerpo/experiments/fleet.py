@@ -53,6 +53,7 @@ class Fleet:
     jobs: list[Job] = field(default_factory=list)
     _finished: int = -1
     _faults: int = 0
+    _refused_until: float = float("-inf")
 
     def run(self, show: Callable[[SweepStatus], object] | None = None) -> SweepStatus:
         """Work until every run is done or has failed; return how they stand. ``show`` hears of it all the while.
@@ -86,7 +87,7 @@ class Fleet:
         before = self.jobs
         self.jobs = self._at_work()
         waiting = status.count("waiting")
-        if waiting == 0:
+        if waiting == 0 or (self.jobs and time.monotonic() < self._refused_until):
             return
         self._faults += len(before) - len(self.jobs)
         if self._faults >= FAULTS * self.n_workers:
@@ -99,8 +100,9 @@ class Fleet:
             except MachineError as error:
                 if not self.jobs:
                     raise
-                self._faults += 1  # a queue that is full or out of reach for now must not end the jobs that work
+                # A queue that is full or out of reach for now must not end the jobs that work.
                 log.warning(f"{error}; {len(self.jobs)} of {self.n_workers} jobs are at work")
+                self._refused_until = time.monotonic() + PATIENCE
                 return
 
     def _at_work(self) -> list[Job]:

@@ -56,6 +56,7 @@ class Worker:
     place: int
     process: subprocess.Popen[bytes]
     log: Path
+    started: float = field(default_factory=time.time)
 
 
 @dataclass
@@ -130,7 +131,7 @@ class Pool:
         """
         pid, code = worker.process.pid, worker.process.returncode
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        name = self._held_by(pid)
+        name = self._held_by(pid, worker.started)
         log.warning(
             f"worker {worker.place + 1} died ({how}) {f'at {name}' if name else 'between runs'}; see {worker.log}"
         )
@@ -152,12 +153,15 @@ class Pool:
                 error = f"its process died {self.crashes} times ({how}); see {worker.log}"
                 record_failure(self.folder, run.planned, error)
 
-    def _held_by(self, pid: int) -> str:
-        """The run that a process was at when it died: it has its lease still, or gave it back without an outcome."""
+    def _held_by(self, pid: int, since: float) -> str:
+        """The run that a process was at when it died: it has its lease still, or gave it back without an outcome.
+
+        ``since``: when it was started; another process may have had its number before.
+        """
         given_back = ""
         for planned in self.plan.runs:
             holder = last_holder(self.folder, planned.name)
-            if holder is not None and holder.is_near and holder.pid == pid:
+            if holder is not None and holder.is_near and holder.pid == pid and holder.started >= since - 1.0:
                 if not holder.ended:
                     return planned.name
                 if failure_of(self.folder, planned) is None:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Collection
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import polars as pl
@@ -10,6 +11,7 @@ import polars as pl
 from innerpo.config.identity import run_id, scores_id
 from innerpo.config.run import RunConfig
 from innerpo.config.yaml import read_run_config
+from innerpo.data.sources.places import same_data
 from innerpo.errors import UserError
 from innerpo.evaluation.facts import distinct, file_of
 from innerpo.evaluation.headline_files import scores_place
@@ -34,7 +36,7 @@ def is_done(run: Path, config: RunConfig) -> bool:
         )
     if config.eval.skip or is_scored(scores_place(run, held, config), config):
         return True
-    return held is not None and _differs_in_sets(held, config) and is_scored(run, config, _names(config))
+    return held is not None and _differs_in_sets(held, config) and _has_their_data(run, config)
 
 
 def _differs_in_sets(held: RunConfig, config: RunConfig) -> bool:
@@ -43,9 +45,12 @@ def _differs_in_sets(held: RunConfig, config: RunConfig) -> bool:
     return bool(config.eval.sets) and scores_id(same) == scores_id(config)
 
 
-def _names(config: RunConfig) -> set[str]:
-    """The names under which the scores have the sets that a config names: without folder, prefix and suffix."""
-    return {target.name for target in targets(config)} | ({"train", "test"} & set(config.eval.sets))
+def _has_their_data(run: Path, config: RunConfig) -> bool:
+    """Whether a run's own scores hold the sets that a config names: by their short names, and of the same data."""
+    wanted = {target.name: target.dataset for target in targets(config)}
+    known = dict(_distinct(run, "sets", "set", "dataset").rows())
+    alike = all(name in known and same_data(known[name], dataset) for name, dataset in wanted.items())
+    return alike and is_scored(run, config, {*wanted, *({"train", "test"} & set(config.eval.sets))})
 
 
 def is_scored(folder: Path, config: RunConfig, names: Collection[str] = ()) -> bool:
@@ -55,11 +60,9 @@ def is_scored(folder: Path, config: RunConfig, names: Collection[str] = ()) -> b
     """
     if not (folder / "headline.json").is_file() or not file_of(folder, "responses"):  # the former is written last
         return False
-    try:
-        rows = distinct(folder, "responses", "set", "strength").filter(pl.col("strength") != 0.0)
-        sets = distinct(folder, "sets", "set", "dataset", "split")
-    except UserError as error:
-        log.warning(f"{folder} does not count as scored: {error}")
+    rows = _distinct(folder, "responses", "set", "strength").filter(pl.col("strength") != 0.0)
+    sets = _distinct(folder, "sets", "set", "dataset", "split")
+    if not len(rows):
         return False
     asked = _of_file(config)
     if asked and not asked <= set(sets.rows()):
@@ -70,6 +73,23 @@ def is_scored(folder: Path, config: RunConfig, names: Collection[str] = ()) -> b
     found = set(rows.rows())
     wanted = {1.0} if config.method.frozen else set(config.eval.strengths) - {0.0}
     return all((name, s) in found for s in wanted for name in known if s == 1.0 or name in some)
+
+
+def _distinct(folder: Path, name: str, *columns: str) -> pl.DataFrame:
+    """The different rows of a folder's facts; none, and a word in the log, where they cannot be read."""
+    try:
+        return distinct(folder, name, *columns)
+    except UserError as error:
+        _say_once(f"{folder} does not count as scored: {error}")
+        return pl.DataFrame(
+            schema=dict.fromkeys(columns, pl.String) | ({"strength": pl.Float64} if "strength" in columns else {})
+        )
+
+
+@cache
+def _say_once(text: str) -> None:
+    """Log what a sweep would find again at every look."""
+    log.warning(text)
 
 
 def _of_file(config: RunConfig) -> set[tuple[str, str, str]]:

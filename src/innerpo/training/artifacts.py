@@ -41,7 +41,7 @@ def save_run(
             path.chmod(FILE_MODE)  # safetensors writes for its owner alone
             path.replace(folder / path.name)
     write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
-    for left in (folder / CHECKPOINTS).glob("checkpoint-*"):
+    for left in (*(folder / CHECKPOINTS).glob("checkpoint-*"), folder / CHECKPOINTS / ".partial"):
         shutil.rmtree(left, ignore_errors=True)
     with suppress(OSError):  # what trackers of transformers wrote there stays
         (folder / CHECKPOINTS).rmdir()

@@ -118,6 +118,7 @@ def prepare_items(
     config: RunConfig, base: Base, items: Sequence[PromptItem], *, cache_dir: Path | None = None
 ) -> Prepared:
     """Do the same for pairs that are tokens already."""
+    config.method.check_trained()
     data, cache = config.data, cache_dir or cache_root(config.data.cache_dir)
     method = build_method(config.method, resolve_layers(config.method.layers, base.n_blocks))
     if reads_of(method) is not None:

@@ -191,7 +191,8 @@ class InnerPOConfig(TrainingArguments):
                 raise UserError(
                     f"loss_type={self.loss_type!r} and output={self.output!r} name one thing twice; give one"
                 )
-            if (own := default_method(self.method).output) != "dpo":
+            asked = LOSS_TYPES.get(self.loss_type[0], {}).get("output", "dpo")
+            if (own := default_method(self.method).output) not in ("dpo", asked):
                 raise UserError(
                     f"method={self.method!r} has a loss on outputs of its own ({own}), which "
                     f"loss_type={self.loss_type!r} would replace; leave loss_type out"

@@ -86,7 +86,7 @@ def ethics_folder(data: DataConfig) -> Path | None:
     genies = genies_folder(data)
     if genies is None:
         return None
-    genies = genies.resolve()  # of "." and ".." there is no parent to name
+    genies = Path(os.path.abspath(genies))  # noqa: PTH100 ("." has no parent to name, and links are not followed)
     root = genies.parent if genies.name == "distributions" else genies
     return root.parent / "ethics" if (root.parent / "ethics").is_dir() else None
 

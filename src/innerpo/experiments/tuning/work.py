@@ -23,6 +23,9 @@ from innerpo.training.paths import SWEEP, TRIALS
 
 log = logging.getLogger(__name__)
 
+ATTEMPTS = 3
+"""A trial at which the accelerator fails so often has failed."""
+
 POLL = 0.5
 """Seconds between looks at what other processes are at."""
 
@@ -136,10 +139,14 @@ def _do(
     except MachineError:
         raise
     except (UserError, ValueError, RuntimeError, ArithmeticError) as error:
-        if trial.number == 0 or is_out_of_memory(error) or is_device_lost(error):
+        lost = is_device_lost(error)
+        if trial.number == 0 or is_out_of_memory(error) or (lost and held.number < ATTEMPTS):
             raise
         log.warning(f"{trial.name} failed: {error}")
         ended = replace(read_trial(folder, trial.number), state="failed", error=one_line(error), seconds=held.spent)
+        if lost:  # again and again, at these values; this process can do no other trial
+            write_trial(folder, ended)
+            raise
     with exclusive(folder, stale):
         if held.is_lost:
             return None
