@@ -11,8 +11,14 @@ from innerpo.config.yaml import as_yaml
 from innerpo.evaluation.facts import PAIRS, RESPONSES, SETS, Scores
 
 NAN = float("nan")
+NEAR = {"set": "test", "train": 3, "target": 5, "similarity": 1.0} | dict.fromkeys(
+    ("train_text", "target_text"), "How?"
+)
+"""A line of overlap.jsonl."""
 DEFAULT_SETS = {"test": ("toy", "test", "test"), "oos": ("far", "test", "oos")}
 """Name of a set to its data set, split and role."""
+NEAR = {"set": "test", "train": 3, "target": 5, "similarity": 1.0, "train_text": "How many", "target_text": "How many"}
+"""A line of overlap.jsonl."""
 
 
 @functools.cache

@@ -25,7 +25,7 @@ from innerpo.experiments.scored import is_done
 from innerpo.experiments.status import Watch
 from innerpo.experiments.sweep import find_study, start, status_of
 from innerpo.experiments.worker import work
-from study_helpers import DEFAULT_SETS, right, scores_of
+from study_helpers import DEFAULT_SETS, NEAR, right, scores_of
 from sweep_helpers import any_base, plan_in, pretend
 
 
@@ -84,18 +84,10 @@ def test_what_is_kept_of_a_run_has_no_weights_and_names_no_place(archived, tmp_p
 
 def test_an_archive_has_no_texts_of_the_data(archived, tmp_path):
     source = tmp_path / "gone" / archived.plan.runs[0].name
-    row = {
-        "set": "test",
-        "train": 3,
-        "target": 5,
-        "similarity": 1.0,
-        "train_text": "How many",
-        "target_text": "How many",
-    }
-    (source / "overlap.jsonl").write_text(json.dumps(row) + "\n")
+    (source / "overlap.jsonl").write_text(json.dumps(NEAR) + "\n")
     place = store(source, archived.archive)
     assert json.loads((place / "overlap.jsonl").read_text()) == {
-        k: row[k] for k in ("set", "train", "target", "similarity")
+        k: NEAR[k] for k in ("set", "train", "target", "similarity")
     }
 
 

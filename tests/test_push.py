@@ -32,6 +32,7 @@ from innerpo.sharing.package import packed
 from innerpo.sharing.results import Result, eval_results, model_index, results_of
 from innerpo.training.card import model_card
 from sharing_helpers import toy_run
+from study_helpers import NEAR
 
 REPO = "owner/toy-run"
 SPLITS = ("train", "test")
@@ -175,15 +176,7 @@ def test_a_path_that_only_a_suites_file_named_is_cut(copied):
 
 
 def test_texts_of_prompts_are_not_uploaded(copied):
-    row = {
-        "set": "test",
-        "train": 3,
-        "target": 5,
-        "similarity": 1.0,
-        "train_text": "How many",
-        "target_text": "How many",
-    }
-    (copied / "overlap.jsonl").write_text(json.dumps(row) + "\n")
+    (copied / "overlap.jsonl").write_text(json.dumps(NEAR) + "\n")
     found = packed_texts(copied)
     assert json.loads(found["overlap.jsonl"]) == {"set": "test", "train": 3, "target": 5, "similarity": 1.0}
 

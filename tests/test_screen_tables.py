@@ -122,7 +122,7 @@ def test_means_are_over_shifts_on_which_the_controls_were_scored(tmp_path, monke
     study = read_study(tmp_path)
     lines = [line.strip("| \n").split(" | ") for line in screen.verdicts(study).splitlines()[2:]]
     assert not any(said in row for row in lines for said in ("passes", "fails", "undecided"))  # two seeds of three
-    monkeypatch.setattr(screen, "N_SEEDS", 2)
+    monkeypatch.setattr(screen, "n_seeds", lambda: 2)
     judged = [line.split("|")[-2].strip() for line in screen.verdicts(study).splitlines()[2:]]
     assert set(judged) <= {"passes", "fails", "undecided", ""}
     assert judged[0] != ""

@@ -43,9 +43,6 @@ CONTROLS: dict[str, tuple[str, ...]] = {
 }
 """Candidate -> the controls that must lose to it. Contrasts of adapters are made of runs afterwards, and not here."""
 
-N_SEEDS = 3
-"""Seeds of the plan."""
-
 WORTH = 0.02
 """The gain that would be worth a second look: expectations in LOG.md call less than this nothing."""
 
@@ -62,6 +59,11 @@ def shifts() -> list[tuple[str, str]]:
     """Source and target of every shift of the study, in its order."""
     configs = [run.config for run in _study().plan.runs]
     return list(dict.fromkeys((c.data.dataset, str(c.eval.oos_dataset)) for c in configs))
+
+
+def n_seeds() -> int:
+    """The number of seeds that every method is to have."""
+    return len({run.config.training.seed for run in _study().plan.runs})
 
 
 def methods() -> list[str]:
@@ -109,7 +111,7 @@ def verdicts(study: Study) -> str:
         shift = of_shift(study, source, target)
         found, seeds = _gains(shift), _seeds(shift)
         known = [name for name in CONTROLS if (name, BASELINE) in found]
-        short = {n for n in known if any(seeds.get(m, 0) < N_SEEDS for m in (n, BASELINE, *CONTROLS[n]))}
+        short = {n for n in known if any(seeds.get(m, 0) < n_seeds() for m in (n, BASELINE, *CONTROLS[n]))}
         unfinished |= short
         lines += block(f"{source} -> {target}", known, partial(_looked_up, found), short)
         scored.update(known)
@@ -133,8 +135,7 @@ def _looked_up(found: Mapping[tuple[str, str], Estimate], method: str, baseline:
 
 def _gains(shift: Study) -> dict[tuple[str, str], Estimate]:
     """The frontier gains on one shift, by method and baseline, of every candidate over dpo and each of its controls."""
-    known = set(shift.responses.filter(set="oos").join(shift.runs, on="run")["method"])
-    baselines = {BASELINE, *(control for name in CONTROLS for control in CONTROLS[name])} & known
+    baselines = {BASELINE, *(control for name in CONTROLS for control in CONTROLS[name])} & set(_seeds(shift))
     found = {}
     for baseline in sorted(baselines):
         for gain in gains(shift, baseline):
@@ -148,7 +149,7 @@ def shift_tables(study: Study) -> str:
     text, first = "", {name: controls[0] for name, controls in CONTROLS.items()}
     for source, target in shifts():
         shift = of_shift(study, source, target)
-        if BASELINE in shift.responses.filter(set="oos").join(shift.runs, on="run")["method"]:
+        if BASELINE in _seeds(shift):
             text += f"{source} -> {target}:\n\n{shift_table(shift, source, methods(), first, BASELINE)}\n"
     return text
 

@@ -75,21 +75,18 @@ def evaluate(args: list[str]) -> None:
     from itertools import takewhile
 
     runs = list(takewhile(lambda word: not word.startswith("-"), args))
-    options, faults, bases = args[len(runs) :], list[str](), dict[tuple[Any, ...], Any]()
+    options, faults, bases = args[len(runs) :], list[str](), None
     for words in [[run, *options] for run in runs] if len(runs) > 1 else [args]:
         try:
             command, config = command_on_folder(EvalCommand, words, "innerpo eval")
             from innerpo.capability import with_capability
-            from innerpo.files import cache_root
-            from innerpo.model.loading import LOADED, load_base
+            from innerpo.experiments.worker import Bases
             from innerpo.run import evaluate as run_evaluation
 
-            shared = len(runs) > 1 or bool(config.eval.capability)
-            key = tuple(getattr(config.model, name) for name in LOADED)
-            if shared and key not in bases:  # runs on one base model share it, whatever their adapters
-                bases = {key: load_base(config.model, cache_root(config.data.cache_dir))}
-            result = run_evaluation(command.run, config, bases.get(key))
-            with_capability(result, bases.get(key))
+            bases = bases or Bases()  # runs on one base model share it, whatever their adapters
+            base = bases.of(config) if len(runs) > 1 or config.eval.capability else None
+            result = run_evaluation(command.run, config, base)
+            with_capability(result, base)
         except UserError as error:
             if len(runs) <= 1:
                 raise

@@ -13,7 +13,7 @@ from innerpo.config.run import RunConfig
 from innerpo.config.yaml import read_run_config
 from innerpo.data.sources.places import same_data
 from innerpo.errors import UserError
-from innerpo.evaluation.facts import distinct, file_of
+from innerpo.evaluation.facts import SCHEMAS, distinct, file_of
 from innerpo.evaluation.headline_files import scores_place
 from innerpo.evaluation.suites import targets
 from innerpo.experiments.attempt import is_trained
@@ -81,9 +81,7 @@ def _distinct(folder: Path, name: str, *columns: str) -> pl.DataFrame:
         return distinct(folder, name, *columns)
     except UserError as error:
         _say_once(f"{folder} does not count as scored: {error}")
-        return pl.DataFrame(
-            schema=dict.fromkeys(columns, pl.String) | ({"strength": pl.Float64} if "strength" in columns else {})
-        )
+        return pl.DataFrame(schema={column: SCHEMAS[name][column] for column in columns})
 
 
 @cache

@@ -16,7 +16,7 @@ from innerpo.config.run import RunConfig, to_dict
 from innerpo.config.yaml import as_yaml, read_yaml
 from innerpo.errors import UserError
 from innerpo.evaluation.facts import FILES as FACTS
-from innerpo.evaluation.facts import read_scores
+from innerpo.evaluation.facts import file_of, read_scores
 from innerpo.evaluation.headline_files import OVERLAP, overlap_numbers
 from innerpo.files import cache_root
 from innerpo.sharing.bases import hub_id, is_local, name_of_base
@@ -24,7 +24,7 @@ from innerpo.sharing.card import SCORED_BEFORE, hub_card
 from innerpo.sharing.clean import Cleaner, check_clean, last_parts, places_in
 from innerpo.sharing.merge import check_mergeable, merge_run
 from innerpo.sharing.names import ADAPTER, MODEL, PUSHED, RECORDS, TABLES, pushed_list
-from innerpo.sharing.results import RESULTS, eval_results, is_scored, results_of, scored_folder
+from innerpo.sharing.results import RESULTS, eval_results, results_of, scored_folder
 from innerpo.training import artifacts
 from innerpo.training.directions_file import DIRECTIONS
 from innerpo.training.paths import CONFIG, RECORD
@@ -71,7 +71,9 @@ def packed(
 
 def _pack(folder: Path, config: RunConfig, repo: str, merged: bool, revision: str | None, made: Path) -> Package:
     scored, unshared = scored_folder(folder)
-    held = read_scores(scored).sets["dataset"].to_list() if is_scored(scored) else []  # a suite's file may name them
+    held = (
+        read_scores(scored).sets["dataset"].to_list() if file_of(scored, "responses") else []
+    )  # a suite's file may name them
     cleaner = _cleaner(folder, config, held)
     whole = merged or not (folder / ADAPTER[0]).is_file()
     weights = folder

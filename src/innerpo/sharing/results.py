@@ -11,7 +11,7 @@ import yaml
 
 from innerpo.config.yaml import read_run_config
 from innerpo.data.sources.places import on_hub
-from innerpo.evaluation.facts import FILES, read_scores
+from innerpo.evaluation.facts import file_of, read_scores
 from innerpo.evaluation.outcomes import pair_outcomes
 from innerpo.evaluation.statistics import UNKNOWN, Estimate, accuracy
 
@@ -41,20 +41,15 @@ def scored_folder(folder: Path) -> tuple[Path, tuple[str, ...]]:
     A run's own scores lie beside its adapter. A combined adapter, or one made elsewhere, has none there: its scores are
     those of its ``eval-*`` folder, if it has only one.
     """
-    beneath = [path for path in sorted(folder.glob("eval-*")) if is_scored(path)]
-    if len(beneath) == 1 and not is_scored(folder) and read_run_config(folder) is None:
+    beneath = [path for path in sorted(folder.glob("eval-*")) if file_of(path, "responses")]
+    if len(beneath) == 1 and not file_of(folder, "responses") and read_run_config(folder) is None:
         return beneath[0], ()
     return folder, tuple(path.name for path in beneath)
 
 
-def is_scored(folder: Path) -> bool:
-    """Whether a folder holds scores."""
-    return any((folder / f"{FILES['responses']}.{kind}").is_file() for kind in ("parquet", "jsonl"))
-
-
 def results_of(folder: Path, label: str) -> tuple[Result, ...]:
     """Return the accuracies that a folder holds of the policy ``label``; none where it was not scored."""
-    if not is_scored(folder):
+    if not file_of(folder, "responses"):
         return ()
     scores = read_scores(folder)
     outcomes = pair_outcomes(scores, SCORER)

@@ -59,7 +59,7 @@ def check_base(folder: Path, base: Base) -> None:
     else:
         return
     trained, here = record.get("base_fingerprint", ""), fingerprint(base.model)
-    if trained and here and trained not in (here, fingerprint(base.model, torch.float16)):
+    if trained and here and trained != here and trained != fingerprint(base.model, torch.float16):
         if base.model.dtype == torch.float16:
             log.warning(f"{folder} was not trained on {base.name!r} in float16; whether on its weights cannot be told")
             return

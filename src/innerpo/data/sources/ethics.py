@@ -135,10 +135,9 @@ def _join(a: LabelledText, b: LabelledText, one_line: bool) -> tuple[int, str, s
 def _cells(reader: Iterator[list[str]], path: Path) -> Iterator[list[str]]:
     try:
         yield from reader
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} cannot be read as UTF-8: {error}") from None
-    except csv.Error as error:
-        raise UserError(f"{path} cannot be read as csv: {error}") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        how = "csv" if isinstance(error, csv.Error) else "UTF-8"
+        raise UserError(f"{path} cannot be read as {how}: {error}") from None
 
 
 def _rows(path: Path, name: str, data: DataConfig, bad: BadRows) -> list[LabelledText]:
@@ -150,9 +149,10 @@ def _rows(path: Path, name: str, data: DataConfig, bad: BadRows) -> list[Labelle
     rows: list[LabelledText] = []
     with path.open(encoding="utf-8", newline="") as f:
         reader = csv.reader(f)
+        lines = _cells(reader, path)
         if header:
-            next(_cells(reader, path), None)
-        for cells in _cells(reader, path):
+            next(lines, None)
+        for cells in lines:
             try:
                 rows += read(reader.line_num, cells)
             except (IndexError, ValueError):
